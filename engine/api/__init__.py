@@ -1,0 +1,1 @@
+"""The read side: routes that read, one module per aggregate."""

@@ -1,0 +1,1 @@
+"""Commands, and `bootstrap`, the only module that wires projections and adapters together."""

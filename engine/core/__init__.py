@@ -1,0 +1,1 @@
+"""Decisions on facts already read: pure functions, no I/O."""

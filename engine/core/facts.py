@@ -1,0 +1,183 @@
+"""The facts that ports hand over and decisions are made on. Frozen values, no I/O.
+
+Offsets: `next_offset` is always the offset of the next record to read; offsets have holes, so it is never computed
+from a count.
+"""
+
+import hashlib
+
+import msgspec
+
+from projections.delta import Delta
+from schemas.game import Game
+
+
+
+class Record(msgspec.Struct, frozen=True):
+    """One record of a partition; `timestamp_ms` is the log's own."""
+
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+
+
+class Records(msgspec.Struct, frozen=True):
+    """Some consecutive records of one partition, column by column (all of the same length, possibly empty).
+
+    `next_offset` is where reading goes on: beyond the last record and any hole behind it.
+    """
+
+    partition: int
+    next_offset: int
+    offsets: list[int]
+    timestamps_ms: list[int]
+    keys: list[bytes | None]
+    values: list[bytes | None]
+
+
+class Polled(msgspec.Struct, frozen=True):
+    """What one poll brought: partitions that were gained or lost, and records.
+
+    Of a gained partition no records come before `EventLog.seek` said where to begin; of a lost one none come at all.
+    """
+
+    gained: frozenset[int] = frozenset()
+    lost: frozenset[int] = frozenset()
+    records: tuple[Records, ...] = ()
+
+
+class Bounds(msgspec.Struct, frozen=True):
+    """The records that a partition holds: from offset `begin` up to `end` (exclusive)."""
+
+    begin: int
+    end: int
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """What is remembered of one record, to know it again: a recreated topic has another one at that offset."""
+
+    offset: int
+    timestamp_ms: int
+    digest: str
+    """16 hex digits of SHA-256 over key and value."""
+
+    @classmethod
+    def of(cls, offset: int, timestamp_ms: int, key: bytes | None, value: bytes | None) -> "Mark":
+        """The mark of that record."""
+        digest = hashlib.sha256()
+        for part in (key, value):
+            digest.update(b"\0" if part is None else b"\1%d:%b" % (len(part), part))
+        return cls(offset, timestamp_ms, digest.hexdigest()[:16])
+
+
+class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a stream has been folded, by whom and out of what. The fields of the hash `P:checkpoint`, next to those
+    that hold the state (`StreamState.stored`)."""
+
+    next_offset: int
+    """The next offset to read. With `generation` it is the fencing token of the compare-and-set."""
+    generation: str
+    """Names one build of the read model; `promote` brings another."""
+    writer: str
+    """The engine that made the last commit: another one's commit of the same offsets is a conflict, for its state has
+    other snapshots."""
+    topic: str
+    partition: int
+    first_offset: int
+    """The offset of the first record of the stream that was read."""
+    mark: Mark
+    """The last record that was read."""
+    fingerprint: str
+    """Of the settings and projections the state was made with (`Plan.fingerprint`)."""
+    aggregates: tuple[str, ...]
+    """What the names of this stream's keys begin with, for `promote` to know which are left over."""
+
+    @property
+    def position(self) -> "Position":
+        """What a commit on top of this one expects."""
+        return Position(self.generation, self.next_offset)
+
+
+class Position(msgspec.Struct, frozen=True):
+    """The fencing token."""
+
+    generation: str
+    next_offset: int
+
+
+class Commit(msgspec.Struct, frozen=True):
+    """All that one compare-and-set writes: made only if the stream stands at `expected` (None: has no checkpoint)."""
+
+    stream: str
+    expected: Position | None
+    checkpoint: Checkpoint
+    delta: Delta
+    total_games: int
+    newest_id: int | None
+
+
+class Applied(msgspec.Struct, frozen=True):
+    """The commit was made, as this version."""
+
+    version: int
+
+
+class Duplicate(msgspec.Struct, frozen=True):
+    """The same writer had made this very commit before, as this version: its reply was lost. A success."""
+
+    version: int
+
+
+class Conflict(msgspec.Struct, frozen=True):
+    """Nothing was written: the stream stands at `stored`, not where the commit expected it."""
+
+    stored: Position | None
+
+
+Outcome = Applied | Duplicate | Conflict
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """What a restart reads of a stream, all of one version: `state` are the fields for `StreamState.load`."""
+
+    checkpoint: Checkpoint
+    version: int
+    state: dict[str, bytes]
+    window: list[Game]
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a restart begins to read a partition.
+
+    Every record below `low_water` is in its stream's checkpoint (or a dead letter). `streams` has the `next_offset` that
+    each stream's checkpoint had, so that one which has fallen behind it, because Redis lost writes, is noticed.
+    `mark` is of the last record read below `low_water`; None when there was none.
+    """
+
+    low_water: int
+    streams: dict[str, int]
+    mark: Mark | None
+
+
+class Promoted(msgspec.Struct, frozen=True):
+    """The shadow generation is live now, as this version."""
+
+    version: int
+
+
+class Behind(msgspec.Struct, frozen=True):
+    """Nothing was swapped: the live state, at `live`, is ahead of the shadow."""
+
+    live: Position
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """A record that cannot be folded, with what is needed to find it again and to know why."""
+
+    reason: str
+    """`unreadable`, `conflict`, `late` or `stream`."""
+    detail: str
+    topic: str
+    partition: int
+    record: Record

@@ -1,0 +1,112 @@
+"""The seams between the engine and the world. Each has a contract suite in `tests/contract`, run on every adapter.
+
+Adapters raise only `engine.errors`: `LogUnavailable`, `StoreUnavailable`, `StoreRefused`, or a `StateError`. Every call
+that reaches a server has a deadline of the adapter's own. All ports may be cancelled at any await.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from engine.core.facts import (
+    Behind,
+    Bounds,
+    Commit,
+    DeadLetter,
+    Manifest,
+    Outcome,
+    Polled,
+    Promoted,
+    Record,
+    Stored,
+)
+from projections.delta import Value
+
+
+class EventLog(AbstractAsyncContextManager["EventLog"], Protocol):
+    """A topic, read in order of offsets within each partition. Entering connects, leaving lets the partitions go."""
+
+    @property
+    def topic(self) -> str:
+        """The topic's name; for a file its path."""
+
+    async def poll(self, games_max: int, wait_s: float) -> Polled:
+        """Records of the partitions held, at most `games_max` in all, as soon as there are any or `wait_s` is over."""
+
+    async def seek(self, partition: int, next_offset: int) -> None:
+        """Read the partition from there on. What was fetched before and not yet polled is forgotten."""
+
+    async def bounds(self, partition: int) -> Bounds:
+        """Which offsets the partition holds now. Records of open transactions do not count."""
+
+    async def partitions(self) -> frozenset[int]:
+        """All partitions of the topic, held or not."""
+
+    async def record(self, partition: int, offset: int) -> Record | None:
+        """The record at exactly that offset; None when there is none (any more). Does not move the position."""
+
+    async def report(self, next_offsets: Mapping[int, int]) -> None:
+        """Tell the log's own bookkeeping how far each partition was read, for lag dashboards. Never read back."""
+
+
+class DeadLetters(Protocol):
+    """Where records go that cannot be folded."""
+
+    async def put(self, letters: Sequence[DeadLetter]) -> None:
+        """Keep them for good; returns when they are. May be called again with the same ones."""
+
+
+class StateStore(Protocol):
+    """The read model and the checkpoints, one compare-and-set per stream."""
+
+    async def load(self, stream: str) -> Stored | None:
+        """What a restart needs of the stream, read at one version; None when it has no checkpoint."""
+
+    async def commit(self, commits: Sequence[Commit]) -> list[Outcome]:
+        """Make each commit or not at all, each for itself, of different streams; the outcomes in the same order.
+
+        After `StoreUnavailable` any of them may have been made: send them again. After `StoreRefused` those that were
+        refused were not; sending all again is safe too.
+        """
+
+    async def positions(self, streams: Sequence[str]) -> list[int | None]:
+        """The `next_offset` of each stream's checkpoint; None where there is none."""
+
+    async def read_manifest(self, topic: str, partition: int) -> Manifest | None:
+        """The partition's manifest; None when there is none."""
+
+    async def write_manifest(self, topic: str, partition: int, manifest: Manifest) -> None:
+        """Store the manifest: `low_water` and `mark` as given, `streams` added to those known."""
+
+
+class ShadowStore(StateStore, Protocol):
+    """The store of a generation that is built beside the live one; its manifests are not kept."""
+
+    async def clear(self, streams: Sequence[str]) -> None:
+        """Remove what an earlier rebuild of these streams left behind."""
+
+    async def promote(self, stream: str, *, allow_back: bool = False) -> Promoted | Behind:
+        """Put the shadow in the place of the live state, at once for every reader, and drop what is left over.
+
+        Refused when the live state is ahead, unless `allow_back`.
+        """
+
+
+class StateReader(Protocol):
+    """Reading the keys of a stream."""
+
+    async def read_model(self, stream: str) -> tuple[Stored, dict[str, Value]] | None:
+        """Checkpoint and every key of the stream's aggregates, by name, all of one version."""
+
+
+class Clock(Protocol):
+    """Time, so that simulation can bring its own."""
+
+    def now_ms(self) -> int:
+        """Epoch milliseconds."""
+
+    def monotonic_s(self) -> float:
+        """Seconds since some moment; never goes back."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""

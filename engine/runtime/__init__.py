@@ -1,0 +1,1 @@
+"""What runs: the line, the service around it, rebuild, verify, status."""

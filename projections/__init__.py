@@ -1,0 +1,37 @@
+"""The pure library: games in, read model out. Needs numpy and msgspec, nothing else.
+
+Imports schemas and numpy; no I/O, no async, no clock, no logging. Begin with `plan` and `StreamState`:
+
+    state = StreamState.empty(plan(ProjectionSettings()))
+    state = state.fold(games).state
+    state.keys()["occurrences:min:10"]
+"""
+
+from projections.gaps import Gaps
+from projections.games import Bands
+from projections.intervals import Intervals
+from projections.last_games import LastGames
+from projections.occurrences import Occurrences
+from projections.series import SeriesProjection
+from projections.settings import ProjectionSettings
+from projections.stream import Plan, StreamState
+from projections.window import Window
+
+__all__ = ["Plan", "ProjectionSettings", "StreamState", "plan"]
+
+
+def plan(settings: ProjectionSettings, spacing: int | None = None) -> Plan:
+    """What the engine folds under these settings. A projection of your own is one more entry in the tuple.
+
+    `spacing` is the number of games between two snapshots; the default suits everyone but tests.
+    """
+    bands = Bands(settings.predicates)
+    projections = (
+        Occurrences(settings, bands),
+        Intervals(settings, bands),
+        SeriesProjection(settings, bands),
+        LastGames(settings),
+        Window(),
+        Gaps(),
+    )
+    return Plan(settings, projections, bands, spacing)

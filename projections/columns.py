@@ -1,0 +1,112 @@
+"""Columns: an immutable table of 64-bit integers that grows cheaply at its end.
+
+Imports numpy only. A `Columns` never changes once made. What is made from it by `append` shares its memory: a buffer
+with room to spare holds the rows of many generations, each of which sees its own range and no other. Only the
+generation that ends where the buffer's rows end may write behind them; any other copies first.
+"""
+
+from typing import Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+
+_ROOM_MIN: Final = 8
+
+
+class _Buffer:
+    """Memory shared by generations of one table: `cells` (columns × capacity), of which `used` rows are written."""
+
+    __slots__ = ("cells", "used")
+
+    def __init__(self, cells: Ints, used: int) -> None:
+        self.cells = cells
+        self.used = used
+
+
+class Columns:
+    """`width` columns of `len(self)` rows. `columns[c]` is column c as a read-only array, without a copy."""
+
+    __slots__ = ("_buffer", "_start", "_stop")
+
+    def __init__(self, buffer: _Buffer, start: int, stop: int) -> None:
+        self._buffer = buffer
+        self._start = start
+        self._stop = stop
+
+    @classmethod
+    def empty(cls, width: int) -> Self:
+        """A table of `width` columns and no rows."""
+        return cls(_Buffer(np.empty((width, 0), np.int64), 0), 0, 0)
+
+    @classmethod
+    def of(cls, cells: Ints) -> Self:
+        """A table with the rows of `cells` (columns × rows), which is taken over, not copied."""
+        return cls(_Buffer(cells, cells.shape[1]), 0, cells.shape[1])
+
+    @property
+    def width(self) -> int:
+        """How many columns there are."""
+        return int(self._buffer.cells.shape[0])
+
+    @property
+    def cells(self) -> Ints:
+        """All cells, columns × rows, read-only."""
+        view = self._buffer.cells[:, self._start : self._stop]
+        view.flags.writeable = False
+        return view
+
+    def __len__(self) -> int:
+        return self._stop - self._start
+
+    def __getitem__(self, column: int) -> Ints:
+        view: Ints = self._buffer.cells[column, self._start : self._stop]
+        view.flags.writeable = False
+        return view
+
+    def append(self, cells: Ints) -> "Columns":
+        """This table with the rows of `cells` (columns × rows) behind its own."""
+        more = cells.shape[1]
+        if more == 0:
+            return self
+        buffer, stop = self._buffer, self._stop
+        if buffer.used != stop or stop + more > buffer.cells.shape[1]:
+            kept = len(self)
+            room = np.empty((self.width, _ROOM_MIN + kept + kept // 2 + more), np.int64)
+            room[:, :kept] = buffer.cells[:, self._start : stop]
+            buffer, start, stop = _Buffer(room, kept), 0, kept
+        else:
+            start = self._start
+        buffer.cells[:, stop : stop + more] = cells
+        buffer.used = stop + more
+        return Columns(buffer, start, stop + more)
+
+    def last(self, rows: int) -> "Columns":
+        """The newest `rows` rows, or all when there are fewer."""
+        return self if len(self) <= rows else self.part(len(self) - rows, len(self))
+
+    def part(self, start: int, stop: int) -> "Columns":
+        """Rows `start` to `stop` (exclusive), counted from this table's first."""
+        return Columns(self._buffer, self._start + start, self._start + min(stop, len(self)))
+
+    def shares_memory_with(self, other: "Columns") -> bool:
+        """Whether the rows both see are the same rows of one buffer, and so equal without looking."""
+        return self._buffer is other._buffer
+
+    def to_bytes(self) -> bytes:
+        """The cells, column after column, as little-endian 64-bit integers."""
+        return self.cells.astype("<i8", copy=False).tobytes()
+
+    @classmethod
+    def from_bytes(cls, width: int, data: bytes) -> Self:
+        """The table whose `to_bytes` is `data`."""
+        return cls.of(np.frombuffer(data, "<i8").astype(np.int64).reshape(width, -1))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Columns) and np.array_equal(self.cells, other.cells)
+
+    __hash__ = None  # type: ignore[assignment]  # equality compares contents
+
+    def __repr__(self) -> str:
+        return f"Columns(width={self.width}, rows={len(self)})"

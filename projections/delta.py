@@ -1,0 +1,129 @@
+"""Delta: the absolute writes that bring the read model from one state to another.
+
+Pure data. A read model is a mapping from names (what follows a stream's prefix, see `schemas.keys`) to values, and a
+delta is a mapping from names to writes. `apply(model, delta)` is the definition that every store has to meet.
+Strings are bytes, as Redis keeps them.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+
+class SortedSet(msgspec.Struct, frozen=True):
+    """A sorted set: member by score. Scores are game ids, so no two members share one."""
+
+    members: dict[int, bytes]
+
+
+Value = bytes | dict[str, bytes] | list[bytes] | SortedSet
+"""What a key holds: a string, a hash, a list with its newest element first, or a sorted set."""
+
+Model = Mapping[str, Value]
+
+
+class SetString(msgspec.Struct, frozen=True):
+    """The string is now `value`."""
+
+    value: bytes
+
+
+class WriteHash(msgspec.Struct, frozen=True):
+    """The fields in `set` have these values now; those in `delete` are gone."""
+
+    set: dict[str, bytes]
+    delete: tuple[str, ...] = ()
+
+
+class WriteList(msgspec.Struct, frozen=True):
+    """The newest `drop` elements are replaced by `push` (newest first); no more than `keep` remain."""
+
+    drop: int
+    push: list[bytes]
+    keep: int
+
+
+class WriteSortedSet(msgspec.Struct, frozen=True):
+    """The members in `add` stand at their scores now; those with a score below `remove_below` are gone."""
+
+    add: dict[int, bytes]
+    remove_below: int = 0
+
+
+class Remove(msgspec.Struct, frozen=True):
+    """The key is gone."""
+
+
+Write = SetString | WriteHash | WriteList | WriteSortedSet | Remove
+Delta = dict[str, Write]
+
+_ALL: Final = 2**31 - 1
+
+
+def apply(model: Model, delta: Mapping[str, Write]) -> dict[str, Value]:
+    """The read model after `delta`; a hash, list or sorted set without elements does not exist.
+
+    Raises TypeError when a write meets a value of another kind.
+    """
+    after = dict(model)
+    for name, write in delta.items():
+        value = _written(after.get(name), write)
+        if value is None:
+            after.pop(name, None)
+        else:
+            after[name] = value
+    return after
+
+
+def create(model: Model) -> Delta:
+    """The delta that makes `model` out of nothing."""
+    return diff({}, model)
+
+
+def diff(before: Model, after: Model) -> Delta:
+    """The delta between two read models: what is enough for a projection whose values are small."""
+    delta: Delta = {name: Remove() for name in before.keys() - after.keys()}
+    for name, value in after.items():
+        old = before.get(name)
+        if value != old:
+            delta[name] = _difference(old, value)
+    return delta
+
+
+def changed_fields(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> WriteHash:
+    """The write that turns one hash into another."""
+    return WriteHash(
+        {field: value for field, value in after.items() if before.get(field) != value},
+        tuple(sorted(before.keys() - after.keys())),
+    )
+
+
+def _difference(old: Value | None, value: Value) -> Write:
+    match value:
+        case bytes():
+            return SetString(value)
+        case dict():
+            return changed_fields(old if isinstance(old, dict) else {}, value)
+        case list():
+            return WriteList(drop=_ALL if old else 0, push=value, keep=_ALL)
+        case SortedSet(members):
+            known = old.members if isinstance(old, SortedSet) else {}
+            add = {score: member for score, member in members.items() if known.get(score) != member}
+            return WriteSortedSet(add, min(members, default=0))
+
+
+def _written(old: Value | None, write: Write) -> Value | None:
+    match write, old:
+        case SetString(value), bytes() | None:
+            return value
+        case WriteHash(fields, delete), dict() | None:
+            return {k: v for k, v in {**(old or {}), **fields}.items() if k not in delete} or None
+        case WriteList(drop, push, keep), list() | None:
+            return [*push, *(old or [])[drop:]][:keep] or None
+        case WriteSortedSet(add, remove_below), SortedSet() | None:
+            members = {**(old.members if old else {}), **add}
+            return SortedSet({s: members[s] for s in sorted(members) if s >= remove_below}) if members else None
+        case Remove(), _:
+            return None
+    raise TypeError(f"{type(write).__name__} met a {type(old).__name__}")

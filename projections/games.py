@@ -1,0 +1,199 @@
+"""Games: a batch of games, or the window, as columns.
+
+Imports schemas and numpy. The rows of a `Games` are always in order of `game_id`, each id once; one column a field, and
+one more, the *band*: where the crash point lies among all the thresholds of the predicates, so that every later
+comparison is of small integers. See `Bands`.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from projections.columns import Columns, Ints
+from schemas.game import Game
+from schemas.predicate import Predicate
+
+ABSENT: Final = np.iinfo(np.int64).min
+"""Stands for a null time; no valid time is that low."""
+
+ID, HUNDREDTHS, END_TIME, PREPARE_TIME, BEGIN_TIME, HASH, BAND = 0, 1, 2, 3, 4, 5, 10
+"""Columns. The hash takes five, 5 to 9: one that says whether there is a hash, and its 32 bytes."""
+WIDTH: Final = 11
+
+_EMPTY: Final[Ints] = np.empty(0, np.int64)
+
+
+class Bands:
+    """The predicates as ranges of bands.
+
+    All thresholds, sorted, cut the crash points into bands, and each predicate matches the bands from `low` to `high`
+    (exclusive), one run of them. So one histogram over bands answers how many games match, for every predicate at once.
+    """
+
+    def __init__(self, predicates: Sequence[Predicate]) -> None:
+        self.predicates = tuple(predicates)
+        edges = {predicate.low for predicate in predicates}
+        edges.update(predicate.high for predicate in predicates if predicate.high is not None)
+        self._edges = np.array(sorted(edges), np.int64)
+        self.count = len(edges) + 1
+        self.low = self.of(np.array([predicate.low for predicate in predicates], np.int64))
+        self.high = np.array(
+            [self.count if p.high is None else int(self.of(np.array([p.high]))[0]) for p in predicates], np.int64
+        )
+        self.matching = tuple(
+            tuple(int(p) for p in np.flatnonzero((self.low <= band) & (band < self.high)))
+            for band in range(self.count)
+        )
+        """Per band the indexes of the predicates that match it."""
+
+    def of(self, hundredths: Ints) -> Ints:
+        """The band of each crash point."""
+        return np.searchsorted(self._edges, hundredths, "right").astype(np.int64)
+
+    def histogram(self, bands: Ints) -> Ints:
+        """How many of `bands` there are of each, an array of `self.count`."""
+        return np.bincount(bands, minlength=self.count).astype(np.int64)
+
+    def counts(self, histogram: Ints) -> Ints:
+        """Matches per predicate, from a histogram (bands along the last axis)."""
+        below = np.zeros((*histogram.shape[:-1], self.count + 1), np.int64)
+        np.cumsum(histogram, axis=-1, out=below[..., 1:])
+        return below[..., self.high] - below[..., self.low]
+
+    def positions(self, bands: Ints) -> list[Ints]:
+        """Per predicate the positions in `bands` that match it, ascending."""
+        if len(bands) > 2 * len(self.predicates):
+            return [
+                np.flatnonzero((bands >= low) & (bands < high))
+                for low, high in zip(self.low.tolist(), self.high.tolist(), strict=True)
+            ]
+        found: list[list[int]] = [[] for _ in self.predicates]
+        for position, band in enumerate(bands.tolist()):
+            for predicate in self.matching[band]:
+                found[predicate].append(position)
+        return [np.array(positions, np.int64) if positions else _EMPTY for positions in found]
+
+
+class Games:
+    """Games in order of id, as columns. Immutable; `append` and `part` share memory."""
+
+    __slots__ = ("_positions", "bands", "columns")
+
+    def __init__(self, bands: Bands, columns: Columns) -> None:
+        self.bands = bands
+        self.columns = columns
+        self._positions: list[Ints] | None = None
+
+    @classmethod
+    def empty(cls, bands: Bands) -> "Games":
+        """No games."""
+        return cls(bands, Columns.empty(WIDTH))
+
+    @classmethod
+    def of(cls, bands: Bands, games: Sequence[Game]) -> "Games":
+        """The columns of `games`, which must be in order of id."""
+        return cls(bands, Columns.of(cells_of(bands, games)))
+
+    @classmethod
+    def of_cells(cls, bands: Bands, cells: Ints) -> "Games":
+        """The games whose first ten columns are `cells`; their bands are found anew."""
+        return cls(bands, Columns.of(np.concatenate((cells, bands.of(cells[HUNDREDTHS]).reshape(1, -1)))))
+
+    @property
+    def ids(self) -> Ints:
+        """Game ids, ascending."""
+        return self.columns[ID]
+
+    @property
+    def hundredths(self) -> Ints:
+        """Crash points in hundredths."""
+        return self.columns[HUNDREDTHS]
+
+    @property
+    def end_times(self) -> Ints:
+        """Epoch milliseconds."""
+        return self.columns[END_TIME]
+
+    @property
+    def band_numbers(self) -> Ints:
+        """The band of each crash point."""
+        return self.columns[BAND]
+
+    def __len__(self) -> int:
+        return len(self.columns)
+
+    def append(self, more: "Games") -> "Games":
+        """These games and behind them `more`, all of whose ids are higher."""
+        return Games(self.bands, self.columns.append(more.columns.cells))
+
+    def part(self, start: int, stop: int) -> "Games":
+        """The games from position `start` to `stop` (exclusive)."""
+        return Games(self.bands, self.columns.part(start, stop))
+
+    def last(self, count: int) -> "Games":
+        """The newest `count` games."""
+        return Games(self.bands, self.columns.last(count))
+
+    def where(self, mask: NDArray[np.bool_]) -> "Games":
+        """Those games for which `mask` is true."""
+        return Games(self.bands, Columns.of(self.columns.cells[:, mask]))
+
+    def positions(self) -> list[Ints]:
+        """Per predicate the positions of the games that match it, ascending. Counted once, however often asked."""
+        if self._positions is None:
+            self._positions = self.bands.positions(self.band_numbers)
+        return self._positions
+
+    def merged(self, more: "Games") -> "Games":
+        """These games and `more`, none of which is among them, in order."""
+        cells = np.concatenate((self.columns.cells, more.columns.cells), axis=1)
+        return Games(self.bands, Columns.of(cells[:, np.argsort(cells[ID], kind="stable")]))
+
+    def to_games(self) -> list[Game]:
+        """The games as structs, in order."""
+        return games_of(self.columns.cells)
+
+
+def cells_of(bands: Bands, games: Sequence[Game]) -> Ints:
+    """The cells (WIDTH × len(games)) of `games`, in the order given."""
+    cells = np.empty((WIDTH, len(games)), np.int64)
+    if not games:
+        return cells
+    cells[ID] = [game.game_id for game in games]
+    crash_points = np.array([game.crash_point for game in games])
+    cells[HUNDREDTHS] = np.rint(crash_points * 100)
+    cells[END_TIME] = [game.end_time for game in games]
+    cells[PREPARE_TIME] = [ABSENT if game.prepare_time is None else game.prepare_time for game in games]
+    cells[BEGIN_TIME] = [ABSENT if game.begin_time is None else game.begin_time for game in games]
+    cells[HASH : HASH + 5] = _hash_cells([game.hash for game in games])
+    cells[BAND] = bands.of(cells[HUNDREDTHS])
+    return cells
+
+
+def games_of(cells: Ints) -> list[Game]:
+    """The games whose cells those are, in the same order."""
+    hashes = np.ascontiguousarray(cells[HASH + 1 : HASH + 5].T).tobytes().hex()
+    return [
+        Game(
+            game_id=game_id,
+            hash=hashes[64 * i : 64 * i + 64] if has_hash else None,
+            crash_point=hundredths / 100,
+            prepare_time=None if prepare == ABSENT else prepare,
+            begin_time=None if begin == ABSENT else begin,
+            end_time=end,
+        )
+        for i, (game_id, hundredths, end, prepare, begin, has_hash) in enumerate(zip(*cells[: HASH + 1].tolist(), strict=True))
+    ]
+
+
+def _hash_cells(hashes: Iterable[str | None]) -> NDArray[np.int64]:
+    """The five columns of the hashes: whether there is one, then its bytes in four."""
+    hashes = list(hashes)
+    absent = "0" * 64
+    words = np.frombuffer(bytes.fromhex("".join([digits or absent for digits in hashes])), np.int64)
+    cells = np.empty((5, len(hashes)), np.int64)
+    cells[0] = [digits is not None for digits in hashes]
+    cells[1:] = words.reshape(-1, 4).T
+    return cells

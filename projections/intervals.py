@@ -1,0 +1,96 @@
+"""Intervals: per predicate and bucket of time, how many games ended in it and how many of them match.
+
+State is a histogram over bands for every bucket kept: that of the event time and those before it, as far as the
+settings say. Buckets are numbered by their start divided by their length, aligned to UTC.
+"""
+
+import msgspec
+import numpy as np
+
+from projections.columns import Ints
+from projections.delta import Delta, Value, WriteHash
+from projections.games import Bands, Games
+from projections.projection import Moment
+from projections.settings import MINUTE_MS, ProjectionSettings
+from schemas import keys
+from schemas.aggregates import Interval
+
+
+class IntervalsState(msgspec.Struct, frozen=True):
+    """By bucket number, how many games of each band ended in it. The newest bucket is that of the event time."""
+
+    buckets: dict[int, np.ndarray]
+
+
+class Intervals:
+    """See SPEC section 3, item 2."""
+
+    name = "intervals"
+    version = 1
+    aggregates = ("intervals",)
+
+    def __init__(self, settings: ProjectionSettings, bands: Bands) -> None:
+        self._bands = bands
+        self._names = [keys.intervals(predicate) for predicate in settings.predicates]
+        self._bucket_ms = settings.interval_minutes * MINUTE_MS
+        self._kept = settings.intervals_kept
+
+    def empty(self) -> IntervalsState:
+        """No buckets."""
+        return IntervalsState({})
+
+    def fold(self, state: IntervalsState, games: Games) -> IntervalsState:
+        """The buckets with `games` in them, without those that have become too old."""
+        numbers = games.end_times // self._bucket_ms
+        newest = max(int(numbers.max()), max(state.buckets, default=0))
+        oldest = newest - self._kept
+        buckets = state.buckets.copy()
+        for number, bands in self._split(numbers, games.band_numbers, oldest):
+            histogram = self._bands.histogram(bands)
+            buckets[number] = buckets[number] + histogram if number in buckets else histogram
+        if min(buckets) < oldest:
+            buckets = {number: histogram for number, histogram in buckets.items() if number >= oldest}
+        return IntervalsState(buckets)
+
+    def keys(self, moment: Moment[IntervalsState]) -> dict[str, Value]:
+        """One hash per predicate, with a field for each bucket that holds a game."""
+        written = self._written(moment.state.buckets)
+        return {name: write.set for name, write in written.items() if isinstance(write, WriteHash) and write.set}
+
+    def delta(self, before: Moment[IntervalsState], after: Moment[IntervalsState], kept: int) -> Delta:
+        """The buckets that changed and those that expired. `kept` does not matter: buckets are compared."""
+        old, new = before.state.buckets, after.state.buckets
+        changed = {
+            number: histogram
+            for number, histogram in new.items()
+            if (known := old.get(number)) is not histogram
+            and (known is None or not np.array_equal(known, histogram))
+        }
+        expired = tuple(self._field(number) for number in sorted(old.keys() - new.keys()))
+        return self._written(changed, expired) if changed or expired else {}
+
+    @staticmethod
+    def _split(numbers: Ints, bands: Ints, oldest: int) -> list[tuple[int, Ints]]:
+        """The bands of each bucket from `oldest` on."""
+        if len(numbers) == 1:
+            return [(int(numbers[0]), bands)] if numbers[0] >= oldest else []
+        order = np.argsort(numbers, kind="stable")
+        order = order[np.searchsorted(numbers[order], oldest) :]
+        found, starts = np.unique(numbers[order], return_index=True)
+        return list(zip(found.tolist(), np.split(bands[order], starts[1:]), strict=False))
+
+    def _written(self, buckets: dict[int, np.ndarray], expired: tuple[str, ...] = ()) -> Delta:
+        """Each predicate's write: the given buckets set, the expired fields deleted."""
+        columns: list[list[bytes]] = []
+        for histogram in buckets.values():
+            total = int(histogram.sum())
+            counts = self._bands.counts(histogram).tolist()
+            columns.append([msgspec.json.encode(Interval(count, total)) for count in counts])
+        fields = [self._field(number) for number in buckets]
+        return {
+            name: WriteHash({field: column[i] for field, column in zip(fields, columns, strict=True)}, expired)
+            for i, name in enumerate(self._names)
+        }
+
+    def _field(self, number: int) -> str:
+        return keys.bucket(number * self._bucket_ms // 1000)

@@ -1,0 +1,321 @@
+"""The state of one stream: all projections folded together, the window, late games, dump and load.
+
+Imports schemas and numpy. A `StreamState` never changes; `fold` makes the next one. It holds the newest games, those of
+the window and some before it, and *snapshots*: what the projections' states were at several positions of the stream. The
+oldest snapshot, the *base*, stands before all games held. So the games held and the base say everything: a late game is
+folded by taking the newest snapshot before its place and folding again from there, and a restart needs only the base,
+the games since, and no dump of the rest.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from projections.columns import Columns, Ints
+from projections.delta import Delta, Value, WriteHash, diff
+from projections.games import BAND, ID, Bands, Games, cells_of
+from projections.projection import Incremental, Moment, Projection, Totals
+from projections.settings import ProjectionSettings
+from projections.sift import Rejected, sift
+from schemas import keys
+from schemas.game import Game
+
+SPACING_MIN: Final = 4096
+"""Games between two snapshots that are kept for good: the most that a late game deep in the window folds again beyond
+its own place. A quarter of the window when that is more."""
+BLOCK_GAMES: Final = 64
+"""Games that left the window but are not in the base are stored in blocks of so many, one field each."""
+
+BASE: Final = "base"
+BLOCK: Final = "before_window:"
+
+AnyProjection = Projection[Any]
+
+
+class Plan:
+    """What is folded: the settings and the projections made for them. One for all streams."""
+
+    def __init__(
+        self,
+        settings: ProjectionSettings,
+        projections: Sequence[AnyProjection],
+        bands: Bands,
+        spacing: int | None = None,
+    ) -> None:
+        names = [projection.name for projection in projections]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two projections have the same name: {', '.join(sorted(names))}")
+        self.settings = settings
+        self.projections = tuple(projections)
+        self.bands = bands
+        self.spacing = spacing or max(SPACING_MIN, settings.window_games // 4)
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits that change with the settings and with every projection's name and version."""
+        versions = [(projection.name, projection.version) for projection in self.projections]
+        facts = msgspec.json.encode((self.settings, versions))
+        return hashlib.sha256(facts).hexdigest()[:16]
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """The projections' states after the first `totals.games` games of the stream."""
+
+    totals: Totals
+    states: tuple[Any, ...]
+
+
+class Folded(msgspec.Struct, frozen=True):
+    """What `StreamState.fold` made of the games that arrived.
+
+    The first `kept` games of the stream are the same before and after: all that there were, unless one came late.
+    """
+
+    state: "StreamState"
+    accepted: int
+    duplicates: int
+    late_accepted: int
+    rejected: tuple[Rejected, ...]
+    kept: int
+
+
+class StreamState:
+    """The state of one stream after some prefix of its games. Immutable."""
+
+    __slots__ = ("_held", "_snapshots", "plan")
+
+    def __init__(self, plan: Plan, held: Games, snapshots: tuple[Snapshot, ...]) -> None:
+        self.plan = plan
+        self._held = held
+        self._snapshots = snapshots
+
+    @classmethod
+    def empty(cls, plan: Plan) -> "StreamState":
+        """A stream without games."""
+        base = Snapshot(Totals(), tuple(projection.empty() for projection in plan.projections))
+        return cls(plan, Games.empty(plan.bands), (base,))
+
+    @property
+    def totals(self) -> Totals:
+        """The totals of all games folded."""
+        return self._snapshots[-1].totals
+
+    @property
+    def window(self) -> Games:
+        """The newest games."""
+        return self._held.last(self.plan.settings.window_games)
+
+    def fold(self, arrived: Sequence[Game]) -> Folded:
+        """Fold `arrived` games, in the order in which they came."""
+        return self.fold_cells(cells_of(self.plan.bands, arrived))
+
+    def fold_cells(self, arrived: Ints) -> Folded:
+        """`fold` for games that are cells already."""
+        sifted = sift(self.window, self.plan.settings.window_games, arrived)
+        total, accepted = self.totals.games, sifted.accepted
+        if not len(accepted):
+            return Folded(self, 0, sifted.duplicates, 0, sifted.rejected, total)
+        late = int(np.searchsorted(accepted.ids, self.totals.newest_id or 0))
+        if late:
+            base = self._snapshots[0].totals.games
+            kept = base + int(np.searchsorted(self._held.ids, accepted.ids[0]))
+            state = self._rewound(kept)
+            again = self._held.part(state.totals.games - base, len(self._held))
+            state = state._extended(again.merged(accepted))
+        else:
+            kept, state = total, self._extended(accepted)
+        return Folded(state, len(accepted), sifted.duplicates, late, sifted.rejected, kept)
+
+    def keys(self) -> dict[str, Value]:
+        """The whole read model of the stream, by name without the prefix."""
+        values: dict[str, Value] = {}
+        for projection, moment in zip(self.plan.projections, self._moments(), strict=True):
+            values |= projection.keys(moment)
+        return values
+
+    def delta(self, before: "StreamState", kept: int) -> Delta:
+        """The writes that turn the keys of `before` into those of this state, and bring along what a restart needs.
+
+        The first `kept` games of the stream are the same in both (`Folded.kept`, the least over several folds).
+        """
+        delta: Delta = {}
+        if self.totals != before.totals or kept < self.totals.games:
+            moments = zip(self.plan.projections, before._moments(), self._moments(), strict=True)
+            for projection, old, new in moments:
+                if isinstance(projection, Incremental) and before.totals.games:
+                    delta |= projection.delta(old, new, kept)
+                else:
+                    delta |= diff(projection.keys(old), projection.keys(new))
+        stored = self._stored_since(before)
+        if stored.set or stored.delete:
+            delta[keys.CHECKPOINT] = stored
+        return delta
+
+    def create(self) -> Delta:
+        """The writes that store this state where nothing is."""
+        delta = diff({}, self.keys())
+        delta[keys.CHECKPOINT] = WriteHash(self.stored())
+        return delta
+
+    def stored(self) -> dict[str, bytes]:
+        """What a restart needs beside the games of the window, as fields of the checkpoint."""
+        base, window = self._snapshots[0].totals.games, self._window_start
+        return {BASE: _encode_snapshot(self._snapshots[0])} | self._blocks(base, window)
+
+    @classmethod
+    def load(cls, plan: Plan, stored: dict[str, bytes], window: Sequence[Game]) -> "StreamState":
+        """The state whose `stored()` fields and window those are. Raises ValueError when they do not fit together."""
+        base = _decode_snapshot(stored[BASE], plan)
+        held = Games.of(plan.bands, window)
+        blocks = sorted((int(name.removeprefix(BLOCK)), data) for name, data in stored.items() if name.startswith(BLOCK))
+        if blocks:
+            cells = np.concatenate([Columns.from_bytes(BAND, data).cells for _, data in blocks], axis=1)
+            cells = cells[:, cells[ID] > (base.totals.newest_id or 0)]
+            held = Games.of_cells(plan.bands, cells).append(held)
+        if any(b <= a for a, b in pairwise(held.ids.tolist())):
+            raise ValueError("the games stored before the window do not fit the window")
+        return cls(plan, Games.empty(plan.bands), (base,))._extended(held)
+
+    def dump(self) -> bytes:
+        """The whole state as bytes, for `loads`."""
+        cells = self.window.columns.cells[:BAND]
+        return msgspec.msgpack.encode((self.stored(), Columns.of(cells).to_bytes()))
+
+    @classmethod
+    def loads(cls, plan: Plan, data: bytes) -> "StreamState":
+        """The state that `dump` wrote. Raises ValueError when `data` is no dump."""
+        stored, cells = msgspec.msgpack.decode(data, type=tuple[dict[str, bytes], bytes])
+        window = Games.of_cells(plan.bands, Columns.from_bytes(BAND, cells).cells)
+        return cls.load(plan, stored, window.to_games())
+
+    @property
+    def _window_start(self) -> int:
+        """How many games of the stream came before the window."""
+        return self.totals.games - min(len(self._held), self.plan.settings.window_games)
+
+    def _moments(self) -> list[Moment[Any]]:
+        newest, window = self._snapshots[-1], self.window
+        return [Moment(state, newest.totals, window) for state in newest.states]
+
+    def _rewound(self, kept: int) -> "StreamState":
+        """The newest state known from among the first `kept` games."""
+        snapshots = tuple(snapshot for snapshot in self._snapshots if snapshot.totals.games <= kept)
+        held = self._held.part(0, snapshots[-1].totals.games - snapshots[0].totals.games)
+        return StreamState(self.plan, held, snapshots)
+
+    def _extended(self, games: Games) -> "StreamState":
+        """The state after `games`, all newer than those before, with a snapshot wherever one is due."""
+        held, snapshots = self._held.append(games), self._snapshots
+        for start in range(0, len(games), self.plan.spacing):
+            piece = games.part(start, start + self.plan.spacing)
+            snapshots = self._thinned((*snapshots, self._next(snapshots[-1], piece)))
+        return StreamState(self.plan, held, snapshots)._rebased()
+
+    def _next(self, snapshot: Snapshot, games: Games) -> Snapshot:
+        totals = snapshot.totals
+        event_time = int(games.end_times.max())
+        return Snapshot(
+            Totals(
+                totals.games + len(games),
+                int(games.end_times[0]) if totals.first_game_time is None else totals.first_game_time,
+                event_time if totals.event_time is None else max(event_time, totals.event_time),
+                int(games.ids[-1]),
+            ),
+            tuple(
+                projection.fold(state, games)
+                for projection, state in zip(self.plan.projections, snapshot.states, strict=True)
+            ),
+        )
+
+    def _thinned(self, snapshots: tuple[Snapshot, ...]) -> tuple[Snapshot, ...]:
+        """The base, the newest, and between them ever fewer the older they are.
+
+        A snapshot that passed a multiple of a power of two is kept until it is twice as old as that power; one that
+        passed a multiple of the spacing is kept for good.
+        """
+        total = snapshots[-1].totals.games
+        kept = [snapshots[0]]
+        for previous, snapshot in pairwise(snapshots):
+            games = snapshot.totals.games
+            reach = 1 << (previous.totals.games ^ games).bit_length() - 1
+            spaced = previous.totals.games // self.plan.spacing < games // self.plan.spacing
+            if spaced or total - games <= 2 * reach:
+                kept.append(snapshot)
+        return tuple(kept)
+
+    def _rebased(self) -> "StreamState":
+        """The same state with a newer base, when more games than two spacings are held before the window."""
+        base, window = self._snapshots[0].totals.games, self._window_start
+        if window - base <= 2 * self.plan.spacing:
+            return self
+        snapshots = self._snapshots
+        first = max(i for i, snapshot in enumerate(snapshots) if snapshot.totals.games <= window)
+        skipped = snapshots[first].totals.games - base
+        return StreamState(self.plan, self._held.part(skipped, len(self._held)), snapshots[first:])
+
+    def _stored_since(self, before: "StreamState") -> WriteHash:
+        """How the stored fields differ from those of `before`."""
+        old_base, base = before._snapshots[0].totals.games, self._snapshots[0].totals.games
+        old_window, window = before._window_start, self._window_start
+        fields = self._blocks(max(base, old_window), window) if window > old_window else {}
+        gone: tuple[str, ...] = ()
+        if base > old_base or before.totals.games == 0:
+            fields[BASE] = _encode_snapshot(self._snapshots[0])
+            stop = min(base // BLOCK_GAMES, -(-old_window // BLOCK_GAMES))
+            gone = tuple(f"{BLOCK}{block}" for block in range(old_base // BLOCK_GAMES, stop))
+        return WriteHash(fields, gone)
+
+    def _blocks(self, start: int, stop: int) -> dict[str, bytes]:
+        """The fields of the blocks that hold games number `start` to `stop` (exclusive, from 0) of the stream.
+
+        A block holds the games with numbers from BLOCK_GAMES times its own that are held and before the window.
+        """
+        base, window = self._snapshots[0].totals.games, self._window_start
+        fields = {}
+        for block in range(start // BLOCK_GAMES, -(-stop // BLOCK_GAMES)):
+            low, high = max(base, block * BLOCK_GAMES), min(window, (block + 1) * BLOCK_GAMES)
+            if low < high:
+                cells = self._held.columns.cells[:BAND, low - base : high - base]
+                fields[f"{BLOCK}{block}"] = Columns.of(np.ascontiguousarray(cells)).to_bytes()
+        return fields
+
+
+def _encode_snapshot(snapshot: Snapshot) -> bytes:
+    states = [msgspec.msgpack.encode(state, enc_hook=_encode_array) for state in snapshot.states]
+    return msgspec.msgpack.encode((snapshot.totals, states))
+
+
+def _decode_snapshot(data: bytes, plan: Plan) -> Snapshot:
+    totals, states = msgspec.msgpack.decode(data, type=tuple[Totals, list[bytes]])
+    empty = [projection.empty() for projection in plan.projections]
+    if len(states) != len(empty):
+        raise ValueError(f"the state is of {len(states)} projections, not of {len(empty)}")
+    return Snapshot(
+        totals,
+        tuple(
+            msgspec.msgpack.decode(state, type=type(like), dec_hook=_decode_array)
+            for state, like in zip(states, empty, strict=True)
+        ),
+    )
+
+
+def _encode_array(value: object) -> object:
+    match value:
+        case Columns():
+            return (value.width, value.to_bytes())
+        case np.ndarray():
+            return (value.shape, value.astype("<i8", copy=False).tobytes())
+    raise NotImplementedError(f"a state may not hold a {type(value).__name__}")
+
+
+def _decode_array(kind: type, value: Any) -> object:
+    if kind is Columns:
+        return Columns.from_bytes(*value)
+    if kind is np.ndarray:
+        shape, data = value
+        return np.frombuffer(data, "<i8").astype(np.int64).reshape(shape)
+    raise NotImplementedError(f"a state may not hold a {kind.__name__}")
