@@ -7,8 +7,8 @@ Imports schemas and numpy; no I/O, no async, no clock, no logging. Begin with `p
     state.keys()["occurrences:min:10"]
 """
 
-from projections.gaps import Gaps
 from projections.games import Bands
+from projections.gaps import Gaps
 from projections.intervals import Intervals
 from projections.last_games import LastGames
 from projections.occurrences import Occurrences

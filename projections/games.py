@@ -40,11 +40,11 @@ class Bands:
         self.count = len(edges) + 1
         self.low = self.of(np.array([predicate.low for predicate in predicates], np.int64))
         self.high = np.array(
-            [self.count if p.high is None else int(self.of(np.array([p.high]))[0]) for p in predicates], np.int64
+            [self.count if p.high is None else int(self.of(np.array([p.high]))[0]) for p in predicates],
+            np.int64,
         )
         self.matching = tuple(
-            tuple(int(p) for p in np.flatnonzero((self.low <= band) & (band < self.high)))
-            for band in range(self.count)
+            tuple(int(p) for p in np.flatnonzero((self.low <= band) & (band < self.high))) for band in range(self.count)
         )
         """Per band the indexes of the predicates that match it."""
 
@@ -184,7 +184,9 @@ def games_of(cells: Ints) -> list[Game]:
             begin_time=None if begin == ABSENT else begin,
             end_time=end,
         )
-        for i, (game_id, hundredths, end, prepare, begin, has_hash) in enumerate(zip(*cells[: HASH + 1].tolist(), strict=True))
+        for i, (game_id, hundredths, end, prepare, begin, has_hash) in enumerate(
+            zip(*cells[: HASH + 1].tolist(), strict=True)
+        )
     ]
 
 

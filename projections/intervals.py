@@ -63,8 +63,7 @@ class Intervals:
         changed = {
             number: histogram
             for number, histogram in new.items()
-            if (known := old.get(number)) is not histogram
-            and (known is None or not np.array_equal(known, histogram))
+            if (known := old.get(number)) is not histogram and (known is None or not np.array_equal(known, histogram))
         }
         expired = tuple(self._field(number) for number in sorted(old.keys() - new.keys()))
         return self._written(changed, expired) if changed or expired else {}

@@ -49,61 +49,61 @@ class Occurrences:
         """One hash per predicate, and `samples`."""
         if moment.totals.games == 0:
             return {}
-        common = self._common(moment)
-        values: dict[str, Value] = {keys.SAMPLES: self._sample_fields(moment)}
-        for name, counts in zip(self._names, self._counts(moment).tolist(), strict=True):
+        counted = self._counted(moment)
+        values: dict[str, Value] = {keys.SAMPLES: counted.samples}
+        for name, counts in zip(self._names, counted.counts.tolist(), strict=True):
             fields = zip(self._fields, counts, strict=True)
-            values[name] = common | {field: b"%d" % count for field, count in fields}
+            values[name] = counted.common | {field: b"%d" % count for field, count in fields}
         return values
 
-    def delta(
-        self, before: Moment[OccurrencesState], after: Moment[OccurrencesState], kept: int
-    ) -> Delta:
+    def delta(self, before: Moment[OccurrencesState], after: Moment[OccurrencesState], kept: int) -> Delta:
         """Only the fields whose number changed. `kept` does not matter: both sides are counted."""
-        old_common, common = self._common(before), self._common(after)
-        common = {field: value for field, value in common.items() if old_common[field] != value}
+        old, new = self._counted(before), self._counted(after)
         delta: Delta = {}
-        samples = changed_fields(self._sample_fields(before), self._sample_fields(after))
+        samples = changed_fields(old.samples, new.samples)
         if samples.set:
             delta[keys.SAMPLES] = samples
-        counts = self._counts(after)
-        differs = counts != self._counts(before)
-        for i, name in enumerate(self._names):
-            fields = common
-            if differs[i].any():
-                row = counts[i].tolist()
-                fields = common | {self._fields[j]: b"%d" % row[j] for j in np.flatnonzero(differs[i]).tolist()}
+        writes = [changed_fields(old.common, new.common).set.copy() for _ in self._names]
+        rows, columns = np.nonzero(new.counts != old.counts)
+        for i, j, count in zip(rows.tolist(), columns.tolist(), new.counts[rows, columns].tolist(), strict=True):
+            writes[i][self._fields[j]] = b"%d" % count
+        for name, fields in zip(self._names, writes, strict=True):
             if fields:
                 delta[name] = WriteHash(fields)
         return delta
 
-    def _common(self, moment: Moment[OccurrencesState]) -> dict[str, bytes]:
-        return {
-            "total_games": b"%d" % moment.totals.games,
-            "first_game_time": b"%d" % (moment.totals.first_game_time or 0),
-            "last_game_time": b"%d" % int(moment.window.end_times[-1]),
-        }
-
-    def _counts(self, moment: Moment[OccurrencesState]) -> Ints:
-        """Predicates × (all time, each sample)."""
-        bands = moment.window.band_numbers
-        histograms = [moment.state.histogram]
-        histograms += [self._bands.histogram(bands[rows]) for rows in self._sample_rows(moment)]
-        return self._bands.counts(np.stack(histograms)).T
+    def _counted(self, moment: Moment[OccurrencesState]) -> "_Counted":
+        """All numbers of a moment, counted once."""
+        if moment.memo is None:
+            end_times, bands = moment.window.end_times, moment.window.band_numbers
+            histograms, samples = [moment.state.histogram], {}
+            for sample, rows in zip(self._samples, self._sample_rows(moment), strict=True):
+                times = end_times[rows]
+                first, last = (int(times[0]), int(times[-1])) if len(times) else (None, None)
+                samples[sample] = msgspec.json.encode(Sample(len(times), first, last))
+                histograms.append(self._bands.histogram(bands[rows]))
+            common = {
+                "total_games": b"%d" % moment.totals.games,
+                "first_game_time": b"%d" % (moment.totals.first_game_time or 0),
+                "last_game_time": b"%d" % int(end_times[-1]),
+            }
+            moment.memo = _Counted(common, samples, self._bands.counts(np.stack(histograms)).T)
+        counted: _Counted = moment.memo
+        return counted
 
     def _sample_rows(self, moment: Moment[OccurrencesState]) -> list[slice | Ints]:
         """Which games of the window each sample holds."""
         end_times = moment.window.end_times
         rows: list[slice | Ints] = [slice(max(0, len(end_times) - n), None) for n in self._settings.samples_games]
         for hours in self._settings.samples_hours:
-            inside = np.flatnonzero(end_times >= (moment.totals.event_time or 0) - hours * HOUR_MS)
-            rows.append(inside)
+            rows.append(np.flatnonzero(end_times >= (moment.totals.event_time or 0) - hours * HOUR_MS))
         return rows
 
-    def _sample_fields(self, moment: Moment[OccurrencesState]) -> dict[str, bytes]:
-        fields = {}
-        for sample, rows in zip(self._samples, self._sample_rows(moment), strict=True):
-            times = moment.window.end_times[rows]
-            first, last = (int(times[0]), int(times[-1])) if len(times) else (None, None)
-            fields[sample] = msgspec.json.encode(Sample(len(times), first, last))
-        return fields
+
+class _Counted(msgspec.Struct, frozen=True):
+    """What the keys of a moment say: the fields that all predicates share, those of `samples`, and the counts,
+    predicates × (all time, each sample)."""
+
+    common: dict[str, bytes]
+    samples: dict[str, bytes]
+    counts: np.ndarray

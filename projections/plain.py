@@ -162,7 +162,5 @@ def _series(games: Sequence[Game], predicate: Predicate) -> list[Series]:
         follow_games = [FollowGame(game.game_id, game.crash_point, game.end_time) for game in first]
         start, end = run[0], run[-1]
         streak = FollowStreak(len(follow), follow_games)
-        series.append(
-            Series(start.game_id, start.end_time, end.game_id, end.end_time, len(run), streak)
-        )
+        series.append(Series(start.game_id, start.end_time, end.game_id, end.end_time, len(run), streak))
     return series

@@ -4,7 +4,7 @@ Imports schemas and numpy only. The engine knows projections by these protocols 
 state of its own, reads no clock and does no I/O: the same games give the same keys, in however many batches they came.
 """
 
-from typing import Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -28,12 +28,14 @@ class Totals(msgspec.Struct, frozen=True):
 class Moment(Generic[S]):
     """A projection's state, and beside it what all share: the totals and the window. The newest game is its last."""
 
-    __slots__ = ("state", "totals", "window")
+    __slots__ = ("memo", "state", "totals", "window")
 
     def __init__(self, state: S, totals: Totals, window: Games) -> None:
         self.state = state
         self.totals = totals
         self.window = window
+        self.memo: Any = None
+        """Whatever the projection worked out of this moment and will want again when it has become the one before."""
 
 
 class Projection(Protocol[S]):

@@ -13,7 +13,7 @@ import numpy as np
 
 from projections.columns import Columns, Ints
 from projections.delta import Delta, Value, WriteList
-from projections.games import END_TIME, HUNDREDTHS, ID, Bands, Games
+from projections.games import END_TIME, ID, Bands, Games
 from projections.projection import Moment
 from projections.settings import FOLLOW_GAMES_KEPT, SERIES_KEPT, ProjectionSettings
 from schemas import keys
@@ -121,70 +121,71 @@ class SeriesProjection:
 def _fold_runs(runs: Runs, before: SeriesState, games: Games, matches: Ints) -> Runs:
     """One predicate's runs with `games` behind them, of which those at the positions `matches` match.
 
-    The games are seen as an optional run before the first match, then matches with runs between them wherever two
-    matches are not neighbours, then an optional open run.
+    The games are seen as a run before the first match, if any, then matches with runs between them wherever two matches
+    are not neighbours, then an open run, if any.
     """
-    count = len(matches)
     ids, times = games.ids, games.end_times
-    first_match = int(matches[0]) if count else len(games)
+    first, last = (int(matches[0]), int(matches[-1])) if len(matches) else (len(games), -1)
+    opened = None
+    if last < len(games) - 1:
+        opened = Open(before.total + last + 2, int(ids[last + 1]), int(times[last + 1]))
+    if last < 0:
+        return runs if opened is None or isinstance(runs.tail, Open) else _settle(runs, opened.ordinal, opened)
+
+    # The matches behind which a run begins. Of more runs than are listed only the newest matter.
     breaks = np.flatnonzero(np.diff(matches) > 1)
-    leads = count > 0 and (isinstance(runs.tail, Open) or first_match > 0)
-    opens = count == 0 or int(matches[-1]) < len(games) - 1
-
-    if isinstance(runs.tail, Open) and count == 0:
-        return runs
-    if not leads:  # the streak from before goes on
-        leading = int(breaks[0]) + 1 if len(breaks) else count
-        runs = _more_streak(runs, games, matches[:leading])
-        if not len(breaks) and not opens:
-            return runs
-    # Where each run of these games starts and ends, and which matches follow it; the open run comes last.
-    starts = matches[breaks] + 1
-    ends = matches[breaks + 1] - 1
-    follows = breaks + 1
-    start_ids, start_times = ids[starts], times[starts]
-    ordinals = starts + before.total + 1
-    if leads:
-        start = runs.tail if isinstance(runs.tail, Open) else Open(before.total + 1, int(ids[0]), int(times[0]))
-        ordinals = np.concatenate(((start.ordinal,), ordinals))
-        start_ids = np.concatenate(((start.game_id,), start_ids))
-        start_times = np.concatenate(((start.time,), start_times))
-        ends = np.concatenate(((first_match - 1,), ends))
-        follows = np.concatenate(((0,), follows))
-    if opens:
-        position = int(matches[-1]) + 1 if count else 0
-        opened = Open(before.total + position + 1, int(ids[position]), int(times[position]))
-    if not len(ordinals):
-        return _settle(runs, opened.ordinal, tail=opened)
-
-    runs = _settle(runs, int(ordinals[0]), tail=None)
-    streaks = np.diff(np.append(follows, count))
-    end_ids = np.where(ends >= 0, ids[ends], before.newest_id)
-    end_times = np.where(ends >= 0, times[ends], before.newest_time)
-    lengths = ends + before.total + 2 - ordinals
-    kept_streaks = np.minimum(streaks, FOLLOW_GAMES_KEPT)
-    follow_ends = runs.follow_total + np.cumsum(kept_streaks)
-    settled_at = np.append(ordinals[1:], opened.ordinal if opens else 0)
-    rows = np.stack((start_ids, start_times, end_ids, end_times, lengths, streaks, follow_ends, settled_at))
-    matches = matches[int(follows[0]) :]
-    if int(streaks.max()) > FOLLOW_GAMES_KEPT:
-        index = np.arange(len(matches)) - np.repeat(follows - follows[0], streaks)
-        matches = matches[index < FOLLOW_GAMES_KEPT]
-    tail: Open | Followed
-    if opens:
-        tail = opened
+    if len(breaks) > SERIES_KEPT:
+        skipped = len(breaks) - SERIES_KEPT
+        before_breaks = (runs.tail is not None) + (first > 0 and not isinstance(runs.tail, Open))
+        settled_total = runs.settled_total + before_breaks + skipped
+        runs = Runs(None, settled_total, Columns.empty(_WIDTH), 0, Columns.empty(3))
+        breaks, lead = breaks[skipped:], None
+    elif isinstance(runs.tail, Open):
+        lead = runs.tail
+    elif first > 0:
+        lead = Open(before.total + 1, int(ids[0]), int(times[0]))
     else:
-        newest = rows[:, -1].tolist()
-        tail = Followed((newest[0], newest[1], newest[2], newest[3], newest[4]), newest[_FOLLOW])
-        rows = rows[:, :-1]
-    follow = runs.follow.append(games.columns.cells[:, matches][[ID, HUNDREDTHS, END_TIME]])
+        lead = None
+        runs = _more_streak(runs, games, matches[: breaks[0] + 1 if len(breaks) else None])
+    if lead is None and not len(breaks):
+        return runs if opened is None else _settle(runs, opened.ordinal, opened)
+
+    # Where each run starts and ends, and which match follows it.
+    starts, ends, follows = matches[breaks] + 1, matches[breaks + 1] - 1, breaks + 1
+    ordinals, start_ids, start_times = starts + before.total + 1, ids[starts], times[starts]
+    end_ids, end_times = ids[ends], times[ends]
+    if lead is not None:
+        ordinals = np.append(lead.ordinal, ordinals)
+        start_ids, start_times = np.append(lead.game_id, start_ids), np.append(lead.time, start_times)
+        end_ids = np.append(ids[first - 1] if first else before.newest_id, end_ids)
+        end_times = np.append(times[first - 1] if first else before.newest_time, end_times)
+        ends, follows = np.append(first - 1, ends), np.append(0, follows)
+    runs = _settle(runs, int(ordinals[0]), None)
+    streaks = np.diff(follows, append=len(matches))
+    rows = np.empty((_WIDTH, len(ordinals)), np.int64)
+    rows[_START_ID], rows[_START_TIME] = start_ids, start_times
+    rows[_END_ID], rows[_END_TIME] = end_ids, end_times
+    rows[_LENGTH] = ends + before.total + 2 - ordinals
+    rows[_FOLLOW] = streaks
+    rows[_FOLLOW_END] = runs.follow_total + np.cumsum(np.minimum(streaks, FOLLOW_GAMES_KEPT))
+    rows[_SETTLED_AT, :-1] = ordinals[1:]
+    rows[_SETTLED_AT, -1] = 0 if opened is None else opened.ordinal
+
+    tail: Open | Followed | None = opened
+    if opened is None:
+        *newest, streak = rows[: _FOLLOW + 1, -1].tolist()
+        tail, rows = Followed(tuple(newest), streak), rows[:, :-1]
+    followers = matches[int(follows[0]) :]
+    if int(streaks.max()) > FOLLOW_GAMES_KEPT:
+        index = np.arange(len(followers)) - np.repeat(follows - follows[0], streaks)
+        followers = followers[index < FOLLOW_GAMES_KEPT]
     return _trimmed(
         Runs(
             tail,
             runs.settled_total + rows.shape[1],
             runs.settled.append(rows),
-            runs.follow_total + len(matches),
-            follow,
+            runs.follow_total + len(followers),
+            runs.follow.append(_follow_cells(games, followers)),
         )
     )
 
@@ -200,8 +201,13 @@ def _more_streak(runs: Runs, games: Games, matches: Ints) -> Runs:
         runs.settled_total,
         runs.settled,
         runs.follow_total + len(kept),
-        runs.follow.append(games.columns.cells[:, kept][[ID, HUNDREDTHS, END_TIME]]),
+        runs.follow.append(_follow_cells(games, kept)),
     )
+
+
+def _follow_cells(games: Games, positions: Ints) -> Ints:
+    """Id, hundredths and end time of the games at `positions`."""
+    return games.columns.cells[:3, positions]  # ID, HUNDREDTHS, END_TIME
 
 
 def _settle(runs: Runs, settled_at: int, tail: Open | None) -> Runs:
@@ -238,10 +244,12 @@ def _listed(runs: Runs, state: SeriesState, since: int) -> list[bytes]:
             listed.append(Series(*run, FollowStreak(streak, games)))
         case None:
             pass
+    if runs.settled_total == since:
+        return [msgspec.json.encode(series) for series in listed]
     rows: Sequence[list[int]] = runs.settled.last(max(0, runs.settled_total - since)).cells.T.tolist()
-    for *run, streak, follow_end, _ in reversed(rows):
+    for start_game, start_time, end_game, end_time, length, streak, follow_end, _ in reversed(rows):
         games = _follow_games(runs, follow_end, streak)
-        listed.append(Series(*run, FollowStreak(streak, games)))
+        listed.append(Series(start_game, start_time, end_game, end_time, length, FollowStreak(streak, games)))
     return [msgspec.json.encode(series) for series in listed]
 
 

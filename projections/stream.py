@@ -9,6 +9,7 @@ the games since, and no dump of the rest.
 
 import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, Final
 
@@ -51,6 +52,9 @@ class Plan:
             raise ValueError(f"two projections have the same name: {', '.join(sorted(names))}")
         self.settings = settings
         self.projections = tuple(projections)
+        self.incremental: tuple[Incremental[Any] | None, ...] = tuple(
+            projection if isinstance(projection, Incremental) else None for projection in projections
+        )
         self.bands = bands
         self.spacing = spacing or max(SPACING_MIN, settings.window_games // 4)
 
@@ -86,8 +90,6 @@ class Folded(msgspec.Struct, frozen=True):
 class StreamState:
     """The state of one stream after some prefix of its games. Immutable."""
 
-    __slots__ = ("_held", "_snapshots", "plan")
-
     def __init__(self, plan: Plan, held: Games, snapshots: tuple[Snapshot, ...]) -> None:
         self.plan = plan
         self._held = held
@@ -104,7 +106,7 @@ class StreamState:
         """The totals of all games folded."""
         return self._snapshots[-1].totals
 
-    @property
+    @cached_property
     def window(self) -> Games:
         """The newest games."""
         return self._held.last(self.plan.settings.window_games)
@@ -133,7 +135,7 @@ class StreamState:
     def keys(self) -> dict[str, Value]:
         """The whole read model of the stream, by name without the prefix."""
         values: dict[str, Value] = {}
-        for projection, moment in zip(self.plan.projections, self._moments(), strict=True):
+        for projection, moment in zip(self.plan.projections, self._moments, strict=True):
             values |= projection.keys(moment)
         return values
 
@@ -144,10 +146,11 @@ class StreamState:
         """
         delta: Delta = {}
         if self.totals != before.totals or kept < self.totals.games:
-            moments = zip(self.plan.projections, before._moments(), self._moments(), strict=True)
-            for projection, old, new in moments:
-                if isinstance(projection, Incremental) and before.totals.games:
-                    delta |= projection.delta(old, new, kept)
+            plan = self.plan
+            parts = zip(plan.projections, plan.incremental, before._moments, self._moments, strict=True)
+            for projection, incremental, old, new in parts:
+                if incremental is not None and before.totals.games:
+                    delta |= incremental.delta(old, new, kept)
                 else:
                     delta |= diff(projection.keys(old), projection.keys(new))
         stored = self._stored_since(before)
@@ -171,7 +174,9 @@ class StreamState:
         """The state whose `stored()` fields and window those are. Raises ValueError when they do not fit together."""
         base = _decode_snapshot(stored[BASE], plan)
         held = Games.of(plan.bands, window)
-        blocks = sorted((int(name.removeprefix(BLOCK)), data) for name, data in stored.items() if name.startswith(BLOCK))
+        blocks = sorted(
+            (int(name.removeprefix(BLOCK)), data) for name, data in stored.items() if name.startswith(BLOCK)
+        )
         if blocks:
             cells = np.concatenate([Columns.from_bytes(BAND, data).cells for _, data in blocks], axis=1)
             cells = cells[:, cells[ID] > (base.totals.newest_id or 0)]
@@ -197,6 +202,7 @@ class StreamState:
         """How many games of the stream came before the window."""
         return self.totals.games - min(len(self._held), self.plan.settings.window_games)
 
+    @cached_property
     def _moments(self) -> list[Moment[Any]]:
         newest, window = self._snapshots[-1], self.window
         return [Moment(state, newest.totals, window) for state in newest.states]

@@ -12,7 +12,6 @@ from projections.delta import Delta
 from schemas.game import Game
 
 
-
 class Record(msgspec.Struct, frozen=True):
     """One record of a partition; `timestamp_ms` is the log's own."""
 
