@@ -123,7 +123,8 @@ def _written(old: Value | None, write: Write) -> Value | None:
             return [*push, *(old or [])[drop:]][:keep] or None
         case WriteSortedSet(add, remove_below), SortedSet() | None:
             members = {**(old.members if old else {}), **add}
-            return SortedSet({s: members[s] for s in sorted(members) if s >= remove_below}) if members else None
+            left = {score: members[score] for score in sorted(members) if score >= remove_below}
+            return SortedSet(left) if left else None
         case Remove(), _:
             return None
     raise TypeError(f"{type(write).__name__} met a {type(old).__name__}")
