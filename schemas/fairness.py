@@ -86,7 +86,7 @@ def previous_hash(digits: str) -> str:
 def chain_holds(older: Game, newer: Game) -> bool | None:
     """Whether the hashes of two games, one right after the other, are neighbours in one chain.
 
-    None when either has no hash. Expect it of games with neighbouring ids only: across a hole in the ids it cannot hold.
+    None when either has no hash. Across a hole in the ids it cannot be expected to hold.
     """
     if older.hash is None or newer.hash is None:
         return None
