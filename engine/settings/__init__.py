@@ -1,0 +1,44 @@
+"""Every setting, in one frozen tree that is read once and passed down; and where each value came from.
+
+May import schemas, projections and `engine.errors`. The one thing that is always true: whatever `load` returns has
+passed every rule, and a value that did not is named together with its source and with what would do.
+"""
+
+from engine.settings.addresses import MASK, host_of, is_loopback, masked_url
+from engine.settings.catalogue import CONFIG_VARIABLE, DEFAULT_FILE, Setting, markdown, printed, settings_by_name
+from engine.settings.layers import Loaded, Row, describe, load
+from engine.settings.tree import (
+    AnswerSource,
+    ApiSettings,
+    EngineSettings,
+    FairnessSettings,
+    KafkaSettings,
+    LogSettings,
+    RedisSettings,
+    Settings,
+)
+
+__all__ = [
+    "CONFIG_VARIABLE",
+    "DEFAULT_FILE",
+    "MASK",
+    "AnswerSource",
+    "ApiSettings",
+    "EngineSettings",
+    "FairnessSettings",
+    "KafkaSettings",
+    "Loaded",
+    "LogSettings",
+    "RedisSettings",
+    "Row",
+    "Setting",
+    "Settings",
+    "describe",
+    "host_of",
+    "is_loopback",
+    "load",
+    "markdown",
+    "masked_url",
+    "printed",
+    "settings_by_name",
+]

@@ -1,0 +1,7 @@
+"""`python -m engine.settings` prints docs/settings.md."""
+
+import sys
+
+from engine.settings import markdown
+
+sys.stdout.write(markdown())

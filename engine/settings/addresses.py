@@ -1,0 +1,34 @@
+"""Addresses of servers: their hosts, and how they are shown. Imports the standard library only."""
+
+import ipaddress
+import re
+from typing import Final
+from urllib.parse import urlsplit
+
+MASK: Final = "***"
+"""What is shown in the place of a secret."""
+
+
+def masked_url(url: str) -> str:
+    """The address without the password that stands before its host or in its query."""
+    url = re.sub(r"^([a-z][a-z0-9+.-]*://[^:@/]*):.*@", rf"\1:{MASK}@", url, flags=re.IGNORECASE)
+    return re.sub(r"([?&][^=&]*password=)[^&#]*", rf"\1{MASK}", url, flags=re.IGNORECASE)
+
+
+def host_of(server: str) -> str | None:
+    """The host of `host:port` or `[address]:port`, blanks around it ignored; None when it is neither."""
+    try:
+        parts = urlsplit(f"//{server.strip()}")
+        return parts.hostname if parts.port and parts.netloc == server.strip() and "@" not in server else None
+    except ValueError:
+        return None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether the host is this machine itself, by its name or address."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,375 @@
+"""The tree of settings: their names, defaults and rules.
+
+May import schemas and projections. The one thing that is always true: a value that breaks a rule raises ValueError with
+a message that begins with the field's name, as in `ProjectionSettings`, so that `load` can name its source. Bounds of
+single values stand in their annotations and are checked by `load`.
+"""
+
+import re
+from typing import Annotated, Any, Final, Literal, get_args, get_origin
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta
+
+from engine.settings.addresses import MASK, host_of, is_loopback, masked_url
+from projections.settings import ProjectionSettings
+from schemas.fairness import DEFAULT_SALT, DEFAULT_VARIANT, Variant
+from schemas.game import DEFAULT_STREAM, is_stream_name
+from schemas.keys import STREAM_PLACE
+
+_TOPIC: Final = re.compile(r"[A-Za-z0-9._-]{1,249}", re.ASCII)
+_KEY_PREFIX: Final = re.compile(r"([A-Za-z0-9._:-]|\{stream\}){1,128}", re.ASCII)
+_TOKEN_CHARACTERS_MIN: Final = 16
+_SECRET: Final = {"secret": True}
+_URL: Final = {"url": True}
+_TOPIC_WANTS: Final = {"wants": "1 to 249 of A-Z a-z 0-9 . _ -"}
+
+AnswerSource = Literal["precomputed", "computed", "shadow"]
+
+
+def masked(value: Any, kind: Any) -> Any:
+    """The value of a field of that type as it may be shown."""
+    extra = meta_of(kind).extra or {}
+    if extra.get("secret"):
+        return MASK if value else ""
+    return masked_url(value) if extra.get("url") else value
+
+
+def meta_of(kind: Any) -> Meta:
+    """The bounds and words of a field's type."""
+    return next((arg for arg in get_args(kind) if isinstance(arg, Meta)), Meta())
+
+
+def plain_type(kind: Any) -> Any:
+    """A field's type without them."""
+    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
+
+
+def _masked_repr(section: msgspec.Struct) -> str:
+    """The repr of a section with its secrets masked, for it may end up in a log or a traceback."""
+    shown = [
+        f"{field.name}={masked(getattr(section, field.name), field.type)!r}"
+        for field in msgspec.structs.fields(section)
+    ]
+    return f"{type(section).__name__}({', '.join(shown)})"
+
+
+class KafkaSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The topic, and the connection to it. Names beyond the first few are aiokafka's own.
+
+    Raises ValueError, naming the field, for addresses, topics and combinations that cannot work.
+    """
+
+    bootstrap_servers: Annotated[
+        str,
+        Meta(
+            description="Brokers to ask first, as `host:port`, separated by commas.",
+            extra={"wants": "host:port, or several separated by commas"},
+        ),
+    ] = "127.0.0.1:9092"
+    topic: Annotated[str, Meta(description="The topic that games are read from.", extra=_TOPIC_WANTS)] = "games"
+    group_id: Annotated[
+        str, Meta(min_length=1, max_length=255, description="The consumer group that shares out the partitions.")
+    ] = "crashfold"
+    dead_letter_topic: Annotated[
+        str, Meta(description="The topic for records that cannot be folded; empty: `<topic>.dead`.", extra=_TOPIC_WANTS)
+    ] = ""
+    client_id: Annotated[
+        str, Meta(min_length=1, max_length=255, description="How this process names itself to the brokers.")
+    ] = "crashfold"
+    security_protocol: Annotated[
+        Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"],
+        Meta(description="How to talk to the brokers."),
+    ] = "PLAINTEXT"
+    allow_plaintext: Annotated[
+        bool, Meta(description="Allow a connection without TLS to a host that is not loopback.")
+    ] = False
+    sasl_mechanism: Annotated[
+        Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"],
+        Meta(description="How to log in, with a `SASL_…` protocol."),
+    ] = "PLAIN"
+    sasl_plain_username: Annotated[str, Meta(description="User name for every SASL mechanism.")] = ""
+    sasl_plain_password: Annotated[str, Meta(description="Password for every SASL mechanism.", extra=_SECRET)] = ""
+    ssl_cafile: Annotated[
+        str, Meta(description="PEM file of the authorities to trust; empty: those of the system.")
+    ] = ""
+    ssl_certfile: Annotated[str, Meta(description="PEM file of the client's certificate.")] = ""
+    ssl_keyfile: Annotated[str, Meta(description="PEM file of the client's private key.")] = ""
+    ssl_password: Annotated[str, Meta(description="Password of the private key.", extra=_SECRET)] = ""
+    request_timeout_ms: Annotated[
+        int, Meta(ge=100, le=600_000, description="Deadline of each request to a broker, in ms.")
+    ] = 40_000
+    metadata_max_age_ms: Annotated[
+        int, Meta(ge=100, le=3_600_000, description="How often to look for new partitions and brokers, in ms.")
+    ] = 300_000
+    session_timeout_ms: Annotated[
+        int, Meta(ge=1_000, le=1_800_000, description="Silence after which the group gives up a member, in ms.")
+    ] = 10_000
+    heartbeat_interval_ms: Annotated[
+        int, Meta(ge=100, le=600_000, description="Time between two heartbeats to the group, in ms.")
+    ] = 3_000
+    max_poll_interval_ms: Annotated[
+        int, Meta(ge=1_000, le=86_400_000, description="Time between two polls after which the member leaves, in ms.")
+    ] = 300_000
+    rebalance_timeout_ms: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_800_000,
+            description="Time a member has to join again in a rebalance, in ms; 0: as `session_timeout_ms`.",
+        ),
+    ] = 0
+    fetch_min_bytes: Annotated[
+        int, Meta(ge=1, le=1 << 30, description="Bytes a broker waits for before it answers a fetch.")
+    ] = 1
+    fetch_max_bytes: Annotated[
+        int, Meta(ge=1_024, le=(1 << 31) - 1, description="Bytes of one fetch over all its partitions, at most.")
+    ] = 52_428_800
+    fetch_max_wait_ms: Annotated[
+        int, Meta(ge=0, le=60_000, description="Longest that a broker waits for `fetch_min_bytes`, in ms.")
+    ] = 500
+    max_partition_fetch_bytes: Annotated[
+        int, Meta(ge=1_024, le=(1 << 31) - 1, description="Bytes of one fetch from one partition, at most.")
+    ] = 1_048_576
+
+    __repr__ = _masked_repr
+
+    def __post_init__(self) -> None:
+        hosts = [host_of(server) for server in self.bootstrap_servers.split(",")]
+        _require(all(hosts), "bootstrap_servers", "has an address that is not host:port")
+        _require(_is_topic(self.topic), "topic", "is no topic name: 1 to 249 of A-Z a-z 0-9 . _ -")
+        _require(
+            _is_topic(self.dead_letters),
+            "dead_letter_topic",
+            f"({self.dead_letters!r}) is no topic name: 1 to 249 of A-Z a-z 0-9 . _ -",
+        )
+        _require(self.dead_letters != self.topic, "dead_letter_topic", "is the topic that games are read from")
+        _require(
+            self.heartbeat_interval_ms < self.session_timeout_ms,
+            "heartbeat_interval_ms",
+            f"must be less than kafka.session_timeout_ms ({self.session_timeout_ms}); a third of it is usual",
+        )
+        _require(
+            not self.ssl_keyfile or bool(self.ssl_certfile),
+            "ssl_keyfile",
+            "needs the certificate that belongs to it: set kafka.ssl_certfile",
+        )
+        for field in ("sasl_plain_username", "sasl_plain_password"):
+            _require(
+                not self.security_protocol.startswith("SASL_") or getattr(self, field) != "",
+                field,
+                f"is empty, and kafka.security_protocol = {self.security_protocol} needs it",
+            )
+        far = next((host for host in hosts if host is not None and not is_loopback(host)), None)
+        _require(
+            far is None or self.security_protocol.endswith("SSL") or self.allow_plaintext,
+            "bootstrap_servers",
+            f"has {far}, which is not loopback, without TLS: set kafka.security_protocol to SSL or SASL_SSL, or say"
+            " kafka.allow_plaintext = true",
+        )
+
+    @property
+    def dead_letters(self) -> str:
+        """The topic that dead letters go to."""
+        return self.dead_letter_topic or f"{self.topic}.dead"
+
+
+class RedisSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The store. Raises ValueError, naming the field, for an address or a prefix that cannot work."""
+
+    url: Annotated[
+        str,
+        Meta(
+            description="Where Redis or Valkey is: `redis://`, `rediss://` (TLS) or `unix://`.",
+            extra=_URL | {"wants": "redis://, rediss:// or unix://"},
+        ),
+    ] = "redis://127.0.0.1:6379/0"
+    password: Annotated[str, Meta(description="The password; goes before one in `url`.", extra=_SECRET)] = ""
+    allow_plaintext: Annotated[bool, Meta(description="Allow `redis://` to a host that is not loopback.")] = False
+    key_prefix: Annotated[
+        str,
+        Meta(
+            description="What every key begins with; with `{stream}` in it, keys for many streams.",
+            extra={"wants": "1 to 128 of A-Z a-z 0-9 . _ : - and `{stream}` at most once"},
+        ),
+    ] = "analytics"
+    timeout_ms: Annotated[int, Meta(ge=10, le=600_000, description="Deadline of each call, in ms.")] = 5_000
+
+    __repr__ = _masked_repr
+
+    def __post_init__(self) -> None:
+        _require(
+            _KEY_PREFIX.fullmatch(self.key_prefix) is not None and self.key_prefix.count(STREAM_PLACE) <= 1,
+            "key_prefix",
+            f"{self.key_prefix!r} may have 1 to 128 of A-Z a-z 0-9 . _ : - and {STREAM_PLACE} once",
+        )
+        try:
+            parts = urlsplit(self.url)
+            host, _port = parts.hostname, parts.port
+        except ValueError as error:
+            raise ValueError(f"url {masked_url(self.url)!r} is no address: {error}") from None
+        _require(
+            bool(host) if parts.scheme in ("redis", "rediss") else parts.scheme == "unix" and parts.path != "",
+            "url",
+            f"{masked_url(self.url)!r} is not redis://host:port/db, rediss://host:port/db or unix:///path",
+        )
+        _require(
+            parts.scheme != "redis" or is_loopback(host or "") or self.allow_plaintext,
+            "url",
+            f"leads to {host}, which is not loopback, without TLS: use rediss://, or say redis.allow_plaintext = true",
+        )
+
+    @property
+    def many_streams(self) -> bool:
+        """Whether keys carry the name of their stream, so that there may be many."""
+        return STREAM_PLACE in self.key_prefix
+
+
+class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The process that folds. Raises ValueError, naming the field."""
+
+    stream: Annotated[
+        str,
+        Meta(
+            description="The only stream, unless `redis.key_prefix` has `{stream}` in it.",
+            extra={"wants": "1 to 64 of A-Z a-z 0-9 . _ -"},
+        ),
+    ] = DEFAULT_STREAM
+    batch_games_max: Annotated[int, Meta(ge=1, le=100_000, description="Games folded in one step, at most.")] = 5_000
+    linger_ms: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=60_000,
+            description="How long a step may wait for a fuller batch, in ms: fewer commits, later answers.",
+        ),
+    ] = 0
+    streams_held_max: Annotated[
+        int, Meta(ge=1, le=10_000_000, description="Streams whose state is held in memory; others load when needed.")
+    ] = 10_000
+    shutdown_timeout_s: Annotated[
+        float, Meta(ge=0.1, le=600, description="Time that an orderly end may take, in s.")
+    ] = 8.0
+    host: Annotated[
+        str, Meta(min_length=1, max_length=255, description="Where the engine serves metrics and probes.")
+    ] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65_535, description="The port for metrics and probes; 0: any free one.")] = 9464
+
+    def __post_init__(self) -> None:
+        _require(is_stream_name(self.stream), "stream", "is no stream name: 1 to 64 of A-Z a-z 0-9 . _ -")
+
+
+class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The process that answers. Raises ValueError, naming the field."""
+
+    host: Annotated[str, Meta(min_length=1, max_length=255, description="Where the API listens.")] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65_535, description="Its port; 0: any free one.")] = 8000
+    workers: Annotated[int, Meta(ge=1, le=64, description="Processes that answer side by side.")] = 1
+    token: Annotated[
+        str,
+        Meta(
+            description="What clients send as bearer token; empty: none is asked for.",
+            extra=_SECRET | {"wants": f"{_TOKEN_CHARACTERS_MIN} characters or more"},
+        ),
+    ] = ""
+    allow_anonymous: Annotated[bool, Meta(description="Allow a host that is not loopback without a token.")] = False
+    cors_origins: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Origins whose pages may ask, as `https://host`; `*`: all.",
+            extra={"wants": "a list of https://host"},
+        ),
+    ] = ()
+    allowed_hosts: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Names that requests may use for this host; none named: all.",
+            extra={"wants": "a list of host names"},
+        ),
+    ] = ()
+    rate_limit_per_minute: Annotated[
+        int, Meta(ge=0, le=10_000_000, description="Requests of one client per minute; 0: no limit.")
+    ] = 0
+    source_occurrences: Annotated[
+        AnswerSource,
+        Meta(description="Where occurrences come from; `shadow`: computed, and compared with precomputed."),
+    ] = "precomputed"
+    source_intervals: Annotated[AnswerSource, Meta(description="The same for intervals.")] = "precomputed"
+    source_series: Annotated[AnswerSource, Meta(description="The same for series.")] = "precomputed"
+    source_last_games: Annotated[AnswerSource, Meta(description="The same for last games.")] = "precomputed"
+    cache_ttl_s: Annotated[
+        int, Meta(ge=0, le=86_400, description="How long a computed answer is kept in Redis, in s; 0: not at all.")
+    ] = 60
+
+    __repr__ = _masked_repr
+
+    def __post_init__(self) -> None:
+        _require(
+            not self.token or len(self.token) >= _TOKEN_CHARACTERS_MIN,
+            "token",
+            f"is shorter than {_TOKEN_CHARACTERS_MIN} characters",
+        )
+        _require(
+            bool(self.token) or self.allow_anonymous or is_loopback(self.host),
+            "host",
+            f"{self.host} is not loopback, and there is no token: set api.token, or say api.allow_anonymous = true",
+        )
+        for origin in self.cors_origins:
+            _require(origin == "*" or _is_origin(origin), "cors_origins", f"has {origin!r}, which is not https://host")
+
+
+class FairnessSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How crash points are checked against their hashes."""
+
+    salt: Annotated[
+        str,
+        Meta(
+            pattern=r"^[\x21-\x7e]{1,1024}\Z",
+            description="The salt that the table has published.",
+            extra={"wants": "1 to 1024 ASCII characters without blanks"},
+        ),
+    ] = DEFAULT_SALT
+    variant: Annotated[
+        Variant, Meta(description="The formula: `exact`, or rounded as the site's own verifier does.")
+    ] = DEFAULT_VARIANT
+    check: Annotated[
+        Literal["off", "count", "reject"],
+        Meta(description="A game that does not fit its hash is ignored, counted, or a dead letter."),
+    ] = "count"
+
+
+class LogSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What is written to standard error, and how."""
+
+    level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="The least that is written.")] = (
+        "info"
+    )
+    format: Annotated[
+        Literal["auto", "console", "json"], Meta(description="`auto`: console on a terminal, else JSON lines.")
+    ] = "auto"
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """All of them."""
+
+    kafka: KafkaSettings = msgspec.field(default_factory=KafkaSettings)
+    redis: RedisSettings = msgspec.field(default_factory=RedisSettings)
+    projections: ProjectionSettings = msgspec.field(default_factory=ProjectionSettings)
+    engine: EngineSettings = msgspec.field(default_factory=EngineSettings)
+    api: ApiSettings = msgspec.field(default_factory=ApiSettings)
+    fairness: FairnessSettings = msgspec.field(default_factory=FairnessSettings)
+    log: LogSettings = msgspec.field(default_factory=LogSettings)
+
+
+def _is_topic(name: str) -> bool:
+    return _TOPIC.fullmatch(name) is not None and name not in (".", "..")
+
+
+def _is_origin(origin: str) -> bool:
+    return re.fullmatch(r"https?://[A-Za-z0-9.\-\[\]:]+", origin) is not None
+
+
+def _require(holds: bool, field: str, fault: str) -> None:
+    if not holds:
+        raise ValueError(f"{field} {fault}")
