@@ -4,8 +4,9 @@ Every predicate is a half-open range of hundredths: `min:v` is [100 v, ∞), `ma
 [100 n, 100 n + 100). Thresholds between two hundredths round towards the games they mean.
 """
 
-import math
+import re
 from decimal import Decimal
+from functools import cached_property
 from typing import Final, Literal, Self, get_args
 
 import msgspec
@@ -17,8 +18,10 @@ Kind = Literal["min", "max", "floor"]
 THRESHOLD_MIN: Final = Decimal(1)
 THRESHOLD_MAX: Final = Decimal(HUNDREDTHS_MAX) / 100
 
+_JSON_NUMBER: Final = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?", re.ASCII)
 
-class Predicate(msgspec.Struct, frozen=True):
+
+class Predicate(msgspec.Struct, frozen=True, dict=True):
     """A condition on the crash point: `min` x ≥ value, `max` x ≤ value, `floor` ⌊x⌋ = value."""
 
     kind: Kind
@@ -26,14 +29,14 @@ class Predicate(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, kind: Kind, value: Decimal | float | str) -> Self:
-        """A predicate at `value`, a number from 1 to 10^9 (whole for `floor`); a float means its shortest decimal.
+        """A predicate at `value`, a number from 1 to 10^9 (whole for `floor`); a float means its shortest decimal,
+        a string is a number as JSON writes it.
 
         Raises ValueError, saying what is wrong, for anything else.
         """
-        try:
-            exact = Decimal(repr(value) if isinstance(value, float) else value)
-        except ArithmeticError:
-            raise ValueError(f"{kind}:{value} is not a number") from None
+        if isinstance(value, str) and not _JSON_NUMBER.fullmatch(value):
+            raise ValueError(f"{kind}:{value} is not a number")
+        exact = Decimal(repr(value) if isinstance(value, float) else value)
         if not exact.is_finite() or not THRESHOLD_MIN <= exact <= THRESHOLD_MAX:
             raise ValueError(f"{kind}:{value} is outside {THRESHOLD_MIN} to {THRESHOLD_MAX:f}")
         if kind == "floor" and exact != exact.to_integral_value():
@@ -49,21 +52,21 @@ class Predicate(msgspec.Struct, frozen=True):
                 return cls.of(known, value)
         raise ValueError(f"{text!r} is no predicate: min:<v>, max:<v> or floor:<n>")
 
-    @property
+    @cached_property
     def low(self) -> int:
         """The least hundredths that match."""
-        return 0 if self.kind == "max" else math.ceil(self.value * 100)
+        return 0 if self.kind == "max" else -_floor_hundredths(self.value.copy_negate())
 
-    @property
+    @cached_property
     def high(self) -> int | None:
         """The least hundredths above all that match; None when there is no end."""
         match self.kind:
             case "min":
                 return None
             case "max":
-                return math.floor(self.value * 100) + 1
+                return _floor_hundredths(self.value) + 1
             case "floor":
-                return math.floor(self.value * 100) + 100
+                return _floor_hundredths(self.value) + 100
 
     def matches(self, hundredths: int) -> bool:
         """Whether a game of that crash point matches."""
@@ -74,5 +77,13 @@ class Predicate(msgspec.Struct, frozen=True):
 
 
 def _shortest(value: Decimal) -> Decimal:
-    """The same number without trailing zeros or exponent, so that equal predicates are equal."""
-    return value.quantize(Decimal(1)) if value == value.to_integral_value() else value.normalize()
+    """The same number without trailing zeros or exponent, so that equal predicates print alike."""
+    whole, _, fraction = f"{value:f}".partition(".")
+    fraction = fraction.rstrip("0")
+    return Decimal(f"{whole}.{fraction}" if fraction else whole)
+
+
+def _floor_hundredths(value: Decimal) -> int:
+    """⌊100 · value⌋, exact however many digits there are: Decimal's own product is rounded to 28."""
+    numerator, denominator = value.as_integer_ratio()
+    return 100 * numerator // denominator
