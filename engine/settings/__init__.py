@@ -4,7 +4,7 @@ May import schemas, projections and `engine.errors`. The one thing that is alway
 passed every rule, and a value that did not is named together with its source and with what would do.
 """
 
-from engine.settings.addresses import MASK, host_of, is_loopback, masked_url
+from engine.settings.addresses import MASK, host_of, is_loopback, masked_text, masked_url
 from engine.settings.catalogue import CONFIG_VARIABLE, DEFAULT_FILE, Setting, markdown, printed, settings_by_name
 from engine.settings.layers import Loaded, Row, describe, load
 from engine.settings.tree import (
@@ -38,6 +38,7 @@ __all__ = [
     "is_loopback",
     "load",
     "markdown",
+    "masked_text",
     "masked_url",
     "printed",
     "settings_by_name",

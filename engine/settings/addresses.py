@@ -9,10 +9,21 @@ MASK: Final = "***"
 """What is shown in the place of a secret."""
 
 
+_PASSWORD_IN_TEXT: Final = re.compile(r"\b([a-z][a-z0-9+.-]{0,30}://[^\s:@/]*):\S*@", re.IGNORECASE)
+_PASSWORD_IN_URL: Final = re.compile(r"^([a-z][a-z0-9+.-]*://[^:@/]*):.*@", re.IGNORECASE | re.DOTALL)
+_PASSWORD_IN_QUERY: Final = re.compile(r"([?&][^=&\s]*password=)[^&#\s]*", re.IGNORECASE)
+
+
 def masked_url(url: str) -> str:
     """The address without the password that stands before its host or in its query."""
-    url = re.sub(r"^([a-z][a-z0-9+.-]*://[^:@/]*):.*@", rf"\1:{MASK}@", url, flags=re.IGNORECASE)
-    return re.sub(r"([?&][^=&]*password=)[^&#]*", rf"\1{MASK}", url, flags=re.IGNORECASE)
+    return _PASSWORD_IN_QUERY.sub(rf"\1{MASK}", _PASSWORD_IN_URL.sub(rf"\1:{MASK}@", url))
+
+
+def masked_text(text: str) -> str:
+    """A text without the passwords of the addresses in it."""
+    if "://" not in text:
+        return text
+    return _PASSWORD_IN_QUERY.sub(rf"\1{MASK}", _PASSWORD_IN_TEXT.sub(rf"\1:{MASK}@", text))
 
 
 def host_of(server: str) -> str | None:
