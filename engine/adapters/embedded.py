@@ -12,7 +12,7 @@ import socket
 import stat
 import subprocess
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -129,9 +129,14 @@ def valkey_binary() -> Path:
         raise CrashfoldError(f"{error} Run a Redis of your own and set redis.url.") from error
 
 
-def redis_command(binary: str | Path, port: int, directory: Path) -> list[str]:
-    """The command line of a Redis or Valkey that keeps nothing on disk and logs to standard output."""
-    options = {
+def redis_command(
+    binary: str | Path, port: int, directory: Path, options: Mapping[str, str] | None = None
+) -> list[str]:
+    """The command line of a Redis or Valkey that keeps nothing on disk and logs to standard output.
+
+    `options` are names and values of its configuration file; they win over those given here.
+    """
+    words = {
         "port": str(port),
         "bind": "127.0.0.1",
         "dir": str(directory),
@@ -139,8 +144,9 @@ def redis_command(binary: str | Path, port: int, directory: Path) -> list[str]:
         "appendonly": "no",
         "daemonize": "no",
         "logfile": "",
+        **(options or {}),
     }
-    return [str(binary), *(word for name, value in options.items() for word in (f"--{name}", value))]
+    return [str(binary), *(word for name, value in words.items() for word in (f"--{name}", value))]
 
 
 def tansu_command(port: int, directory: Path, cluster_id: str) -> list[str]:

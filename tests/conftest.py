@@ -1,0 +1,118 @@
+"""Fixtures: real servers, one of each kind a session, and more of them for tests that break theirs.
+
+- `redis_url`, `valkey_url`: an empty database. `each_redis_url` runs the test on both.
+- `redis_server`, `valkey`: the `RedisServer` behind it, which other tests use too.
+- `kafka`, `tansu`: a `KafkaCluster` of one broker, a `TansuBroker`, which other tests use too. `each_kafka` runs the test
+  on both, and gives `bootstrap_servers`.
+- `unique`: `unique("games")` makes a name that nobody else has, for topics, groups and key prefixes.
+- `new_redis`, `new_valkey`, `new_tansu`, `new_kafka`: a function that starts one for this test alone, to kill, pause and
+  start again.
+
+A test whose server cannot be had is skipped, and says what is missing; with `CI=true` it fails.
+"""
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
+from typing import TypeVar
+
+import pytest
+
+from tests import servers
+from tests.servers import KafkaCluster, RedisServer, TansuBroker
+
+T = TypeVar("T")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test that runs on Apache Kafka, so that `-m "not kafka"` leaves it out."""
+    for item in items:
+        if {"kafka", "new_kafka"} & set(getattr(item, "fixturenames", ())) or "apache-kafka" in item.name:
+            item.add_marker(pytest.mark.kafka)
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    with ExitStack() as stack:
+        yield _enter(stack, servers.redis_server())
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[RedisServer]:
+    with ExitStack() as stack:
+        yield _enter(stack, servers.valkey_server())
+
+
+@pytest.fixture(scope="session")
+def tansu() -> Iterator[TansuBroker]:
+    with ExitStack() as stack:
+        yield _enter(stack, servers.tansu_broker())
+
+
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[KafkaCluster]:
+    with ExitStack() as stack:
+        yield _enter(stack, servers.kafka_cluster())
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    redis_server.flush()
+    return redis_server.url
+
+
+@pytest.fixture
+def valkey_url(valkey: RedisServer) -> str:
+    valkey.flush()
+    return valkey.url
+
+
+@pytest.fixture(params=["redis", "valkey"])
+def each_redis_url(request: pytest.FixtureRequest) -> str:
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.fixture(params=["tansu", "apache-kafka"])
+def each_kafka(request: pytest.FixtureRequest) -> str:
+    broker: TansuBroker | KafkaCluster = request.getfixturevalue(request.param.removeprefix("apache-"))
+    return broker.bootstrap_servers
+
+
+@pytest.fixture
+def unique() -> Callable[[str], str]:
+    return lambda name: f"{name}-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def new_redis() -> Iterator[Callable[..., RedisServer]]:
+    with ExitStack() as stack:
+        yield lambda *args, **kwargs: _enter(stack, servers.redis_server(*args, **kwargs))
+
+
+@pytest.fixture
+def new_valkey() -> Iterator[Callable[..., RedisServer]]:
+    with ExitStack() as stack:
+        yield lambda *args, **kwargs: _enter(stack, servers.valkey_server(*args, **kwargs))
+
+
+@pytest.fixture
+def new_tansu() -> Iterator[Callable[..., TansuBroker]]:
+    with ExitStack() as stack:
+        yield lambda: _enter(stack, servers.tansu_broker())
+
+
+@pytest.fixture
+def new_kafka() -> Iterator[Callable[..., KafkaCluster]]:
+    with ExitStack() as stack:
+        yield lambda **kwargs: _enter(stack, servers.kafka_cluster(**kwargs))
+
+
+def _enter(stack: ExitStack, server: AbstractContextManager[T]) -> T:
+    try:
+        return stack.enter_context(server)
+    except servers.Missing as missing:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(missing), pytrace=False)
+        pytest.skip(str(missing))
