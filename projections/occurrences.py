@@ -50,7 +50,7 @@ class Occurrences:
         if moment.totals.games == 0:
             return {}
         counted = self._counted(moment)
-        values: dict[str, Value] = {keys.SAMPLES: counted.samples}
+        values: dict[str, Value] = {keys.SAMPLES: counted.samples} if counted.samples else {}
         for name, counts in zip(self._names, counted.counts.tolist(), strict=True):
             fields = zip(self._fields, counts, strict=True)
             values[name] = counted.common | {field: b"%d" % count for field, count in fields}

@@ -1,0 +1,19 @@
+"""How thorough hypothesis is: `short` by default; `HYPOTHESIS_PROFILE=long pytest tests/property` takes its time."""
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("short", deadline=None, print_blob=True)
+settings.register_profile(
+    "long",
+    deadline=None,
+    print_blob=True,
+    max_examples=5_000,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+
+
+def load() -> None:
+    """Take the profile that the environment names. A deadline per example would fail on a busy machine only."""
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))

@@ -1,0 +1,197 @@
+"""Whatever arrives, in whatever batches, with whatever restarts between: the state is what `plain` says it is."""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import msgspec
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from projections import Plan, ProjectionSettings, StreamState, plain, plan
+from projections.delta import SortedSet, Value, apply, create
+from projections.sift import Rejected
+from schemas import keys
+from schemas.game import Game
+from tests.games import SMALL, arrivals, ordered_games, small_settings
+
+SPACINGS = (1, 2, 3, 5, 50)
+"""So small that snapshots, the base and the blocks move with every few games."""
+
+
+class Step(NamedTuple):
+    """A batch arrives, then perhaps a commit, then perhaps a restart."""
+
+    games: list[Game]
+    commits: bool
+    restarts: Literal["no", "from the store", "from a dump"]
+
+
+class Story(NamedTuple):
+    settings: ProjectionSettings
+    spacing: int
+    steps: list[Step]
+
+
+@st.composite
+def stories(draw: st.DrawFn, settings: st.SearchStrategy[ProjectionSettings]) -> Story:
+    games = draw(arrivals())
+    steps: list[Step] = []
+    sizes = st.integers(0, 12) | st.integers(12, 120)
+    restarts: st.SearchStrategy[Literal["no", "from the store", "from a dump"]]
+    restarts = st.sampled_from(("no", "no", "from the store", "from a dump"))
+    while games:
+        size = draw(sizes)
+        steps.append(Step(games[:size], draw(st.booleans()), draw(restarts)))
+        games = games[size:]
+    return Story(draw(settings), draw(st.sampled_from(SPACINGS)), steps)
+
+
+class Store:
+    """What Redis would hold: the read model and the checkpoint, made by nothing but deltas."""
+
+    def __init__(self) -> None:
+        self.model: dict[str, Value] = {}
+
+    def commit(self, state: StreamState, before: StreamState, kept: int) -> None:
+        self.model = apply(self.model, state.delta(before, kept))
+
+    @property
+    def read_model(self) -> dict[str, Value]:
+        return {name: value for name, value in self.model.items() if name != keys.CHECKPOINT}
+
+    def load(self, plan: Plan) -> StreamState:
+        stored = self.model.get(keys.CHECKPOINT)
+        window = self.model.get(keys.GAMES, SortedSet({}))
+        if stored is None:
+            return StreamState.empty(plan)
+        assert isinstance(stored, dict)
+        assert isinstance(window, SortedSet)
+        return StreamState.load(
+            plan, stored, [msgspec.json.decode(game, type=Game) for game in window.members.values()]
+        )
+
+
+def _tell(story: Story) -> None:
+    plan_ = plan(story.settings, story.spacing)
+    oracle, store = plain.Arrivals(story.settings), Store()
+    state = committed = StreamState.empty(plan_)
+    kept, uncommitted = 0, list[Game]()
+    for step in story.steps:
+        known, duplicates = len(oracle.accepted), oracle.duplicates
+        verdicts = [oracle.arrive(game) for game in step.games]
+        expected = plain.read_model(story.settings, oracle.accepted)
+
+        folded = state.fold(step.games)
+        assert list(folded.rejected) == [Rejected(i, reason) for i, reason in enumerate(verdicts) if reason]
+        assert folded.duplicates == oracle.duplicates - duplicates
+        assert folded.accepted == len(oracle.accepted) - known
+        assert 0 <= folded.late_accepted <= folded.accepted
+        assert (folded.kept == state.totals.games) == (folded.late_accepted == 0)
+        state, kept = folded.state, min(kept, folded.kept)
+        uncommitted += step.games
+        assert state.keys() == expected
+
+        if step.commits:
+            store.commit(state, committed, kept)
+            committed, kept, uncommitted = state, state.totals.games, []
+            assert store.read_model == expected
+        match step.restarts:
+            case "from the store":  # what was not committed is read and folded again
+                state = committed = store.load(plan_)
+                refolded = state.fold(uncommitted)
+                state, kept = refolded.state, refolded.kept
+            case "from a dump":
+                state = StreamState.loads(plan_, state.dump())
+        assert state.keys() == expected
+    store.commit(state, committed, kept)
+    assert store.read_model == state.keys()
+    assert store.load(plan_).keys() == state.keys()
+
+
+@given(stories(st.just(SMALL)))
+def test_batches_commits_and_restarts_do_not_show(story: Story) -> None:
+    _tell(story)
+
+
+@given(stories(small_settings()))
+def test_batches_commits_and_restarts_do_not_show_whatever_the_settings(story: Story) -> None:
+    _tell(story)
+
+
+@given(ordered_games(games_max=30), st.randoms(use_true_random=False), st.sampled_from(SPACINGS))
+def test_within_the_window_the_order_of_arrival_does_not_show(games: list[Game], chance: object, spacing: int) -> None:
+    settings = msgspec.structs.replace(SMALL, window_games=30)
+    shuffled = games.copy()
+    chance.shuffle(shuffled)  # type: ignore[attr-defined]
+    assert _fold(settings, spacing, shuffled).keys() == _fold(settings, spacing, games).keys()
+
+
+@given(arrivals(), small_settings())
+def test_games_that_came_before_change_nothing_when_they_come_again(
+    games: list[Game], settings: ProjectionSettings
+) -> None:
+    assume(games)
+    state = _fold(settings, 3, games)
+    folded = state.fold(games)
+    assert folded.accepted == 0
+    assert folded.duplicates + len(folded.rejected) == len(games)
+    assert folded.state.keys() == state.keys()
+    assert folded.state.delta(state, folded.kept) == {}
+
+
+@given(arrivals(), small_settings(), st.sampled_from(SPACINGS))
+def test_a_state_made_in_one_write_is_the_one_made_by_deltas(
+    games: list[Game], settings: ProjectionSettings, spacing: int
+) -> None:
+    state = _fold(settings, spacing, games)
+    stored = apply({}, state.create())
+    checkpoint = stored.pop(keys.CHECKPOINT)
+    assert stored == state.keys() == apply({}, create(state.keys()))
+    assert checkpoint == state.stored()
+
+
+@given(arrivals(), small_settings(), st.sampled_from(SPACINGS))
+def test_a_restart_stores_what_was_stored(games: list[Game], settings: ProjectionSettings, spacing: int) -> None:
+    state = _fold(settings, spacing, games)
+    loaded = StreamState.loads(state.plan, state.dump())
+    assert loaded.stored() == state.stored()
+    assert loaded.dump() == state.dump()
+
+
+@given(arrivals())
+def test_a_state_that_was_folded_on_is_still_what_it_was(games: list[Game]) -> None:
+    """Columns share memory between states: the older one must not see what the newer one wrote."""
+    plan_ = plan(SMALL, 3)
+    state = StreamState.empty(plan_)
+    states = [(state, state.keys(), state.dump())]
+    for start in range(0, len(games), 7):
+        state = state.fold(games[start : start + 7]).state
+        states.append((state, state.keys(), state.dump()))
+        for other in games[:: -max(1, len(games) // 3)]:  # another future of the same state
+            state.fold([msgspec.structs.replace(other, game_id=other.game_id + 1_000)])
+    for state, model, dump in states:
+        assert state.keys() == model
+        assert state.dump() == dump
+
+
+@pytest.mark.parametrize("damage", ["window", "base", "block"])
+def test_a_state_whose_parts_do_not_fit_is_refused(damage: str) -> None:
+    plan_ = plan(SMALL, 50)
+    games = [Game(game_id=i, crash_point=1.5, end_time=i) for i in range(1, 41)]
+    state = StreamState.empty(plan_).fold(games).state
+    stored, window = state.stored(), games[-10:]
+    assert StreamState.load(plan_, stored, window).keys() == state.keys()
+    if damage == "window":
+        window = games[:10]
+    elif damage == "base":
+        stored = {**stored, "base": b"\x93"}
+    else:
+        block = next(name for name in stored if name != "base")
+        stored = {**stored, block: stored[block][:-1]}
+    with pytest.raises(ValueError):  # noqa: PT011  # numpy and msgspec word it as they like
+        StreamState.load(plan_, stored, window)
+
+
+def _fold(settings: ProjectionSettings, spacing: int, games: Sequence[Game]) -> StreamState:
+    return StreamState.empty(plan(settings, spacing)).fold(games).state
