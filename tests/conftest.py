@@ -2,11 +2,11 @@
 
 - `redis_url`, `valkey_url`: an empty database. `each_redis_url` runs the test on both.
 - `redis_server`, `valkey`: the `RedisServer` behind it, which other tests use too.
-- `kafka`, `tansu`: a `KafkaCluster` of one broker, a `TansuBroker`, which other tests use too. `each_kafka` runs the test
-  on both, and gives `bootstrap_servers`.
+- `kafka`, `tansu`: a `KafkaCluster` of one broker, a `TansuBroker`, which other tests use too. `each_kafka` runs the
+  test on both, and gives `bootstrap_servers`.
 - `unique`: `unique("games")` makes a name that nobody else has, for topics, groups and key prefixes.
-- `new_redis`, `new_valkey`, `new_tansu`, `new_kafka`: a function that starts one for this test alone, to kill, pause and
-  start again.
+- `new_redis`, `new_valkey`, `new_tansu`, `new_kafka`: a function that starts one for this test alone, to kill, pause
+  and start again.
 
 A test whose server cannot be had is skipped, and says what is missing; with `CI=true` it fails.
 """
@@ -35,25 +35,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
     with ExitStack() as stack:
-        yield _enter(stack, servers.redis_server())
+        yield enter(stack, servers.redis_server())
 
 
 @pytest.fixture(scope="session")
 def valkey() -> Iterator[RedisServer]:
     with ExitStack() as stack:
-        yield _enter(stack, servers.valkey_server())
+        yield enter(stack, servers.valkey_server())
 
 
 @pytest.fixture(scope="session")
 def tansu() -> Iterator[TansuBroker]:
     with ExitStack() as stack:
-        yield _enter(stack, servers.tansu_broker())
+        yield enter(stack, servers.tansu_broker())
 
 
 @pytest.fixture(scope="session")
 def kafka() -> Iterator[KafkaCluster]:
     with ExitStack() as stack:
-        yield _enter(stack, servers.kafka_cluster())
+        yield enter(stack, servers.kafka_cluster())
 
 
 @pytest.fixture
@@ -88,28 +88,29 @@ def unique() -> Callable[[str], str]:
 @pytest.fixture
 def new_redis() -> Iterator[Callable[..., RedisServer]]:
     with ExitStack() as stack:
-        yield lambda *args, **kwargs: _enter(stack, servers.redis_server(*args, **kwargs))
+        yield lambda *args, **kwargs: enter(stack, servers.redis_server(*args, **kwargs))
 
 
 @pytest.fixture
 def new_valkey() -> Iterator[Callable[..., RedisServer]]:
     with ExitStack() as stack:
-        yield lambda *args, **kwargs: _enter(stack, servers.valkey_server(*args, **kwargs))
+        yield lambda *args, **kwargs: enter(stack, servers.valkey_server(*args, **kwargs))
 
 
 @pytest.fixture
 def new_tansu() -> Iterator[Callable[..., TansuBroker]]:
     with ExitStack() as stack:
-        yield lambda: _enter(stack, servers.tansu_broker())
+        yield lambda: enter(stack, servers.tansu_broker())
 
 
 @pytest.fixture
 def new_kafka() -> Iterator[Callable[..., KafkaCluster]]:
     with ExitStack() as stack:
-        yield lambda **kwargs: _enter(stack, servers.kafka_cluster(**kwargs))
+        yield lambda **kwargs: enter(stack, servers.kafka_cluster(**kwargs))
 
 
-def _enter(stack: ExitStack, server: AbstractContextManager[T]) -> T:
+def enter(stack: ExitStack, server: AbstractContextManager[T]) -> T:
+    """Start the server, or skip the test, or fail it in CI."""
     try:
         return stack.enter_context(server)
     except servers.Missing as missing:

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import anyio
@@ -13,6 +14,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from engine.adapters.embedded import answering_cluster, create_topic, embedded_kafka, embedded_redis, valkey_binary
 from tests import servers
+from tests.conftest import enter
 from tests.servers import KafkaCluster, RedisServer, TansuBroker
 
 
@@ -89,6 +91,18 @@ def test_a_server_whose_port_is_taken_starts_on_another(valkey: RedisServer, tmp
         assert server.pid != valkey.pid
     finally:
         server.kill()
+
+
+@pytest.mark.parametrize("server", [servers.redis_server, servers.kafka_cluster])
+def test_a_missing_server_skips_its_test_but_fails_it_in_ci(
+    server: Callable[[], AbstractContextManager[object]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    for ci, outcome in (("false", pytest.skip.Exception), ("true", pytest.fail.Exception)):
+        monkeypatch.setenv("CI", ci)
+        with ExitStack() as stack, pytest.raises(outcome, match="apt-get install"):
+            enter(stack, server())
 
 
 async def test_a_topic_is_created_once_with_its_partitions(each_kafka: str, unique: Callable[[str], str]) -> None:

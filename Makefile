@@ -1,0 +1,48 @@
+# Every target sets up what it needs. Nothing outside this directory is written but packages and their caches.
+
+# What is passed on to the command behind demo, bench and the tests: make demo ARGS="--help"
+ARGS =
+
+READY = .venv/.ready
+
+.PHONY: help setup check test test-quick bench demo clean
+
+help:
+	@echo 'make setup       .venv from uv.lock; again only when that or pyproject.toml changed'
+	@echo 'make demo        the whole of it on embedded servers, at http://127.0.0.1:8000'
+	@echo 'make check       lint, format, types, import rules'
+	@echo 'make test        all tests, with Redis and Apache Kafka; installs them when run as root'
+	@echo 'make test-quick  the tests that need neither Java nor an installed server'
+	@echo 'make bench       the benchmarks'
+	@echo 'make clean       remove everything that the other targets made'
+	@echo 'ARGS="…" is passed on: make test-quick ARGS="tests/unit -k series"'
+
+setup: $(READY)
+
+$(READY): uv.lock pyproject.toml tools/setup tools/uv.txt
+	@tools/setup
+	@touch $@
+
+check: $(READY)
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/lint-imports
+	.venv/bin/mypy
+
+test: $(READY)
+	@tools/install-servers
+	@.venv/bin/python -m tests.servers
+	.venv/bin/pytest $(ARGS)
+
+test-quick: $(READY)
+	.venv/bin/pytest -m 'not kafka' $(ARGS)
+
+bench: $(READY)
+	.venv/bin/crashfold bench $(ARGS)
+
+demo: $(READY)
+	@.venv/bin/crashfold demo $(ARGS)
+
+clean:
+	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
