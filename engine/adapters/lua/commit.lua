@@ -1,0 +1,186 @@
+-- One commit of one stream: if its checkpoint stands where the commit expects it, every write of a delta, the
+-- checkpoint, the version and the update; else nothing.
+--
+-- KEYS  1  checkpoint (hash)
+--       2  version (string)
+--       3… the key of each write, in the order of the writes; each key once
+-- ARGV  1  expected generation, '' for: there is no checkpoint
+--       2  expected next_offset, '' likewise
+--       3  new generation
+--       4  new next_offset
+--       5  writer
+--       6  channel of updates
+--       7  what follows the version in the update's JSON; '' for a part of a bigger commit, which is no version of its own
+--       8  msgpack: { checkpoint fields to set, fields to delete, writes }, fields as { name, value, name, value … }, a write
+--          as one of
+--            { 'string', value }
+--            { 'hash', fields to set, fields to delete }
+--            { 'list', how many of the newest to drop, elements to push from oldest to newest, how many to keep }
+--            { 'zset', { score, member, score, member … }, the least score to keep or '0' }
+--            { 'remove' }
+-- returns { 'applied', version } or { 'duplicate', version }: the commit had been made, its reply was lost
+--      or { 'conflict', generation, next_offset } as stored, both '' when there is no checkpoint
+--      or { 'unfit', key, what is wrong with it }
+--
+-- Lua has no rollback, so all that can fail is checked before the first write; and the first write is one that Redis
+-- refuses when it is out of memory, read-only or without replicas, before anything has changed. Offsets are compared as
+-- strings, since a Lua number is a double.
+
+local call, pcall = redis.call, redis.pcall
+
+local UNPACK_MAX = 4000
+local LSET_MAX = 8
+local SIZE = { string = 'STRLEN', hash = 'HLEN', list = 'LLEN', zset = 'ZCARD' }
+
+-- command key values…, in as few calls as the stack allows.
+local function in_chunks(command, key, values)
+  local count = #values
+  if count == 0 then
+    return
+  elseif count <= UNPACK_MAX then
+    call(command, key, unpack(values))
+  else
+    for first = 1, count, UNPACK_MAX do
+      call(command, key, unpack(values, first, math.min(first + UNPACK_MAX - 1, count)))
+    end
+  end
+end
+
+local write = {}
+
+function write.string(key, value)
+  call('SET', key, value)
+end
+
+function write.hash(key, fields, gone)
+  in_chunks('HSET', key, fields)
+  in_chunks('HDEL', key, gone)
+end
+
+function write.list(key, drop, push, keep, size)
+  local pushed = #push
+  if drop > size then
+    drop = size
+  end
+  if drop == pushed and pushed <= LSET_MAX then -- mostly the open series, in its own place
+    for index = 1, pushed do
+      call('LSET', key, pushed - index, push[index])
+    end
+  else
+    if drop > 0 then
+      call('LTRIM', key, drop, -1)
+    end
+    in_chunks('LPUSH', key, push)
+  end
+  if size - drop + pushed > keep then
+    if keep > 0 then
+      call('LTRIM', key, 0, keep - 1)
+    else
+      call('UNLINK', key)
+    end
+  end
+end
+
+function write.zset(key, members, keep_from, _, size)
+  if size > 0 and #members > 0 then
+    local newest = tonumber(call('ZREVRANGE', key, 0, 0, 'WITHSCORES')[2])
+    for index = 1, #members, 2 do -- a score has one member: the one that stood there goes
+      if tonumber(members[index]) <= newest then
+        call('ZREMRANGEBYSCORE', key, members[index], members[index])
+      end
+    end
+  end
+  in_chunks('ZADD', key, members)
+  if keep_from ~= '0' then
+    call('ZREMRANGEBYSCORE', key, '-inf', '(' .. keep_from)
+  end
+end
+
+function write.remove(key)
+  call('UNLINK', key)
+end
+
+-- The answer to a read that failed: the key is of another type, or whatever else Redis says.
+local function failed(reply, key, kind)
+  if reply.err:find('WRONGTYPE', 1, true) then
+    return { 'unfit', key, 'is a ' .. call('TYPE', key).ok .. ', not a ' .. kind }
+  end
+  return reply
+end
+
+-- What stands there.
+local stored = pcall('HMGET', KEYS[1], 'generation', 'next_offset', 'writer', 'keys_created')
+if stored.err then
+  return failed(stored, KEYS[1], 'hash')
+end
+local generation, next_offset = stored[1] or '', stored[2] or ''
+local version = pcall('GET', KEYS[2])
+if type(version) == 'table' then
+  return failed(version, KEYS[2], 'string')
+elseif version and not (version:find('^%d+$') and #version <= 15) then
+  return { 'unfit', KEYS[2], 'is no whole number' }
+end
+
+if generation ~= ARGV[1] or next_offset ~= ARGV[2] then
+  if generation == ARGV[3] and next_offset == ARGV[4] and stored[3] == ARGV[5] then
+    return { 'duplicate', version or '0' }
+  end
+  return { 'conflict', generation, next_offset }
+end
+
+-- What could fail.
+local is_first = generation == ''
+if is_first and call('EXISTS', KEYS[1]) == 1 then
+  return { 'unfit', KEYS[1], 'is no checkpoint' }
+end
+if not is_first and not version then
+  return { 'unfit', KEYS[2], 'is missing' }
+end
+local packed = cmsgpack.unpack(ARGV[8])
+local fields, gone, writes = packed[1], packed[2], packed[3]
+local sizes, created = {}, 0
+for index = 1, #writes do
+  local kind = writes[index][1]
+  local size = 0
+  if kind ~= 'remove' then
+    local key = KEYS[index + 2]
+    size = pcall(SIZE[kind], key)
+    if type(size) == 'table' then
+      return failed(size, key, kind)
+    elseif size == 0 then
+      created = created + 1
+    elseif is_first then
+      return { 'unfit', key, 'stands there without a checkpoint' }
+    end
+  end
+  sizes[index] = size
+end
+
+-- What is written.
+if created > 0 or is_first then
+  -- Lets a reader that has listed the keys of the stream know whether there are more of them now.
+  fields[#fields + 1] = 'keys_created'
+  fields[#fields + 1] = string.format('%.0f', tonumber(stored[4] or 0) + created)
+end
+local first = pcall('HSET', KEYS[1], unpack(fields, 1, math.min(#fields, UNPACK_MAX)))
+if type(first) == 'table' then
+  return first
+end
+for index = UNPACK_MAX + 1, #fields, UNPACK_MAX do
+  call('HSET', KEYS[1], unpack(fields, index, math.min(index + UNPACK_MAX - 1, #fields)))
+end
+in_chunks('HDEL', KEYS[1], gone)
+for index = 1, #writes do
+  local item = writes[index]
+  write[item[1]](KEYS[index + 2], item[2], item[3], item[4], sizes[index])
+end
+
+if ARGV[7] == '' then
+  if not version then
+    call('SET', KEYS[2], '0')
+  end
+  return { 'applied', version or '0' }
+end
+version = string.format('%.0f', call('INCR', KEYS[2]))
+pcall('PUBLISH', ARGV[6], '{"version":' .. version .. ARGV[7])
+return { 'applied', version }

@@ -1,0 +1,78 @@
+-- Put the shadow generation of a stream in the place of the live one, at once for every reader.
+--
+-- KEYS  1  live checkpoint       3  shadow checkpoint
+--       2  live version          4  shadow version
+--       5… pairs: a key of the shadow, the live key it becomes; then the live keys that are left over
+-- ARGV  1  how many pairs
+--       2  shadow generation   3  shadow next_offset   4  shadow keys_created   as they were before the keys were listed
+--       5  live generation     6  live keys_created                             likewise, both '' when there was none
+--       7  '1': even if the live state is ahead
+--       8  channel of updates
+-- returns { 'promoted', version }
+--      or { 'behind', generation, next_offset } of the live state, which is ahead
+--      or { 'moved' }: the lists of keys may be out of date, list them again
+--      or { 'unfit', key, what is wrong with it }
+--
+-- Every commit that creates a key raises `keys_created` in the checkpoint. So an engine may go on committing between the
+-- listing and this call: only when it created a key, or another generation came, are the lists out of date. All is
+-- checked before the first write; a missing key would stop RENAME half-way.
+
+local call, pcall = redis.call, redis.pcall
+
+local UNPACK_MAX = 4000
+
+-- Whether decimal string a is greater than b; neither has leading zeros.
+local function is_greater(a, b)
+  if #a ~= #b then
+    return #a > #b
+  end
+  return a > b
+end
+
+local function number(key)
+  local value = call('GET', key) or '0'
+  return value:find('^%d+$') and #value <= 15 and tonumber(value) or nil
+end
+
+local shadow = call('HMGET', KEYS[3], 'generation', 'next_offset', 'keys_created', 'total_games', 'newest')
+local live = call('HMGET', KEYS[1], 'generation', 'next_offset', 'keys_created')
+if shadow[1] ~= ARGV[2] or shadow[2] ~= ARGV[3] or shadow[3] ~= ARGV[4] then
+  return { 'moved' }
+end
+if live[1] and ARGV[7] ~= '1' and is_greater(live[2], shadow[2]) then
+  return { 'behind', live[1], live[2] }
+end
+if (live[1] or '') ~= ARGV[5] or (live[3] or '') ~= ARGV[6] then
+  return { 'moved' }
+end
+local live_version, shadow_version = number(KEYS[2]), number(KEYS[4])
+if not live_version or not shadow_version then
+  return { 'unfit', live_version and KEYS[4] or KEYS[2], 'is no whole number' }
+end
+local pairs_end = 4 + 2 * tonumber(ARGV[1])
+for index = 5, pairs_end, 2 do
+  if call('EXISTS', KEYS[index]) == 0 then
+    return { 'moved' }
+  end
+end
+
+-- The first write shows whether Redis accepts any. UNLINK before RENAME, so that big values are freed elsewhere.
+local first = pcall('UNLINK', KEYS[1])
+if type(first) == 'table' then
+  return first
+end
+for index = pairs_end + 1, #KEYS, UNPACK_MAX do
+  call('UNLINK', unpack(KEYS, index, math.min(index + UNPACK_MAX - 1, #KEYS)))
+end
+for index = 5, pairs_end, 2 do
+  call('UNLINK', KEYS[index + 1])
+  call('RENAME', KEYS[index], KEYS[index + 1])
+end
+call('RENAME', KEYS[3], KEYS[1])
+call('UNLINK', KEYS[4])
+local version = string.format('%.0f', math.max(live_version, shadow_version) + 1)
+call('SET', KEYS[2], version)
+local newest = shadow[5] ~= '' and shadow[5] or 'null'
+local update = '{"version":' .. version .. ',"total_games":' .. shadow[4] .. ',"newest":' .. newest .. '}'
+pcall('PUBLISH', ARGV[8], update)
+return { 'promoted', version }

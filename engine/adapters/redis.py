@@ -1,0 +1,465 @@
+"""The read model and its checkpoints on Redis or Valkey: `RedisStore`, and `RedisShadowStore` for a rebuild.
+
+Imports the client and the packing beside it, the ports' facts and schemas. A stream's state changes by one script call
+and no other way, so what stands in Redis is always of one version. A server that answers `-MOVED` is a cluster, which
+this adapter does not follow yet: the place for it is `RedisClient`, which would choose a node by the stream's slot.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from types import TracebackType
+from typing import Any, Final, Self
+
+import msgspec
+from redis.asyncio.client import Pipeline
+
+from engine.adapters import redis_packing as packing
+from engine.adapters.redis_client import Call, RedisClient, Script, glob_escaped
+from engine.core.facts import (
+    Applied,
+    Behind,
+    Commit,
+    Conflict,
+    Duplicate,
+    Manifest,
+    Outcome,
+    Promoted,
+    Stored,
+)
+from engine.errors import ConfigurationError, CrashfoldError, StateError, StoreRefused, Unavailable
+from projections.delta import SortedSet, Value
+from schemas import keys
+from schemas.keys import STREAM_PLACE, Keys
+
+TIMEOUT_S: Final = 5.0
+CONNECT_TIMEOUT_S: Final = 2.0
+BULK_TIMEOUT_S: Final = 30.0
+"""For a call that reads the whole state of a stream."""
+
+LISTINGS_MAX: Final = 10
+"""How often the keys of a stream are listed anew because a commit created one meanwhile: each does so but once."""
+
+COMMIT: Final = "commit"
+PROMOTE: Final = "promote"
+UNLINK_KEYS: Final = 500
+"""Keys a call removes."""
+
+_READS: Final = {
+    b"string": lambda pipeline, key: pipeline.get(key),
+    b"hash": lambda pipeline, key: pipeline.hgetall(key),
+    b"list": lambda pipeline, key: pipeline.lrange(key, 0, -1),
+    b"zset": lambda pipeline, key: pipeline.zrange(key, 0, -1, withscores=True),
+}
+"""How to read a key of each type whole."""
+
+
+class ServerInfo(msgspec.Struct, frozen=True):
+    """What `doctor` wants to know of the server. `save` is None when the user may not read the configuration."""
+
+    product: str
+    """`redis` or `valkey`."""
+    version: str
+    role: str
+    maxmemory_bytes: int
+    maxmemory_policy: str
+    appendonly: bool
+    save: str | None
+
+
+class _Listing(msgspec.Struct, frozen=True):
+    """The keys of a stream's aggregates by name, and what tells whether there are more by now."""
+
+    generation: str
+    keys_created: str
+    next_offset: str
+    aggregates: frozenset[str]
+    names: tuple[str, ...]
+
+
+class RedisStore:
+    """`StateStore` and `StateReader`. Entering does nothing, leaving closes the connections.
+
+    `url` is `redis://`, `rediss://` (TLS) or `unix://`; `key_prefix` may have `{stream}` in it. Times are seconds.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        key_prefix: str = "analytics",
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
+        timeout_s: float = TIMEOUT_S,
+        bulk_timeout_s: float = BULK_TIMEOUT_S,
+        commit_connections: int = 4,
+        read_connections: int = 16,
+    ) -> None:
+        if url.startswith(("redis+cluster://", "rediss+cluster://")):
+            raise ConfigurationError("redis.url: Redis Cluster is not followed yet, give a single server")
+        self._client = RedisClient(
+            url,
+            connect_timeout_s=connect_timeout_s,
+            timeout_s=timeout_s,
+            bulk_timeout_s=bulk_timeout_s,
+            commit_connections=commit_connections,
+            read_connections=read_connections,
+        )
+        self._key_prefix = key_prefix
+        self._commit_script = Script.named(COMMIT)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._client!r} {self._key_prefix}>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    def shadow(self) -> "RedisShadowStore":
+        """The generation that a rebuild makes beside this one, over the same connections."""
+        return RedisShadowStore(self._client, self._key_prefix)
+
+    async def load(self, stream: str) -> Stored | None:
+        """See `StateStore`. Raises StateError, naming the key, when what is stored cannot be read."""
+        names = self._keys(stream)
+        games = names.key(keys.GAMES)
+
+        def build(pipeline: Pipeline) -> None:
+            pipeline.hgetall(names.checkpoint)
+            pipeline.get(names.version)
+            pipeline.zrange(games, 0, -1)
+
+        replies = await self._client.ask_at_once(build)
+        for key, reply in zip((names.checkpoint, names.version, games), replies, strict=True):
+            if isinstance(reply, CrashfoldError):
+                raise _about(key, reply)
+        fields, version, members = replies
+        return _stored(names, fields, version, members) if fields else None
+
+    async def commit(self, commits: Sequence[Commit]) -> list[Outcome]:
+        """See `StateStore`. Raises StateError when a key is of another type than is written to it; nothing is then."""
+        calls = [self._call(commit, packing.whole(commit)) for commit in commits]
+        replies = await self._client.run(self._commit_script, calls)
+        _raise_worst(replies)
+        return [self._outcome(commit, reply) for commit, reply in zip(commits, replies, strict=True)]
+
+    async def positions(self, streams: Sequence[str]) -> list[int | None]:
+        """See `StateStore`."""
+        places = [self._keys(stream).checkpoint for stream in streams]
+
+        def build(pipeline: Pipeline) -> None:
+            for place in places:
+                pipeline.hget(place, "next_offset")
+
+        if not places:
+            return []
+        replies = await self._client.ask(build)
+        return [
+            None if reply is None else packing.offset(place, reply.decode())
+            for place, reply in zip(places, replies, strict=True)
+        ]
+
+    async def read_manifest(self, topic: str, partition: int) -> Manifest | None:
+        """See `StateStore`."""
+        key = keys.manifest(self._key_prefix, topic, partition)
+        (fields,) = await self._client.ask(lambda pipeline: pipeline.hgetall(key))
+        return packing.manifest(key, fields) if fields else None
+
+    async def write_manifest(self, topic: str, partition: int, manifest: Manifest) -> None:
+        """See `StateStore`."""
+        key = keys.manifest(self._key_prefix, topic, partition)
+        fields = [*packing.flattened(packing.manifest_fields(manifest).items())]
+        await self._client.ask(lambda pipeline: pipeline.execute_command("HSET", key, *fields))
+
+    async def read_model(self, stream: str) -> tuple[Stored, dict[str, Value]] | None:
+        """See `StateReader`. Raises StateError when a key cannot be read, StoreRefused when keys come without end."""
+        names = self._keys(stream)
+        for _ in range(LISTINGS_MAX):
+            listing = await self._listing(names)
+            if listing is None:
+                return None
+            read = await self._read(names, listing)
+            if read is not None:
+                return read
+        raise StoreRefused(f"the keys of stream {stream} change faster than they can be listed: try again")
+
+    async def ping(self) -> None:
+        """Return when the server answers."""
+        await self._client.ask(lambda pipeline: pipeline.ping())
+
+    async def server_info(self) -> ServerInfo:
+        """What server this is and how it keeps data."""
+        info: dict[str, Any]
+        (info,) = await self._client.ask(lambda pipeline: pipeline.info())
+        try:
+            (config,) = await self._client.ask(lambda pipeline: pipeline.config_get("save"))
+        except ConfigurationError:
+            config = {}
+        product = "valkey" if "valkey_version" in info else "redis"
+        return ServerInfo(
+            product=product,
+            version=str(info[f"{product}_version"]),
+            role=str(info["role"]),
+            maxmemory_bytes=int(info["maxmemory"]),
+            maxmemory_policy=str(info["maxmemory_policy"]),
+            appendonly=bool(info["aof_enabled"]),
+            save=config.get("save"),
+        )
+
+    def _keys(self, stream: str) -> Keys:
+        return Keys.of(self._key_prefix, stream)
+
+    def _call(self, commit: Commit, part: packing.Part) -> Call:
+        return packing.call(self._keys(commit.stream), commit, part)
+
+    def _outcome(self, commit: Commit, reply: list[bytes]) -> Outcome:
+        match reply:
+            case [b"applied", version]:
+                return Applied(int(version))
+            case [b"duplicate", version]:
+                return Duplicate(int(version))
+            case [b"conflict", generation, next_offset]:
+                place = self._keys(commit.stream).checkpoint
+                return Conflict(packing.position(place, generation, next_offset))
+        raise _unexpected(reply)
+
+    async def _listing(self, names: Keys) -> _Listing | None:
+        """The keys of the aggregates that the checkpoint names; None without a checkpoint.
+
+        The checkpoint is read first: a key that is created behind the scan's back raises `keys_created`.
+        """
+        marks = await self._marks(names)
+        if marks is None:
+            return None
+        found = await self._client.scan(glob_escaped(names.prefix) + ":*")
+        return msgspec.structs.replace(marks, names=_named(names, found, marks.aggregates))
+
+    async def _marks(self, names: Keys) -> _Listing | None:
+        """A listing without its names."""
+        fields = ("generation", "keys_created", "next_offset", "aggregates")
+        (reply,) = await self._client.ask(lambda pipeline: pipeline.hmget(names.checkpoint, fields))
+        if reply[0] is None:
+            return None
+        generation, keys_created, next_offset, aggregates = ((part or b"").decode() for part in reply)
+        packing.offset(names.checkpoint, next_offset)
+        known = frozenset(packing.split_aggregates(aggregates))
+        return _Listing(generation, keys_created, next_offset, known, ())
+
+    async def _read(self, names: Keys, listing: _Listing) -> tuple[Stored, dict[str, Value]] | None:
+        """Everything that is listed, of one version; None when the list is out of date."""
+        whole = [names.key(name) for name in listing.names]
+        kinds = await self._client.ask(lambda pipeline: [pipeline.type(key) for key in whole]) if whole else []
+
+        def build(pipeline: Pipeline) -> None:
+            pipeline.hgetall(names.checkpoint)
+            pipeline.get(names.version)
+            for key, kind in present:
+                _READS[kind](pipeline, key)
+
+        present = [(key, kind) for key, kind in zip(whole, kinds, strict=True) if kind != b"none"]
+        for key, kind in present:
+            if kind not in _READS:
+                raise StateError(f"{key} is a {kind.decode()}, which no aggregate is: {packing.WAY_OUT}")
+        fields, version, *replies = await self._client.ask_at_once(build)
+        for error in (fields, version):
+            if isinstance(error, CrashfoldError):
+                raise error
+        marks = (listing.generation.encode(), listing.keys_created.encode())
+        if (fields.get(b"generation"), fields.get(b"keys_created")) != marks:
+            return None
+        model: dict[str, Value] = {}
+        for (key, kind), reply in zip(present, replies, strict=True):
+            if isinstance(reply, CrashfoldError):
+                raise _about(key, reply)
+            if reply:
+                model[key.removeprefix(names.key(""))] = packing.value(kind, reply)
+        window = model.get(keys.GAMES, SortedSet({}))
+        if not isinstance(window, SortedSet):
+            raise StateError(f"{names.key(keys.GAMES)} is no sorted set: {packing.WAY_OUT}")
+        return _stored(names, fields, version, list(window.members.values())), model
+
+
+class RedisShadowStore(RedisStore):
+    """`ShadowStore`: the same, under keys of its own; made by `RedisStore.shadow`, which closes its connections.
+
+    Nobody reads a shadow before it is promoted. So a big commit goes in parts, between which Redis serves others.
+    """
+
+    def __init__(self, client: RedisClient, key_prefix: str) -> None:
+        self._client = client
+        self._key_prefix = key_prefix
+        self._commit_script = Script.named(COMMIT)
+        self._promote_script = Script.named(PROMOTE)
+        self._promoting: dict[str, str] = {}
+        """The generation whose promotion was last asked for, per stream: its reply may have been lost."""
+
+    async def commit(self, commits: Sequence[Commit]) -> list[Outcome]:
+        """See `StateStore`. Commits that need several calls are made one after the other, the rest at once before."""
+        split = [packing.parts(commit) for commit in commits]
+        small = [index for index, parts in enumerate(split) if len(parts) == 1]
+        outcomes: dict[int, Outcome] = {}
+        if small:
+            done = await super().commit([commits[index] for index in small])
+            outcomes.update(zip(small, done, strict=True))
+        for index, (commit, parts) in enumerate(zip(commits, split, strict=True)):
+            if len(parts) > 1:
+                outcomes[index] = await self._commit_in_parts(commit, parts)
+        return [outcomes[index] for index in range(len(commits))]
+
+    async def read_manifest(self, topic: str, partition: int) -> Manifest | None:
+        """None: a shadow keeps no manifests."""
+        return None
+
+    async def write_manifest(self, topic: str, partition: int, manifest: Manifest) -> None:
+        """Nothing: a shadow keeps no manifests."""
+
+    async def clear(self, streams: Sequence[str]) -> None:
+        """See `ShadowStore`."""
+        prefixes = tuple(self._keys(stream).key("") for stream in streams)
+        if not prefixes:
+            return
+        if len(prefixes) == 1:
+            pattern = glob_escaped(prefixes[0]) + "*"
+        else:
+            pattern = "*".join(glob_escaped(part) for part in self._key_prefix.split(STREAM_PLACE)) + ":*"
+        found = [key for key in await self._client.scan(pattern) if key.startswith(prefixes)]
+        for start in range(0, len(found), UNLINK_KEYS):
+            some = found[start : start + UNLINK_KEYS]
+            await self._client.ask(partial(_unlink, some))
+        for stream in streams:
+            self._promoting.pop(stream, None)
+
+    async def promote(self, stream: str, *, allow_back: bool = False) -> Promoted | Behind:
+        """See `ShadowStore`. Raises StateError when there is no shadow, StoreRefused when keys come without end.
+
+        May be called again after StoreUnavailable: when the swap was made and its reply lost, it says so.
+        """
+        for _ in range(LISTINGS_MAX):
+            shadow = await self._listing(self._keys(stream))
+            if shadow is None:
+                return await self._promoted_before(stream)
+            call = await self._promotion(stream, shadow, allow_back)
+            self._promoting[stream] = shadow.generation
+            (reply,) = await self._client.run(self._promote_script, [call])
+            _raise_worst([reply])
+            match reply:
+                case [b"promoted", version]:
+                    return Promoted(int(version))
+                case [b"behind", generation, next_offset]:
+                    live = packing.position(self._live(stream).checkpoint, generation, next_offset)
+                    assert live is not None
+                    return Behind(live)
+                case [b"moved"]:
+                    continue
+            raise _unexpected(reply)
+        raise StoreRefused(f"the keys of stream {stream} change faster than they can be listed: try again")
+
+    def _keys(self, stream: str) -> Keys:
+        return self._live(stream).shadow
+
+    def _live(self, stream: str) -> Keys:
+        return Keys.of(self._key_prefix, stream)
+
+    async def _promotion(self, stream: str, shadow: _Listing, allow_back: bool) -> Call:
+        """The call of `promote.lua` with every key that it touches."""
+        names, live = self._keys(stream), self._live(stream)
+        marks = await self._marks(live) or _Listing("", "", "", frozenset(), ())
+        found = await self._client.scan(glob_escaped(live.prefix) + ":*")
+        left_over = set(_named(live, found, marks.aggregates | shadow.aggregates)) - set(shadow.names)
+        pairs = [key for name in shadow.names for key in (names.key(name), live.key(name))]
+        return Call(
+            [
+                *(live.checkpoint, live.version, names.checkpoint, names.version),
+                *pairs,
+                *(live.key(name) for name in sorted(left_over)),
+            ],
+            [
+                str(len(shadow.names)),
+                *(shadow.generation, shadow.next_offset, shadow.keys_created),
+                *(marks.generation, marks.keys_created),
+                "1" if allow_back else "0",
+                live.updates,
+            ],
+        )
+
+    async def _promoted_before(self, stream: str) -> Promoted:
+        """The answer of a promotion that was made although its reply was lost."""
+        live = self._live(stream)
+
+        def build(pipeline: Pipeline) -> None:
+            pipeline.hget(live.checkpoint, "generation")
+            pipeline.get(live.version)
+
+        generation, version = await self._client.ask(build)
+        if generation is not None and generation.decode() == self._promoting.get(stream):
+            return Promoted(int(version))
+        raise StateError(f"stream {stream} has no shadow to promote: run `crashfold replay` again")
+
+    async def _commit_in_parts(self, commit: Commit, parts: list[packing.Part]) -> Outcome:
+        """Make the parts in order. Those that an earlier try has made already, its reply lost, are left out."""
+        made = {part.next_offset.encode(): number for number, part in enumerate(parts, 1)}
+        number = 0
+        while True:
+            (reply,) = await self._client.run(self._commit_script, [self._call(commit, parts[number])])
+            _raise_worst([reply])
+            match reply:
+                case [b"applied" | b"duplicate", _] if number < len(parts) - 1:
+                    number += 1
+                case [b"conflict", generation, next_offset] if (
+                    generation.decode() == commit.checkpoint.generation
+                    and made.get(next_offset, 0) > number
+                    and number < len(parts) - 1
+                ):
+                    number = min(made[next_offset], len(parts) - 1)
+                case _:
+                    return self._outcome(commit, reply)
+
+
+def _unlink(some: Sequence[str], pipeline: Pipeline) -> None:
+    pipeline.unlink(*some)
+
+
+def _named(names: Keys, found: Sequence[str], aggregates: frozenset[str]) -> tuple[str, ...]:
+    """Of the keys found, by name, those of the aggregates: called like one, or so up to the first colon."""
+    start = names.key("")
+    behind = (key.removeprefix(start) for key in found if key.startswith(start))
+    return tuple(name for name in behind if name.partition(":")[0] in aggregates)
+
+
+def _stored(names: Keys, fields: dict[bytes, bytes], version: bytes | None, members: list[bytes]) -> Stored:
+    """What a restart reads. Raises StateError when it does not fit together, as after evictions."""
+    checkpoint = packing.checkpoint(names.checkpoint, fields)
+    if version is None or not version.isdigit():
+        raise StateError(f"{names.version} is missing or no whole number: {packing.WAY_OUT}")
+    window = packing.window(names.key(keys.GAMES), members)
+    newest = str(window[-1].game_id) if window else ""
+    if fields.get(b"newest", b"").decode() != newest:
+        raise StateError(f"{names.key(keys.GAMES)} does not end with the newest game: {packing.WAY_OUT}")
+    return Stored(checkpoint, int(version), packing.state(fields), window)
+
+
+def _raise_worst(replies: Sequence[Any]) -> None:
+    """Raise what must be known first: a state that does not fit, then an unknown outcome, then a refusal."""
+    errors: list[CrashfoldError] = []
+    for reply in replies:
+        match reply:
+            case CrashfoldError():
+                errors.append(reply)
+            case [b"unfit", key, fault]:
+                errors.append(StateError(f"{key.decode()} {fault.decode()}: {packing.WAY_OUT}"))
+    if errors:
+        raise min(errors, key=lambda error: (isinstance(error, Unavailable), isinstance(error, StoreRefused)))
+
+
+def _about(key: str, error: CrashfoldError) -> CrashfoldError:
+    return StateError(f"{key} has another type: {packing.WAY_OUT}") if isinstance(error, StateError) else error
+
+
+def _unexpected(reply: object) -> StateError:
+    return StateError(f"a script answered {reply!r}: the server runs another version of it")

@@ -1,0 +1,263 @@
+"""The connection to one Redis or Valkey server: pools, scripts, deadlines, and the seam where its errors end.
+
+Imports redis, anyio, msgspec and the engine's errors. Nothing is ever retried in here: whoever calls knows whether
+sending again is safe. No message and no repr has a password in it.
+"""
+
+import re
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from hashlib import sha1
+from importlib.resources import files
+from typing import Any, Final
+
+import anyio
+import msgspec
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.client import Pipeline
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    ConnectionError,
+    InvalidResponse,
+    NoScriptError,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+)
+
+from engine.errors import (
+    ConfigurationError,
+    CrashfoldError,
+    StateError,
+    StoreRefused,
+    StoreUnavailable,
+)
+
+REFUSALS: Final = {
+    "BUSY": "a script of somebody else runs for too long; it is tried again",
+    "CLUSTERDOWN": "the cluster does not serve this slot; it is tried again",
+    "EXECABORT": "the transaction was discarded; it is tried again",
+    "LOADING": "it loads its data after a restart; it is tried again",
+    "MASTERDOWN": "this replica has lost its primary; it is tried again",
+    "MISCONF": "it cannot save to disk: look at its log and disk",
+    "NOREPLICAS": "too few replicas are connected (min-replicas-to-write)",
+    "OOM": "it is out of memory: raise maxmemory or free some",
+    "READONLY": "this is a replica, there was a failover; it is tried again with new connections",
+    "TRYAGAIN": "the cluster moves this slot; it is tried again",
+    "UNKILLABLE": "a script of somebody else runs for too long; it is tried again",
+}
+"""Codes with which Redis says that it did nothing and may do it later, and what to think of each."""
+
+MISFITS: Final = {
+    "ASK": "this is a Redis Cluster: give redis.url a single server",
+    "CROSSSLOT": "the keys of a stream must share a slot: set redis.key_prefix to one with {stream} in it",
+    "MOVED": "this is a Redis Cluster: give redis.url a single server",
+    "NOAUTH": "give redis.url a user and password",
+    "NOPERM": "the user in redis.url lacks a permission",
+    "NOPROTO": "the server is older than Redis 6",
+    "WRONGPASS": "mend the user and password in redis.url",
+}
+"""Codes that come of wrong settings."""
+
+SCRIPT_LOADS_MAX: Final = 3
+"""How often a script is loaded for one call: a server that forgets it again and again is being restarted."""
+
+_CODE: Final = re.compile(r"-?([A-Z]{2,})\b")
+_CODE_INSIDE: Final = re.compile(r": -([A-Z]{2,}) ")
+"""Redis 6 wraps an error raised in a script into one of its own."""
+
+
+class Script(msgspec.Struct, frozen=True):
+    """A Lua script and the digest it is called by."""
+
+    source: str
+    sha: str
+
+    @classmethod
+    def named(cls, name: str) -> "Script":
+        """The script in `lua/<name>.lua`."""
+        source = files("engine.adapters").joinpath("lua", f"{name}.lua").read_text("utf-8")
+        return cls(source, sha1(source.encode(), usedforsecurity=False).hexdigest())
+
+
+class Call(msgspec.Struct, frozen=True):
+    """One call of a script."""
+
+    keys: Sequence[str]
+    args: Sequence[str | bytes]
+
+
+class RedisClient:
+    """Two pools on one server: a slow read never makes a commit wait for a connection.
+
+    Times are seconds: `connect_timeout_s` for a new connection, `timeout_s` for a call and its answer, `bulk_timeout_s`
+    for one that reads a whole state.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        connect_timeout_s: float,
+        timeout_s: float,
+        bulk_timeout_s: float,
+        commit_connections: int,
+        read_connections: int,
+    ) -> None:
+        self._timeout_s = timeout_s
+        self._bulk_timeout_s = bulk_timeout_s
+
+        def pool(connections: int, answer_timeout_s: float) -> BlockingConnectionPool:
+            return BlockingConnectionPool.from_url(
+                url,
+                max_connections=connections,
+                timeout=timeout_s,
+                socket_connect_timeout=connect_timeout_s,
+                socket_timeout=answer_timeout_s,
+                socket_keepalive=True,
+                retry=Retry(NoBackoff(), 0),
+                retry_on_error=[],
+                health_check_interval=0,
+                driver_info=None,
+                protocol=2,
+            )
+
+        try:
+            self._commit_pool = pool(commit_connections, timeout_s)
+            self._read_pool = pool(read_connections, bulk_timeout_s)
+        except ValueError:
+            # The error would print the URL, and with it a password.
+            raise ConfigurationError(
+                "redis.url is no URL of the form redis://[user:password@]host:port/db (rediss:// with TLS, unix://)"
+            ) from None
+        self._commits = Redis(connection_pool=self._commit_pool)
+        self._reads = Redis(connection_pool=self._read_pool)
+
+    def __repr__(self) -> str:
+        settings = self._read_pool.connection_kwargs
+        place = settings.get("path") or f"{settings.get('host', 'localhost')}:{settings.get('port', 6379)}"
+        return f"<RedisClient {place}/{settings.get('db', 0)}>"
+
+    async def aclose(self) -> None:
+        """Close every connection, within a second."""
+        with anyio.move_on_after(1, shield=True):
+            await self._commits.aclose()
+            await self._reads.aclose()
+            await self._commit_pool.aclose()
+            await self._read_pool.aclose()
+
+    async def run(self, script: Script, calls: Sequence[Call]) -> list[Any]:
+        """The reply of each call of the script, sent all at once; an error that Redis answered with is its reply.
+
+        Each runs for itself. Raises StoreUnavailable when any may have run without its reply being read.
+        """
+        replies: list[Any] = [None] * len(calls)
+        due = list(range(len(calls)))
+        for _ in range(SCRIPT_LOADS_MAX):
+            async with self._asking(self._timeout_s):
+                pipeline = self._commits.pipeline(transaction=False)
+                for index in due:
+                    call = calls[index]
+                    pipeline.execute_command("EVALSHA", script.sha, len(call.keys), *call.keys, *call.args)
+                for index, reply in zip(due, await pipeline.execute(raise_on_error=False), strict=True):
+                    replies[index] = reply
+                due = [index for index in due if isinstance(replies[index], NoScriptError)]
+                if not due:
+                    break
+                await self._commits.script_load(script.source)
+        if due:
+            raise StoreUnavailable("Redis forgets scripts as soon as they are loaded; it is tried again")
+        errors = [reply for reply in replies if isinstance(reply, RedisError)]
+        if any(code_of(error) == "READONLY" for error in errors):
+            await self._drop_connections()
+        return [translated(reply) if isinstance(reply, RedisError) else reply for reply in replies]
+
+    async def ask(self, build: Callable[[Pipeline], object]) -> list[Any]:
+        """The replies to the commands that `build` puts on a pipeline. Raises the first error among them."""
+        async with self._asking(self._timeout_s):
+            pipeline = self._reads.pipeline(transaction=False)
+            build(pipeline)
+            return list(await pipeline.execute())
+
+    async def ask_at_once(self, build: Callable[[Pipeline], object]) -> list[Any]:
+        """`ask` with nothing of anybody else in between; an error that Redis answered with is its reply."""
+        async with self._asking(self._bulk_timeout_s):
+            pipeline = self._reads.pipeline(transaction=True)
+            build(pipeline)
+            replies = await pipeline.execute(raise_on_error=False)
+            return [translated(reply) if isinstance(reply, RedisError) else reply for reply in replies]
+
+    async def scan(self, pattern: str) -> list[str]:
+        """Every key that matches `pattern` from the beginning of the call to its end; others perhaps."""
+        found: set[bytes | str] = set()
+        cursor = 0
+        while True:
+            async with self._asking(self._timeout_s):
+                cursor, keys = await self._reads.scan(cursor, match=pattern, count=1000)
+            found.update(keys)
+            if int(cursor) == 0:
+                return sorted(key for key in map(_text, found) if key is not None)
+
+    @asynccontextmanager
+    async def _asking(self, timeout_s: float) -> AsyncIterator[None]:
+        """The seam: a deadline, and the client's errors turned into ours."""
+        try:
+            with anyio.fail_after(timeout_s):
+                yield
+        except (RedisError, OSError) as error:  # a TimeoutError is an OSError
+            if code_of(error) == "READONLY":
+                await self._drop_connections()
+            raise translated(error) from error
+
+    async def _drop_connections(self) -> None:
+        """After a failover the name may lead to another server."""
+        with anyio.move_on_after(1, shield=True):
+            await self._commit_pool.disconnect(inuse_connections=False)
+            await self._read_pool.disconnect(inuse_connections=False)
+
+
+def _text(key: bytes | str) -> str | None:
+    """The key as text; None when it is none, and so none of ours."""
+    try:
+        return key if isinstance(key, str) else key.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def glob_escaped(text: str) -> str:
+    """The pattern that matches `text` and nothing else."""
+    return re.sub(r"([*?\[\]\\])", r"\\\1", text)
+
+
+def code_of(error: Exception) -> str | None:
+    """The code that Redis put in front of an error it answered with; None when it is none of Redis's."""
+    if not isinstance(error, RedisError):
+        return None
+    code: str | None = error.status_code
+    if code and code != "ERR":
+        return code
+    if not isinstance(error, ResponseError):
+        return None
+    text = str(error)
+    inside, first = _CODE_INSIDE.search(text), _CODE.match(text)
+    return inside[1] if inside else first[1] if first else None
+
+
+def translated(error: Exception) -> CrashfoldError:
+    """Our error for one of the client library's, or of the operating system's."""
+    code, text = code_of(error), str(error)
+    if code in REFUSALS:
+        return StoreRefused(f"Redis refused ({code}): {REFUSALS[code]}")
+    if code in MISFITS:
+        return ConfigurationError(f"Redis refused ({code}): {MISFITS[code]}")
+    if isinstance(error, AuthenticationError | AuthorizationError):
+        return ConfigurationError(f"Redis refused: {MISFITS['WRONGPASS']}")
+    if code == "WRONGTYPE":
+        return StateError("a key of the read model has another type; `crashfold replay` rebuilds")
+    if isinstance(error, ConnectionError | TimeoutError | InvalidResponse | OSError):
+        return StoreUnavailable(f"Redis did not answer ({text or type(error).__name__}); it is tried again")
+    what = text or type(error).__name__
+    return StateError(f"Redis answered what was not expected: {what}; check with `crashfold verify`")

@@ -1,0 +1,341 @@
+"""How commits and checkpoints look on their way to Redis and back: arguments of `commit.lua`, fields of a hash.
+
+Imports msgspec, the ports' facts, `projections.delta` and schemas; no client library, no I/O. Every number that may
+grow is text on the way, for in Lua it would be a double.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final, TypeVar
+
+import msgspec
+
+from engine.adapters.redis_client import Call
+from engine.core.facts import Checkpoint, Commit, Manifest, Mark, Position
+from engine.errors import StateError
+from projections.delta import (
+    Delta,
+    Remove,
+    SetString,
+    SortedSet,
+    Value,
+    Write,
+    WriteHash,
+    WriteList,
+    WriteSortedSet,
+)
+from schemas import keys
+from schemas.game import Game, Unreadable, decode
+from schemas.keys import Keys
+
+WAY_OUT: Final = "`crashfold replay` rebuilds it"
+
+PART_BYTES: Final = 256 * 1024
+"""A part of a shadow's commit: Redis is busy with it for some 2 ms."""
+
+_WRITE_BYTES: Final = 64
+"""What a write or an element weighs beside its bytes."""
+
+_BOOKKEEPING: Final = frozenset(
+    (
+        *("next_offset", "generation", "writer", "topic", "partition", "first_offset"),
+        *("mark_offset", "mark_timestamp", "mark_digest", "fingerprint", "aggregates"),
+        *("total_games", "newest", "keys_created"),
+    )
+)
+"""The fields of the checkpoint's hash that are not the state's."""
+
+_STREAM: Final = "stream:"
+"""What a manifest's fields of streams begin with."""
+
+_Packed = str | msgspec.Raw
+T = TypeVar("T")
+
+
+class Part(msgspec.Struct, frozen=True):
+    """One of the calls that a big commit is split into, each with a compare-and-set of its own.
+
+    Between the parts the checkpoint's `next_offset` is a mark such as `100>200#3`: three parts are written of the
+    commit that leads from 100 to 200. Sent again after a lost reply, a commit goes on behind the last part that was
+    made; no part is ever applied twice, which a list would show.
+    """
+
+    expected: tuple[str, str]
+    next_offset: str
+    delta: Delta
+    is_last: bool
+
+
+def whole(commit: Commit) -> Part:
+    """The commit in one part."""
+    return Part(_expected(commit), str(commit.checkpoint.next_offset), commit.delta, True)
+
+
+def parts(commit: Commit, part_bytes: int = PART_BYTES) -> list[Part]:
+    """The commit in parts of about so many bytes; the last brings the checkpoint with all its fields."""
+    deltas: list[Delta] = [{}]
+    room = part_bytes
+    for name, write in commit.delta.items():
+        if name == keys.CHECKPOINT:
+            continue
+        for piece, weight in _pieces(write, part_bytes):
+            if name in deltas[-1] or (weight > room and deltas[-1]):
+                deltas.append({})
+                room = part_bytes
+            deltas[-1][name] = piece
+            room -= weight
+    if keys.CHECKPOINT in commit.delta:
+        deltas[-1][keys.CHECKPOINT] = commit.delta[keys.CHECKPOINT]
+    generation, after = commit.checkpoint.generation, str(commit.checkpoint.next_offset)
+    expected, before = _expected(commit), _expected(commit)[1]
+    made = []
+    for number, delta in enumerate(deltas, 1):
+        is_last = number == len(deltas)
+        offset = after if is_last else f"{before}>{after}#{number}"
+        made.append(Part(expected, offset, delta, is_last))
+        expected = (generation, offset)
+    return made
+
+
+def call(names: Keys, commit: Commit, part: Part) -> Call:
+    """The call of `commit.lua` that makes this part of the commit. Raises TypeError for a delta that is none."""
+    checkpoint, delta = commit.checkpoint, part.delta
+    if part.is_last:
+        fields = checkpoint_fields(commit)
+        tail = f',"total_games":{commit.total_games},"newest":{_json(commit.newest_id)}}}'
+    else:
+        fields = {"generation": checkpoint.generation, "next_offset": part.next_offset, "writer": checkpoint.writer}
+        tail = ""
+    packed: list[object] = [*flattened(fields.items())]
+    gone: tuple[str, ...] = ()
+    writes, touched = [], [names.checkpoint, names.version]
+    for name, write in delta.items():
+        if name != keys.CHECKPOINT:
+            touched.append(names.key(name))
+            writes.append(_packed(write))
+        elif isinstance(write, WriteHash) and write.set.keys().isdisjoint(_BOOKKEEPING):
+            packed += flattened((field, _text(value)) for field, value in write.set.items())
+            gone = write.delete
+        else:
+            raise TypeError(f"the checkpoint takes the fields of a state, not {type(write).__name__}")
+    return Call(
+        touched,
+        (
+            *part.expected,
+            checkpoint.generation,
+            part.next_offset,
+            checkpoint.writer,
+            names.updates,
+            tail,
+            msgspec.msgpack.encode((packed, gone, writes)),
+        ),
+    )
+
+
+def checkpoint_fields(commit: Commit) -> dict[str, str]:
+    """The bookkeeping fields of the checkpoint's hash, but for `keys_created`, which the script counts."""
+    checkpoint = commit.checkpoint
+    return {
+        "next_offset": str(checkpoint.next_offset),
+        "generation": checkpoint.generation,
+        "writer": checkpoint.writer,
+        "topic": checkpoint.topic,
+        "partition": str(checkpoint.partition),
+        "first_offset": str(checkpoint.first_offset),
+        **_mark_fields(checkpoint.mark),
+        "fingerprint": checkpoint.fingerprint,
+        "aggregates": ",".join(checkpoint.aggregates),
+        "total_games": str(commit.total_games),
+        "newest": "" if commit.newest_id is None else str(commit.newest_id),
+    }
+
+
+def checkpoint(key: str, fields: Mapping[bytes, bytes]) -> Checkpoint:
+    """The checkpoint whose hash that is. Raises StateError, naming the key, when it cannot be read."""
+    try:
+        text = {field.decode(): fields[field].decode() for field in _present(fields)}
+        return Checkpoint(
+            next_offset=offset(key, text["next_offset"]),
+            generation=text["generation"],
+            writer=text["writer"],
+            topic=text["topic"],
+            partition=int(text["partition"]),
+            first_offset=int(text["first_offset"]),
+            mark=_mark(text),
+            fingerprint=text["fingerprint"],
+            aggregates=split_aggregates(text["aggregates"]),
+        )
+    except (KeyError, ValueError) as error:
+        raise StateError(f"{key} is no checkpoint ({error!r}): {WAY_OUT}") from None
+
+
+def state(fields: Mapping[bytes, bytes]) -> dict[str, bytes]:
+    """The fields of the checkpoint's hash that belong to the state."""
+    named = ((field.decode("utf-8", "replace"), content) for field, content in fields.items())
+    return {field: content for field, content in named if field not in _BOOKKEEPING}
+
+
+def split_aggregates(text: str) -> tuple[str, ...]:
+    """The field `aggregates` of a checkpoint."""
+    return tuple(name for name in text.split(",") if name)
+
+
+def offset(key: str, text: str) -> int:
+    """A checkpoint's `next_offset`. Raises StateError for the mark of a shadow that was not written to its end."""
+    if ">" in text:
+        raise StateError(f"{key} belongs to a rebuild that was not finished: run `crashfold replay` again")
+    try:
+        return int(text)
+    except ValueError:
+        raise StateError(f"{key} has the next_offset {text!r}, which is none: {WAY_OUT}") from None
+
+
+def position(key: str, generation: bytes, next_offset: bytes) -> Position | None:
+    """The position in a script's reply; both empty when there is no checkpoint."""
+    if not generation and not next_offset:
+        return None
+    return Position(generation.decode(), offset(key, next_offset.decode()))
+
+
+def window(key: str, members: Iterable[bytes]) -> list[Game]:
+    """The games of the sorted set. Raises StateError when one cannot be read."""
+    games = []
+    for member in members:
+        game = decode(member)
+        if isinstance(game, Unreadable):
+            raise StateError(f"{key} holds something that is no game ({game.detail}): {WAY_OUT}")
+        games.append(game)
+    return games
+
+
+def value(kind: bytes, reply: object) -> Value:
+    """The value of a key, from the reply to the command that reads its type whole."""
+    match kind, reply:
+        case b"string", bytes():
+            return reply
+        case b"hash", dict():
+            return {field.decode(): content for field, content in reply.items()}
+        case b"list", list():
+            return reply
+        case b"zset", list():
+            return SortedSet({int(score): member for member, score in reply})
+    raise TypeError(f"a {kind.decode()} came as {type(reply).__name__}")
+
+
+def manifest_fields(manifest: Manifest) -> dict[str, str]:
+    """The fields of a manifest's hash."""
+    mark = _mark_fields(manifest.mark)
+    streams = {_STREAM + stream: str(next_offset) for stream, next_offset in manifest.streams.items()}
+    return {"low_water": str(manifest.low_water), **mark, **streams}
+
+
+def manifest(key: str, fields: Mapping[bytes, bytes]) -> Manifest:
+    """The manifest whose hash that is. Raises StateError, naming the key, when it cannot be read."""
+    try:
+        text = {field.decode(): content.decode() for field, content in fields.items()}
+        return Manifest(
+            low_water=int(text["low_water"]),
+            streams={
+                field.removeprefix(_STREAM): int(next_offset)
+                for field, next_offset in text.items()
+                if field.startswith(_STREAM)
+            },
+            mark=_mark(text) if text["mark_offset"] else None,
+        )
+    except (KeyError, ValueError) as error:
+        raise StateError(f"{key} is no manifest ({error!r}): delete that key and start again") from None
+
+
+def flattened(pairs: Iterable[tuple[str, _Packed]]) -> Iterator[_Packed]:
+    """Names and values one after the other."""
+    for name, content in pairs:
+        yield name
+        yield content
+
+
+def _expected(commit: Commit) -> tuple[str, str]:
+    expected = commit.expected
+    return ("", "") if expected is None else (expected.generation, str(expected.next_offset))
+
+
+def _present(fields: Mapping[bytes, bytes]) -> Iterator[bytes]:
+    return (field for field in fields if field.decode("utf-8", "replace") in _BOOKKEEPING)
+
+
+def _mark_fields(mark: Mark | None) -> dict[str, str]:
+    if mark is None:
+        return {"mark_offset": "", "mark_timestamp": "", "mark_digest": ""}
+    return {
+        "mark_offset": str(mark.offset),
+        "mark_timestamp": str(mark.timestamp_ms),
+        "mark_digest": mark.digest,
+    }
+
+
+def _mark(text: Mapping[str, str]) -> Mark:
+    return Mark(int(text["mark_offset"]), int(text["mark_timestamp"]), text["mark_digest"])
+
+
+def _json(number: int | None) -> str:
+    return "null" if number is None else str(number)
+
+
+def _packed(write: Write) -> tuple[object, ...]:
+    """A write as `commit.lua` takes it."""
+    match write:
+        case SetString(content):
+            return ("string", _text(content))
+        case WriteHash(fields, delete):
+            return ("hash", [*flattened((f, _text(v)) for f, v in fields.items())], delete)
+        case WriteList(drop, push, keep):
+            return ("list", drop, [_text(element) for element in reversed(push)], keep)
+        case WriteSortedSet(add, remove_below):
+            members = flattened((str(score), _text(member)) for score, member in add.items())
+            return ("zset", [*members], str(remove_below))
+        case Remove():
+            return ("remove",)
+
+
+def _text(content: bytes) -> _Packed:
+    """The bytes as a msgpack string, whatever they are: the unpacker in Redis knows no binary type."""
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return msgspec.Raw(b"\xdb" + len(content).to_bytes(4, "big") + content)
+
+
+def _pieces(write: Write, bytes_max: int) -> Iterator[tuple[Write, int]]:
+    """The write as several smaller ones that do the same one after the other, each with what it weighs."""
+    match write:
+        case WriteHash(fields, delete):
+            named = _chunks([(field, len(field) + len(content)) for field, content in fields.items()], bytes_max)
+            for chunk, weight, is_last in named:
+                part = {field: fields[field] for field in chunk}
+                yield (
+                    WriteHash(part, delete if is_last else ()),
+                    weight + (_WRITE_BYTES * len(delete) if is_last else 0),
+                )
+        case WriteList(drop, push, keep):
+            for elements, weight, _ in _chunks([(content, len(content)) for content in reversed(push)], bytes_max):
+                yield WriteList(drop, elements[::-1], keep), weight
+                drop = 0
+        case WriteSortedSet(add, remove_below):
+            for scores, weight, is_last in _chunks([(score, len(add[score])) for score in sorted(add)], bytes_max):
+                part_of = {score: add[score] for score in scores}
+                yield WriteSortedSet(part_of, remove_below if is_last else 0), weight
+        case SetString(content):
+            yield write, _WRITE_BYTES + len(content)
+        case Remove():
+            yield write, _WRITE_BYTES
+
+
+def _chunks(items: Sequence[tuple[T, int]], bytes_max: int) -> Iterator[tuple[list[T], int, bool]]:
+    """The items in runs of at most about `bytes_max`: at least one run, each with its weight, the last one marked."""
+    chunk: list[T] = []
+    total = 0
+    for item, weight in items:
+        if chunk and total + weight > bytes_max:
+            yield chunk, total, False
+            chunk, total = [], 0
+        chunk.append(item)
+        total += weight + _WRITE_BYTES
+    yield chunk, total, True
