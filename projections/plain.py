@@ -7,6 +7,7 @@ the fold but the settings, the names of the keys and the stored structs, and it 
 from bisect import insort
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from typing import Final
 
 import msgspec
 
@@ -25,6 +26,11 @@ from schemas import keys
 from schemas.aggregates import FollowGame, FollowStreak, Interval, LastGame, Sample, Series
 from schemas.game import Game, encode
 from schemas.predicate import Predicate
+
+AGGREGATES: Final = frozenset(
+    ("occurrences", keys.SAMPLES, "intervals", "series", "last_game", "last_games", keys.GAMES, keys.GAPS)
+)
+"""What is recomputed here; projections of a user's own are not."""
 
 
 class Arrivals:
@@ -68,21 +74,23 @@ def read_model(settings: ProjectionSettings, games: Sequence[Game]) -> dict[str,
     """Every key that the built-in projections have for a stream of these games, which are in order of id."""
     if not games:
         return {}
-    model: dict[str, Value] = {keys.SAMPLES: _samples(settings, games)}
+    samples = _samples(settings, games)
+    model: dict[str, Value] = {}
+    if samples:
+        model[keys.SAMPLES] = {name: _sample(sample) for name, sample in samples.items()}
     for predicate in settings.predicates:
-        model[keys.occurrences(predicate)] = _occurrences(settings, games, predicate)
-        model[keys.intervals(predicate)] = _intervals(settings, games, predicate)
-        matches = [(ordinal, game) for ordinal, game in enumerate(games, 1) if _matches(predicate, game)]
+        matching = _matching(predicate, games)
+        model[keys.occurrences(predicate)] = _occurrences(games, matching, samples)
+        model[keys.intervals(predicate)] = _intervals(settings, games, matching)
+        if series := _series(games, matching):
+            model[keys.series(predicate)] = [msgspec.json.encode(one) for one in reversed(series[-SERIES_KEPT:])]
+        matches = [(ordinal, game) for ordinal, game in enumerate(games, 1) if game.game_id in matching]
         if matches:
             ordinal, newest = matches[-1]
-            model[keys.last_game(predicate)] = msgspec.json.encode(
-                LastGame(**msgspec.structs.asdict(newest), ordinal=ordinal)
-            )
-            newest_matches = [game for _, game in matches[-LAST_GAMES_KEPT:]]
-            model[keys.last_games(predicate)] = [encode(game) for game in reversed(newest_matches)]
-        series = _series(games, predicate)
-        if series:
-            model[keys.series(predicate)] = [msgspec.json.encode(s) for s in reversed(series[-SERIES_KEPT:])]
+            last_game = LastGame(**msgspec.structs.asdict(newest), ordinal=ordinal)
+            model[keys.last_game(predicate)] = msgspec.json.encode(last_game)
+            last_games = [encode(game) for _, game in reversed(matches[-LAST_GAMES_KEPT:])]
+            model[keys.last_games(predicate)] = last_games
     window = games[-settings.window_games :]
     model[keys.GAMES] = SortedSet({game.game_id: encode(game) for game in window})
     gaps = [(a.game_id + 1, b.game_id - 1) for a, b in pairwise(games) if b.game_id - a.game_id > 1]
@@ -91,11 +99,13 @@ def read_model(settings: ProjectionSettings, games: Sequence[Game]) -> dict[str,
     return model
 
 
-def _matches(predicate: Predicate, game: Game) -> bool:
-    return predicate.matches(game.hundredths)
+def _matching(predicate: Predicate, games: Sequence[Game]) -> set[int]:
+    """The ids of the games that match."""
+    low, high = predicate.low, predicate.high
+    return {game.game_id for game in games if low <= game.hundredths and (high is None or game.hundredths < high)}
 
 
-def _sampled(settings: ProjectionSettings, games: Sequence[Game]) -> dict[str, list[Game]]:
+def _samples(settings: ProjectionSettings, games: Sequence[Game]) -> dict[str, list[Game]]:
     """The games of each sample."""
     event_time = max(game.end_time for game in games)
     window = games[-settings.window_games :]
@@ -106,61 +116,57 @@ def _sampled(settings: ProjectionSettings, games: Sequence[Game]) -> dict[str, l
     return samples
 
 
-def _samples(settings: ProjectionSettings, games: Sequence[Game]) -> dict[str, bytes]:
-    return {
-        name: msgspec.json.encode(
-            Sample(len(sample), sample[0].end_time, sample[-1].end_time) if sample else Sample(0, None, None)
-        )
-        for name, sample in _sampled(settings, games).items()
-    }
+def _sample(sample: Sequence[Game]) -> bytes:
+    times = (sample[0].end_time, sample[-1].end_time) if sample else (None, None)
+    return msgspec.json.encode(Sample(len(sample), *times))
 
 
-def _occurrences(settings: ProjectionSettings, games: Sequence[Game], predicate: Predicate) -> dict[str, bytes]:
+def _occurrences(games: Sequence[Game], matching: set[int], samples: dict[str, list[Game]]) -> dict[str, bytes]:
     numbers = {
-        "count": sum(_matches(predicate, game) for game in games),
+        "count": len(matching),
         "total_games": len(games),
         "first_game_time": games[0].end_time,
         "last_game_time": games[-1].end_time,
     }
-    for name, sample in _sampled(settings, games).items():
-        numbers[name] = sum(_matches(predicate, game) for game in sample)
+    for name, sample in samples.items():
+        numbers[name] = sum(game.game_id in matching for game in sample)
     return {field: str(number).encode() for field, number in numbers.items()}
 
 
-def _intervals(settings: ProjectionSettings, games: Sequence[Game], predicate: Predicate) -> dict[str, bytes]:
+def _intervals(settings: ProjectionSettings, games: Sequence[Game], matching: set[int]) -> dict[str, bytes]:
     bucket_ms = settings.interval_minutes * MINUTE_MS
-    newest = max(game.end_time // bucket_ms for game in games)
+    newest = max(game.end_time for game in games) // bucket_ms
     counts: dict[int, int] = {}
     totals: dict[int, int] = {}
     for game in games:
         number = game.end_time // bucket_ms
         if number >= newest - settings.intervals_kept:
             totals[number] = totals.get(number, 0) + 1
-            counts[number] = counts.get(number, 0) + _matches(predicate, game)
+            counts[number] = counts.get(number, 0) + (game.game_id in matching)
     return {
         keys.bucket(number * bucket_ms // 1000): msgspec.json.encode(Interval(counts[number], total))
         for number, total in totals.items()
     }
 
 
-def _series(games: Sequence[Game], predicate: Predicate) -> list[Series]:
+def _series(games: Sequence[Game], matching: set[int]) -> list[Series]:
     """All series, oldest first."""
-    series: list[Series] = []
-    open_run: list[Game] = []
-    runs: list[tuple[list[Game], list[Game]]] = []
+    runs: list[tuple[list[Game], list[Game]]] = []  # each run and the matches right after it
+    is_open = False
     for game in games:
-        if not _matches(predicate, game):
-            if not open_run:
-                runs.append((open_run, []))
-            open_run.append(game)
+        if game.game_id not in matching:
+            if not is_open:
+                runs.append(([], []))
+            runs[-1][0].append(game)
+            is_open = True
         else:
             if runs:
                 runs[-1][1].append(game)
-            open_run = []
+            is_open = False
+    series = []
     for run, follow in runs:
-        first = follow[:FOLLOW_GAMES_KEPT]
-        follow_games = [FollowGame(game.game_id, game.crash_point, game.end_time) for game in first]
-        start, end = run[0], run[-1]
+        follow_games = [FollowGame(g.game_id, g.crash_point, g.end_time) for g in follow[:FOLLOW_GAMES_KEPT]]
         streak = FollowStreak(len(follow), follow_games)
+        start, end = run[0], run[-1]
         series.append(Series(start.game_id, start.end_time, end.game_id, end.end_time, len(run), streak))
     return series

@@ -59,6 +59,11 @@ class Plan:
         self.spacing = spacing or max(SPACING_MIN, settings.window_games // 4)
 
     @property
+    def aggregates(self) -> tuple[str, ...]:
+        """What the names of all keys are or begin with (`Projection.aggregates`)."""
+        return tuple(aggregate for projection in self.projections for aggregate in projection.aggregates)
+
+    @cached_property
     def fingerprint(self) -> str:
         """16 hex digits that change with the settings and with every projection's name and version."""
         versions = [(projection.name, projection.version) for projection in self.projections]
@@ -105,6 +110,11 @@ class StreamState:
     def totals(self) -> Totals:
         """The totals of all games folded."""
         return self._snapshots[-1].totals
+
+    @property
+    def games_held(self) -> int:
+        """How many games are in memory."""
+        return len(self._held)
 
     @cached_property
     def window(self) -> Games:

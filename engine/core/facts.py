@@ -45,6 +45,11 @@ class Polled(msgspec.Struct, frozen=True):
     lost: frozenset[int] = frozenset()
     records: tuple[Records, ...] = ()
 
+    @property
+    def count(self) -> int:
+        """How many records there are."""
+        return sum(len(records.offsets) for records in self.records)
+
 
 class Bounds(msgspec.Struct, frozen=True):
     """The records that a partition holds: from offset `begin` up to `end` (exclusive)."""
@@ -85,8 +90,8 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     partition: int
     first_offset: int
     """The offset of the first record of the stream that was read."""
-    mark: Mark
-    """The last record that was read."""
+    mark: Mark | None
+    """The last record of the partition that was read."""
     fingerprint: str
     """Of the settings and projections the state was made with (`Plan.fingerprint`)."""
     aggregates: tuple[str, ...]
@@ -149,8 +154,8 @@ class Stored(msgspec.Struct, frozen=True):
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """Where a restart begins to read a partition.
 
-    Every record below `low_water` is in its stream's checkpoint (or a dead letter). `streams` has the `next_offset` that
-    each stream's checkpoint had, so that one which has fallen behind it, because Redis lost writes, is noticed.
+    Every record below `low_water` is in its stream's checkpoint (or a dead letter). `streams` has the `next_offset`
+    that each stream's checkpoint had, so that one which has fallen behind it, because Redis lost writes, is noticed.
     `mark` is of the last record read below `low_water`; None when there was none.
     """
 

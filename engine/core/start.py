@@ -1,0 +1,65 @@
+"""Where reading a partition begins, and whether it still holds what was read before. Decisions on facts, no I/O."""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from engine.core.facts import Bounds, Manifest, Mark, Record
+
+
+class Begin(msgspec.Struct, frozen=True):
+    """Read from `next_offset` on. Records that their streams' checkpoints have passed are skipped when they come."""
+
+    next_offset: int
+
+
+class Lost(msgspec.Struct, frozen=True):
+    """The records from `first` up to `begin` (exclusive) are needed and gone."""
+
+    first: int
+    begin: int
+
+
+class Recreated(msgspec.Struct, frozen=True):
+    """The partition is not the one that was read: `evidence` says how that shows."""
+
+    evidence: str
+
+
+Start = Begin | Lost | Recreated
+
+
+def where_to_begin(
+    manifest: Manifest | None, stored: Mapping[str, int | None], bounds: Bounds, found: Record | None
+) -> Start:
+    """Where reading begins.
+
+    `stored` holds what the streams' checkpoints say now, None for one that has none (any more); `found` is the record
+    at the offset of the manifest's mark, as the log has it now.
+    """
+    if manifest is None:
+        return Begin(bounds.begin)
+    if manifest.mark is not None and (recreated := _recreated(manifest.mark, bounds, found)):
+        return recreated
+    next_offset = manifest.low_water
+    for stream, known in manifest.streams.items():
+        now = stored.get(stream)
+        if now is None:
+            # The stream's keys are gone: only the whole topic brings them back.
+            return Begin(bounds.begin)
+        if now < known:
+            next_offset = min(next_offset, now)
+    if next_offset < bounds.begin:
+        return Lost(next_offset, bounds.begin)
+    return Begin(next_offset)
+
+
+def _recreated(mark: Mark, bounds: Bounds, found: Record | None) -> Recreated | None:
+    """Whether the record that was read last is another one now."""
+    if found is not None:
+        if Mark.of(found.offset, found.timestamp_ms, found.key, found.value) == mark:
+            return None
+        return Recreated(f"the record at offset {mark.offset} is not the one that was read there")
+    if mark.offset >= bounds.end:
+        return Recreated(f"it ends at offset {bounds.end}, but offset {mark.offset} had been read")
+    return None  # retention or compaction removed it
