@@ -1,0 +1,139 @@
+"""The engine's metrics in Prometheus, all named `crashfold_…`.
+
+Implements `engine.meter.Meter`. What is always true: every instance has a registry of its own, and every label value
+that can be known beforehand is there from the start with 0, so that a rate never misses its first step.
+"""
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Final, get_args
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+)
+
+from engine.core.batch import REASONS
+from engine.core.facts import Applied, Conflict, Duplicate, Outcome
+from engine.errors import StoreRefused, Unavailable
+from engine.meter import FairnessFault
+
+_DURATIONS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_GAMES: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000)
+_OUTCOMES: Final = ("applied", "duplicate", "conflict", "unknown", "refused")
+_OUTCOME_NAMES: Final = {Applied: "applied", Duplicate: "duplicate", Conflict: "conflict"}
+
+
+class Metrics:
+    """A `Meter` over `registry`, which also holds what the process and the interpreter say of themselves."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+        self._gauge("build_info", "Always 1; which version this is.", "version").labels(version("crashfold")).set(1)
+
+        commits = self._counter("commits", "Commits of one stream each, by outcome.", "outcome")
+        self._commits = {outcome: commits.labels(outcome) for outcome in _OUTCOMES}
+        self._applied = self._counter("games_applied", "Games folded; again after a conflict counts again.")
+        self._duplicates = self._counter("games_duplicate", "Games that had been folded before.")
+        self._late = self._counter("games_late", "Games folded that took their place behind newer ones.")
+        self._rejected = self._counter("records_rejected", "Records that cannot be folded, by reason.", "reason")
+        self._dead_letters = self._counter("dead_letters", "Dead letters handed over, by reason.", "reason")
+        for reason in REASONS:
+            self._rejected.labels(reason)
+            self._dead_letters.labels(reason)
+        self._unfair = self._counter("fairness_mismatches", "Games that do not fit their hashes.", "kind")
+        for fault in get_args(FairnessFault):
+            self._unfair.labels(fault)
+        self._rebalances = self._counter("rebalances", "How often partitions were gained or lost.")
+
+        self._commit_s = self._histogram("commit_duration_seconds", "The store's answer to one call.", _DURATIONS_S)
+        self._step_s = self._histogram("step_duration_seconds", "One turn of the loop.", _DURATIONS_S)
+        self._batch = self._histogram("batch_games", "Records taken in by one turn of the loop.", _GAMES)
+        self._loop_lag_s = self._histogram("loop_lag_seconds", "How late the event loop wakes.", _DURATIONS_S)
+
+        self._lag = self._gauge("lag_records", "Records of the partition not committed yet.", "partition")
+        self._freshness_s = self._gauge(
+            "freshness_seconds", "Age of the last record committed while there is lag, else 0.", "partition"
+        )
+        self._partitions = self._gauge("partitions_held", "Partitions that this engine reads.")
+        self._streams = self._gauge("streams_held", "Streams whose state is in memory.")
+        self._replayed = self._counter("replay_games", "Games read by a rebuild.")
+        self._progress = self._gauge("replay_progress_ratio", "How far a rebuild has come, from 0 to 1.")
+
+    def step_took(self, duration_s: float, games: int) -> None:
+        """One turn of the loop is over."""
+        self._step_s.observe(duration_s)
+        self._batch.observe(games)
+
+    def folded(self, accepted: int, duplicates: int, late: int) -> None:
+        """So many games took their place, or had been folded before."""
+        self._applied.inc(accepted)
+        self._duplicates.inc(duplicates)
+        self._late.inc(late)
+
+    def committed(self, duration_s: float, outcomes: Sequence[Outcome]) -> None:
+        """The store answered."""
+        self._commit_s.observe(duration_s)
+        for outcome in outcomes:
+            self._commits[_OUTCOME_NAMES[type(outcome)]].inc()
+
+    def commit_failed(self, error: Unavailable) -> None:
+        """The store refused, or did not answer."""
+        self._commits["refused" if isinstance(error, StoreRefused) else "unknown"].inc()
+
+    def rejected(self, reason: str) -> None:
+        """A record cannot be folded."""
+        self._rejected.labels(reason).inc()
+
+    def buried(self, reason: str) -> None:
+        """A dead letter was handed over."""
+        self._dead_letters.labels(reason).inc()
+
+    def unfair(self, fault: FairnessFault, games: int = 1) -> None:
+        """So many games do not fit their hashes."""
+        self._unfair.labels(fault).inc(games)
+
+    def rebalanced(self) -> None:
+        """Partitions were gained or lost."""
+        self._rebalances.inc()
+
+    def holding(self, *, partitions: int, streams: int) -> None:
+        """So many are held now."""
+        self._partitions.set(partitions)
+        self._streams.set(streams)
+
+    def lagging(self, partition: int, records: int, freshness_s: float = 0.0) -> None:
+        """So many records of the partition are not committed."""
+        self._lag.labels(partition).set(records)
+        self._freshness_s.labels(partition).set(freshness_s if records else 0.0)
+
+    def released(self, partition: int) -> None:
+        """The partition is held no longer: what stood here would go on raising alerts."""
+        self._lag.remove(partition)
+        self._freshness_s.remove(partition)
+
+    def replayed(self, games: int, progress_ratio: float) -> None:
+        """A rebuild read so many more games, and is that far."""
+        self._replayed.inc(games)
+        self._progress.set(progress_ratio)
+
+    def loop_lagged(self, duration_s: float) -> None:
+        """The event loop woke so much later than it was asked to."""
+        self._loop_lag_s.observe(duration_s)
+
+    def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
+        return Counter(f"crashfold_{name}_total", meaning, labels, registry=self.registry)
+
+    def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
+        return Gauge(f"crashfold_{name}", meaning, labels, registry=self.registry)
+
+    def _histogram(self, name: str, meaning: str, buckets: Sequence[float]) -> Histogram:
+        return Histogram(f"crashfold_{name}", meaning, buckets=buckets, registry=self.registry)

@@ -1,0 +1,100 @@
+"""What the runtime measures, named by what happened. `engine.adapters.metrics` counts it, `NullMeter` does not.
+
+Imports facts and errors only, so that the runtime never imports a metrics library. A meter never raises, never waits.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+from engine.core.facts import Outcome
+from engine.errors import Unavailable
+
+FairnessFault = Literal["hash", "chain"]
+"""The crash point does not follow from the hash, or the hash does not lead to the one before."""
+
+
+class Meter(Protocol):
+    """Hears of everything worth counting. All durations are in seconds."""
+
+    def step_took(self, duration_s: float, games: int) -> None:
+        """One turn of the loop is over, which took in so many records."""
+
+    def folded(self, accepted: int, duplicates: int, late: int) -> None:
+        """So many games took their place, `late` of them behind newer ones; so many had been folded before."""
+
+    def committed(self, duration_s: float, outcomes: Sequence[Outcome]) -> None:
+        """The store answered for one commit per stream."""
+
+    def commit_failed(self, error: Unavailable) -> None:
+        """The store refused, or did not answer, so that the outcome is unknown; it is asked again."""
+
+    def rejected(self, reason: str) -> None:
+        """A record cannot be folded."""
+
+    def buried(self, reason: str) -> None:
+        """A dead letter was handed over."""
+
+    def unfair(self, fault: FairnessFault, games: int = 1) -> None:
+        """So many games do not fit their hashes."""
+
+    def rebalanced(self) -> None:
+        """Partitions were gained or lost."""
+
+    def holding(self, *, partitions: int, streams: int) -> None:
+        """So many are held now."""
+
+    def lagging(self, partition: int, records: int, freshness_s: float = 0.0) -> None:
+        """So many records of the partition are not committed. `freshness_s` is how long ago the last one that is was
+        written to the log, and 0 when there is no lag."""
+
+    def released(self, partition: int) -> None:
+        """The partition is held no longer: its lag is another engine's."""
+
+    def replayed(self, games: int, progress_ratio: float) -> None:
+        """A rebuild read so many more games, and is that far, from 0 to 1."""
+
+    def loop_lagged(self, duration_s: float) -> None:
+        """The event loop woke so much later than it was asked to."""
+
+
+class NullMeter:
+    """Counts nothing."""
+
+    def step_took(self, duration_s: float, games: int) -> None:
+        """Nothing."""
+
+    def folded(self, accepted: int, duplicates: int, late: int) -> None:
+        """Nothing."""
+
+    def committed(self, duration_s: float, outcomes: Sequence[Outcome]) -> None:
+        """Nothing."""
+
+    def commit_failed(self, error: Unavailable) -> None:
+        """Nothing."""
+
+    def rejected(self, reason: str) -> None:
+        """Nothing."""
+
+    def buried(self, reason: str) -> None:
+        """Nothing."""
+
+    def unfair(self, fault: FairnessFault, games: int = 1) -> None:
+        """Nothing."""
+
+    def rebalanced(self) -> None:
+        """Nothing."""
+
+    def holding(self, *, partitions: int, streams: int) -> None:
+        """Nothing."""
+
+    def lagging(self, partition: int, records: int, freshness_s: float = 0.0) -> None:
+        """Nothing."""
+
+    def released(self, partition: int) -> None:
+        """Nothing."""
+
+    def replayed(self, games: int, progress_ratio: float) -> None:
+        """Nothing."""
+
+    def loop_lagged(self, duration_s: float) -> None:
+        """Nothing."""

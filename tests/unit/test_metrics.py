@@ -1,0 +1,118 @@
+"""Metrics: what happened is counted under the right name, and everything is there from the start."""
+
+import inspect
+
+import pytest
+from prometheus_client import generate_latest
+
+from engine.adapters.metrics import Metrics
+from engine.core.batch import REASONS
+from engine.core.facts import Applied, Conflict, Duplicate
+from engine.errors import StoreRefused, StoreUnavailable
+from engine.meter import Meter, NullMeter
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(f"crashfold_{name}", labels)
+
+
+def test_every_label_value_that_is_known_beforehand_is_there_with_zero(metrics: Metrics) -> None:
+    for outcome in ("applied", "duplicate", "conflict", "unknown", "refused"):
+        assert value(metrics, "commits_total", outcome=outcome) == 0
+    for reason in REASONS:
+        assert value(metrics, "records_rejected_total", reason=reason) == 0
+        assert value(metrics, "dead_letters_total", reason=reason) == 0
+    for kind in ("hash", "chain"):
+        assert value(metrics, "fairness_mismatches_total", kind=kind) == 0
+
+
+def test_commits_are_counted_by_their_outcome(metrics: Metrics) -> None:
+    metrics.committed(0.002, [Applied(1), Applied(2), Duplicate(3), Conflict(None)])
+    metrics.commit_failed(StoreUnavailable("no answer"))
+    metrics.commit_failed(StoreRefused("out of memory"))
+    counts = {
+        outcome: value(metrics, "commits_total", outcome=outcome)
+        for outcome in ("applied", "duplicate", "conflict", "unknown", "refused")
+    }
+    assert counts == {"applied": 2, "duplicate": 1, "conflict": 1, "unknown": 1, "refused": 1}
+    assert value(metrics, "commit_duration_seconds_count") == 1
+    assert value(metrics, "commit_duration_seconds_sum") == 0.002
+    assert value(metrics, "commit_duration_seconds_bucket", le="0.001") == 0
+    assert value(metrics, "commit_duration_seconds_bucket", le="0.0025") == 1
+
+
+def test_games_and_steps_are_counted(metrics: Metrics) -> None:
+    metrics.folded(accepted=10, duplicates=3, late=2)
+    metrics.folded(accepted=1, duplicates=0, late=0)
+    metrics.step_took(0.5, 14)
+    metrics.rejected("late")
+    metrics.rejected("of a new kind")
+    metrics.buried("late")
+    metrics.unfair("chain", 2)
+    metrics.rebalanced()
+    metrics.loop_lagged(0.3)
+    assert value(metrics, "games_applied_total") == 11
+    assert value(metrics, "games_duplicate_total") == 3
+    assert value(metrics, "games_late_total") == 2
+    assert value(metrics, "step_duration_seconds_sum") == 0.5
+    assert value(metrics, "batch_games_sum") == 14
+    assert value(metrics, "records_rejected_total", reason="late") == 1
+    assert value(metrics, "records_rejected_total", reason="of a new kind") == 1
+    assert value(metrics, "dead_letters_total", reason="late") == 1
+    assert value(metrics, "fairness_mismatches_total", kind="chain") == 2
+    assert value(metrics, "rebalances_total") == 1
+    assert value(metrics, "loop_lag_seconds_sum") == 0.3
+
+
+def test_freshness_is_zero_without_lag(metrics: Metrics) -> None:
+    metrics.lagging(3, 7, freshness_s=1.5)
+    assert value(metrics, "lag_records", partition="3") == 7
+    assert value(metrics, "freshness_seconds", partition="3") == 1.5
+    metrics.lagging(3, 0, freshness_s=900)
+    assert value(metrics, "lag_records", partition="3") == 0
+    assert value(metrics, "freshness_seconds", partition="3") == 0
+
+
+def test_the_lag_of_a_partition_that_another_engine_reads_is_not_reported(metrics: Metrics) -> None:
+    metrics.lagging(3, 7, freshness_s=1.5)
+    metrics.released(3)
+    metrics.released(3)
+    assert value(metrics, "lag_records", partition="3") is None
+    assert value(metrics, "freshness_seconds", partition="3") is None
+
+
+def test_what_is_held_and_a_rebuild_s_progress_are_gauges(metrics: Metrics) -> None:
+    metrics.holding(partitions=2, streams=40)
+    metrics.holding(partitions=1, streams=20)
+    metrics.replayed(100, 0.25)
+    metrics.replayed(100, 0.5)
+    assert value(metrics, "partitions_held") == 1
+    assert value(metrics, "streams_held") == 20
+    assert value(metrics, "replay_games_total") == 200
+    assert value(metrics, "replay_progress_ratio") == 0.5
+
+
+def test_two_instances_do_not_share_a_count(metrics: Metrics) -> None:
+    other = Metrics()
+    other.rebalanced()
+    assert value(metrics, "rebalances_total") == 0
+
+
+def test_the_process_and_the_version_are_told_too(metrics: Metrics) -> None:
+    text = generate_latest(metrics.registry).decode()
+    assert "\npython_info{" in text
+    assert "\nprocess_resident_memory_bytes " in text
+    assert '\ncrashfold_build_info{version="' in text
+
+
+def test_both_meters_have_every_method_of_the_protocol(metrics: Metrics) -> None:
+    meters: list[Meter] = [metrics, NullMeter()]
+    for name, method in inspect.getmembers(Meter, inspect.isfunction):
+        if not name.startswith("_"):
+            for meter in meters:
+                assert inspect.signature(getattr(type(meter), name)) == inspect.signature(method)
