@@ -1,0 +1,66 @@
+"""Problems: what a request gets that cannot be answered, as RFC 9457 describes it (`application/problem+json`).
+
+Imports msgspec only. Problems are values, not exceptions; a problem's `type` is stable, so clients may match on it, and
+its `detail` is always words of our own, never an exception's text.
+"""
+
+from typing import Final
+
+import msgspec
+
+MEDIA_TYPE: Final = "application/problem+json"
+
+_TYPE: Final = "urn:crashfold:problem:"
+
+
+class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One problem. `parameter` names the parameter at fault; `retry_after_s` goes into the header `Retry-After`."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    parameter: str | None = None
+    retry_after_s: int | None = None
+
+
+def malformed(detail: str, parameter: str | None = None) -> Problem:
+    """400: a value is not written as it must be, or is of the wrong type."""
+    return Problem(f"{_TYPE}malformed", "Malformed request", 400, detail, parameter)
+
+
+def not_found(detail: str) -> Problem:
+    """404: the question is fine, and nothing answers it."""
+    return Problem(f"{_TYPE}not-found", "Nothing found", 404, detail)
+
+
+def no_such_route(path: str) -> Problem:
+    """404: the path leads nowhere."""
+    return Problem(f"{_TYPE}no-such-route", "No such route", 404, f"there is nothing at {path}")
+
+
+def method_not_allowed(method: str) -> Problem:
+    """405: the path answers other methods only."""
+    detail = f"this path does not answer {method}"
+    return Problem(f"{_TYPE}method-not-allowed", "Method not allowed", 405, detail)
+
+
+def out_of_bounds(detail: str, parameter: str | None = None) -> Problem:
+    """422: a well-formed value beyond what may be asked."""
+    return Problem(f"{_TYPE}out-of-bounds", "Out of bounds", 422, detail, parameter)
+
+
+def too_many_requests(retry_after_s: int) -> Problem:
+    """429: the client asks more often than is allowed."""
+    detail = f"ask again in {retry_after_s} s"
+    return Problem(f"{_TYPE}too-many-requests", "Too many requests", 429, detail, retry_after_s=retry_after_s)
+
+
+def internal() -> Problem:
+    """500: a defect of ours; the log has the rest."""
+    return Problem(f"{_TYPE}internal", "Internal error", 500, "the server failed; its log says how")
+
+
+def unavailable(detail: str, retry_after_s: int) -> Problem:
+    """503: cannot be answered for now."""
+    return Problem(f"{_TYPE}unavailable", "Unavailable", 503, detail, retry_after_s=retry_after_s)
