@@ -1,0 +1,181 @@
+"""The routes: method and path, the question each reads, and the function that answers it.
+
+Imports everything else of the read side and no HTTP library. The table is the one place that says which path asks what;
+`ask` reads a request, `answer` answers it, and both are pure, so a request needs no server to be understood or tested.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any, Final, Literal
+from urllib.parse import unquote
+
+import msgspec
+
+from engine.api import games, intervals, last_games, occurrences, questions, series
+from engine.api.past import NO_PAST, Past
+from engine.api.problems import Problem, method_not_allowed, no_such_route, not_found
+from engine.api.questions import Limits, Terms, Threshold
+from engine.api.times import Zones
+from engine.api.view import View
+from projections.games import Games
+from schemas.predicate import Kind
+
+Subject = Threshold | tuple[Threshold, ...] | int | None
+"""What a question is about: the threshold in the path, those in the body, the id of a game, or nothing of these."""
+
+ANALYTICS: Final = "/api/analytics"
+NAMES: Final[dict[Kind, str]] = {"min": "min-crash-point", "max": "max-crash-point", "floor": "exact-floor"}
+"""How the kinds are named in paths."""
+
+_PARAMETER: Final = re.compile(r"\\{\w+\\}")
+
+
+class Success(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of every success but a page of games, which is a body of its own."""
+
+    status: Literal["success"] = "success"
+    data: Any
+
+
+class Route(msgspec.Struct, frozen=True, dict=True):
+    """One route. `answer` takes a view, the subject if there is one, and the question."""
+
+    method: Literal["GET", "POST"]
+    path: str
+    question: type[msgspec.Struct]
+    answer: Callable[..., Any]
+    kind: Kind | None = None
+    """What the numbers of the question mean; None where it has none."""
+
+    @cached_property
+    def pattern(self) -> re.Pattern[str]:
+        """The paths of this route. Its parameter may be empty, to be told what is wrong with it."""
+        return re.compile(_PARAMETER.sub("([^/]*)", re.escape(self.path)))
+
+
+class Request(msgspec.Struct, frozen=True):
+    """What is read of a request. `path` and `query` as they came, the names of `headers` in lower case."""
+
+    method: str
+    path: str
+    query: str = ""
+    body: bytes = b""
+    headers: Mapping[str, str] = {}
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """A request, understood."""
+
+    route: Route
+    terms: Terms
+    subject: Subject
+    question: Any
+
+    @property
+    def by_clock(self) -> bool:
+        """Whether the answer depends on the server's clock, and not on the version alone."""
+        asks_hours = hasattr(self.question, "hours") and getattr(self.question, "by_time", True)
+        return asks_hours and self.terms.at_us is None
+
+    def answer(self, view: View) -> Any:
+        """The answer: `data`, or the body of a page of games, or a `Problem`."""
+        subject = () if self.subject is None else (self.subject,)
+        data = self.route.answer(view, *subject, self.question)
+        if data is None:
+            return not_found("the window holds no such game" if self.route.kind is None else "no game matches")
+        return data
+
+
+def ask(request: Request, limits: Limits, zones: Zones) -> Asked | Problem:
+    """What the request asks, or what is wrong with it."""
+    found = [(route, route.pattern.fullmatch(request.path)) for route in ROUTES]
+    routes = [(route, match) for route, match in found if match is not None]
+    if not routes:
+        return no_such_route(request.path)
+    for route, match in routes:
+        if route.method == request.method:
+            return _ask(route, [unquote(text) for text in match.groups()], request, limits, zones)
+    return method_not_allowed(request.method)
+
+
+def answer(
+    request: Request, window: Games, now_ms: int, *, limits: Limits, zones: Zones, past: Past = NO_PAST
+) -> tuple[int, Any]:
+    """Status and body of the answer to a request, from the window alone."""
+    asked = ask(request, limits, zones)
+    if isinstance(asked, Problem):
+        return asked.status, asked
+    view = View.of(window, asked.terms.zone, now_ms * 1000, asked.terms.at_us, past)
+    found = asked.answer(view)
+    if isinstance(found, Problem):
+        return found.status, found
+    return 200, found if isinstance(found, games.GamesPage) else Success(data=found)
+
+
+def _ask(route: Route, parameters: Sequence[str], request: Request, limits: Limits, zones: Zones) -> Asked | Problem:
+    query = questions.split_query(request.query)
+    terms = questions.read_terms(query, request.headers, zones, takes_at=route.kind is not None)
+    if isinstance(terms, Problem):
+        return terms
+    subject: Subject = None
+    if parameters:
+        read = _read_subject(route, *parameters)
+        if isinstance(read, Problem):
+            return read
+        subject = read
+    if route.method == "GET":
+        question: Any = questions.read_query(route.question, query, limits)
+    else:
+        question = questions.read_body(route.question, request.body, limits)
+    if isinstance(question, Problem):
+        return question
+    if route.kind is not None and subject is None:
+        subject = tuple(Threshold(route.kind, value) for value in question.values)
+    return Asked(route, terms, subject, question)
+
+
+def _read_subject(route: Route, text: str) -> Threshold | int | Problem:
+    """The number in the path."""
+    if route.kind is None:
+        return questions.read_integer("game_id", text)
+    return questions.read_threshold(route.kind, text)
+
+
+def _routes() -> tuple[Route, ...]:
+    routes = [
+        Route("GET", "/api/games", questions.PageQuestion, games.games_page),
+        Route("GET", "/api/games/{game_id}", questions.Nothing, games.one_game),
+    ]
+    for kind, name in NAMES.items():
+        root = f"{ANALYTICS}/occurrences/{name}"
+        batch = questions.FloorOccurrencesBatch if kind == "floor" else questions.OccurrencesBatch
+        routes += [
+            Route("GET", f"{root}/{{value}}", questions.OccurrencesQuestion, occurrences.occurrences, kind),
+            Route("POST", f"{root}s/batch", batch, occurrences.occurrences_batch, kind),
+        ]
+        one, many = f"{ANALYTICS}/last-game/{name}", f"{ANALYTICS}/last-games/{name}"
+        newest = questions.FloorLastGameBatch if kind == "floor" else questions.LastGameBatch
+        routes += [
+            Route("GET", f"{one}/{{value}}", questions.Nothing, last_games.last_game, kind),
+            Route("GET", f"{many}/{{value}}", questions.LastGamesQuestion, last_games.last_games, kind),
+            Route("POST", f"{many}s", newest, last_games.last_game_batch, kind),
+        ]
+    run = f"{ANALYTICS}/series/without-min-crash-point/{{value}}"
+    routes += [
+        Route("GET", run, questions.SeriesQuestion, series.series, "min"),
+        Route("GET", f"{run}/time", questions.SeriesByTimeQuestion, series.series_by_time, "min"),
+    ]
+    root = f"{ANALYTICS}/intervals/min-crash-point"
+    routes += [
+        Route("GET", f"{root}/{{value}}", questions.IntervalsQuestion, intervals.intervals, "min"),
+        Route("GET", f"{root}/{{value}}/date-range", questions.DateRangeQuestion, intervals.date_range, "min"),
+        Route("GET", f"{root}/{{value}}/game-sets", questions.GameSetsQuestion, intervals.game_sets, "min"),
+        Route("POST", f"{root}s", questions.IntervalsBatch, intervals.intervals_batch, "min"),
+        Route("POST", f"{root}s/date-range", questions.DateRangeBatch, intervals.date_range_batch, "min"),
+        Route("POST", f"{root}s/game-sets", questions.GameSetsBatch, intervals.game_sets_batch, "min"),
+    ]
+    return tuple(routes)
+
+
+ROUTES: Final = _routes()
