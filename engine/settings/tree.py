@@ -46,13 +46,14 @@ def plain_type(kind: Any) -> Any:
     return get_args(kind)[0] if get_origin(kind) is Annotated else kind
 
 
+def _masked_fields(section: msgspec.Struct) -> list[tuple[str, Any]]:
+    """Names and values with secrets masked, for a section may end up in a log or a traceback."""
+    fields = msgspec.structs.fields(section)
+    return [(field.name, masked(getattr(section, field.name), field.type)) for field in fields]
+
+
 def _masked_repr(section: msgspec.Struct) -> str:
-    """The repr of a section with its secrets masked, for it may end up in a log or a traceback."""
-    shown = [
-        f"{field.name}={masked(getattr(section, field.name), field.type)!r}"
-        for field in msgspec.structs.fields(section)
-    ]
-    return f"{type(section).__name__}({', '.join(shown)})"
+    return f"{type(section).__name__}({', '.join(f'{name}={value!r}' for name, value in _masked_fields(section))})"
 
 
 class KafkaSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,6 +135,7 @@ class KafkaSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 1_048_576
 
     __repr__ = _masked_repr
+    __rich_repr__ = _masked_fields
 
     def __post_init__(self) -> None:
         hosts = [host_of(server) for server in self.bootstrap_servers.split(",")]
@@ -197,6 +199,7 @@ class RedisSettings(msgspec.Struct, frozen=True, kw_only=True):
     timeout_ms: Annotated[int, Meta(ge=10, le=600_000, description="Deadline of each call, in ms.")] = 5_000
 
     __repr__ = _masked_repr
+    __rich_repr__ = _masked_fields
 
     def __post_init__(self) -> None:
         _require(
@@ -207,8 +210,10 @@ class RedisSettings(msgspec.Struct, frozen=True, kw_only=True):
         try:
             parts = urlsplit(self.url)
             host, _port = parts.hostname, parts.port
-        except ValueError as error:
-            raise ValueError(f"url {masked_url(self.url)!r} is no address: {error}") from None
+        except ValueError:  # whose text may quote a password that was taken for a port
+            raise ValueError(
+                f"url {masked_url(self.url)!r} is no address; are the password's special characters written as %XX?"
+            ) from None
         _require(
             bool(host) if parts.scheme in ("redis", "rediss") else parts.scheme == "unix" and parts.path != "",
             "url",
@@ -303,6 +308,7 @@ class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 60
 
     __repr__ = _masked_repr
+    __rich_repr__ = _masked_fields
 
     def __post_init__(self) -> None:
         _require(

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from rich.pretty import pretty_repr
 
 from engine.errors import ConfigurationError
 from engine.settings import (
@@ -261,11 +262,13 @@ def test_no_secret_is_shown_by_describe_or_by_a_repr(tmp_path: Path) -> None:
     assert rows["kafka.topic"].value == "games"
     assert "hunter2" not in repr(rows)
     assert "hunter2" not in repr(loaded)
+    assert "hunter2" not in pretty_repr(loaded)
     assert loaded.settings.redis.password == "hunter2"
 
 
 def test_a_secret_that_would_not_do_is_not_shown_either(tmp_path: Path) -> None:
     assert "hunter2" not in fault({"CRASHFOLD_API__TOKEN": "hunter2"})
+    assert "hunter2" not in fault({"CRASHFOLD_REDIS__URL": "redis://:hunter2/x@localhost"})
     assert "31337" not in fault_of_toml(tmp_path, "[redis]\npassword = 31337")
 
 
