@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, NamedTuple
 import msgspec
 from hypothesis import strategies as st
 
+from engine.testing import START_MS, game
 from projections.settings import ProjectionSettings
 from schemas.game import (
     GAME_ID_MAX,
@@ -25,34 +26,31 @@ from schemas.game import (
     Game,
 )
 
+__all__ = [
+    "DATA",
+    "GARBAGE",
+    "SMALL",
+    "START_MS",
+    "Garbage",
+    "any_game",
+    "arrivals",
+    "batches",
+    "game",
+    "games_at",
+    "hashes",
+    "json_game",
+    "nested",
+    "ordered_games",
+    "sample_games",
+    "small_settings",
+]
+
 DATA: Final = Path(__file__).parent / "data"
-START_MS: Final = 1_700_000_000_000
-"""When the streams of the tests begin: no bucket's first instant, and far from every bound."""
 
 # --- games -----------------------------------------------------------------------------------------------------------
 
 CRASH_POINTS: Final = (1.0, 1.01, 1.2, 1.49, 1.5, 1.51, 1.99, 2.0, 2.01, 2.99, 3.0, 3.7, 9.99, 10.0, 11.0, 100.0)
 """On, just below and just above the thresholds of the small settings."""
-
-
-def game(
-    game_id: int,
-    crash_point: float = 1.5,
-    *,
-    end_time: int | None = None,
-    prepare_time: int | None = None,
-    begin_time: int | None = None,
-    hash: str | None = None,
-) -> Game:
-    """A game; by default it ends 20 seconds after that of the id before."""
-    return Game(
-        game_id=game_id,
-        hash=hash,
-        crash_point=crash_point,
-        prepare_time=prepare_time,
-        begin_time=begin_time,
-        end_time=START_MS + 20_000 * game_id if end_time is None else end_time,
-    )
 
 
 def games_at(*crash_points: float, first_id: int = 1) -> list[Game]:

@@ -1,0 +1,262 @@
+"""What a projection of your own is tested with: given these games, expect those keys.
+
+    from engine.testing import game, given
+
+    given(game(1, 2.0), game(2, 11.5)).with_projection(Records()).expect("records", {"highest": game(2, 11.5)})
+
+Imports projections and schemas only; no servers, no clients, no event loop. Beside what is expected every `expect`
+checks what the engine asks of each projection: that neither batches nor late games nor restarts show in its keys.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from projections import ProjectionSettings, StreamState, plain, plan
+from projections.delta import SortedSet, Value, apply
+from projections.games import Bands
+from projections.projection import Projection
+from projections.stream import Plan
+from schemas import keys
+from schemas.game import Game
+
+START_MS: Final = 1_700_000_000_000
+"""About when the game with id 0 would have ended."""
+ROUND_MS: Final = 20_000
+
+_TRIALS: Final = 16
+"""In how many ways each law is tried; the same ones every time."""
+
+
+def game(
+    game_id: int,
+    crash_point: float = 2.0,
+    *,
+    end_time: int | None = None,
+    prepare_time: int | None = None,
+    begin_time: int | None = None,
+    hash: str | None = None,
+) -> Game:
+    """A game. Times are epoch milliseconds; by default it ends 20 seconds after the one whose id is one less."""
+    return Game(
+        game_id=game_id,
+        hash=hash,
+        crash_point=crash_point,
+        prepare_time=prepare_time,
+        begin_time=begin_time,
+        end_time=START_MS + ROUND_MS * game_id if end_time is None else end_time,
+    )
+
+
+def given(*games: Game, settings: ProjectionSettings | None = None) -> "Given":
+    """A stream to which `games` arrived, in that order. Say next which projection is looked at; otherwise all of the
+    built-in ones are, under `settings`."""
+    settings = settings or ProjectionSettings()
+    return Given(games, settings, plan(settings))
+
+
+class Given:
+    """Games that arrived, and what folds them. Immutable; `expect` gives it back, so that expectations form a chain."""
+
+    def __init__(self, games: Sequence[Game], settings: ProjectionSettings, folded_by: Plan) -> None:
+        self._games = tuple(games)
+        self._settings = settings
+        self._plan = folded_by
+        self._model: dict[str, Value] | None = None
+
+    def with_projection(self, projection: Projection[Any]) -> "Given":
+        """The same games, folded by `projection` alone."""
+        return Given(self._games, self._settings, Plan(self._settings, (projection,), Bands(self._settings.predicates)))
+
+    def expect(self, name: str, value: object) -> "Given":
+        """Assert that the key `name` (without the stream's prefix) holds `value`, and that the projection keeps the
+        laws.
+
+        `value` is written in Python: a mapping for a hash, a list (newest first) for a list, a mapping by score for a
+        sorted set. What is stored as JSON, in a string or in a field, is compared decoded, and structs such as `Game`
+        may stand for the objects they are stored as. Bytes are compared as they are.
+        """
+        __tracebackhide__ = True
+        model = self._checked_model()
+        if name not in model:
+            known = ", ".join(sorted(model)) or "none"
+            raise AssertionError(f"there is no key {name!r}; the keys are: {known}")
+        if not _holds(model[name], value):
+            raise AssertionError(
+                f"{name!r} is not as expected\n  expected: {value!r}\n  stored:   {_shown(model[name])!r}"
+            )
+        return self
+
+    def expect_none(self, name: str) -> "Given":
+        """Assert that there is no key `name`, and that the projection keeps the laws."""
+        __tracebackhide__ = True
+        model = self._checked_model()
+        if name in model:
+            raise AssertionError(f"{name!r} should not be there\n  stored:   {_shown(model[name])!r}")
+        return self
+
+    def keys(self) -> dict[str, object]:
+        """All keys, decoded, for what `expect` cannot say. Checks the laws as well."""
+        __tracebackhide__ = True
+        return {name: _shown(value) for name, value in self._checked_model().items()}
+
+    def _checked_model(self) -> dict[str, Value]:
+        __tracebackhide__ = True
+        if self._model is None:
+            model = _in_one_batch(self._plan, plain.accept(self._settings, self._games)).keys()
+            _check_form(self._plan, model)
+            for law in _LAWS:
+                for seed in range(_TRIALS):
+                    _check(law, self._plan, self._games, random.Random(seed))
+            self._model = model
+        return self._model
+
+
+# --- the laws --------------------------------------------------------------------------------------------------------
+
+
+class _Law(msgspec.Struct, frozen=True):
+    """The same games in another way must give the same keys. `wording` is what the keys would otherwise depend on."""
+
+    wording: str
+    batch_games_max: int = 5
+    late: bool = False
+    restarts: bool = False
+
+
+_LAWS: Final = (
+    _Law("how games are cut into batches: one at a time", batch_games_max=1),
+    _Law("how games are cut into batches"),
+    _Law("a restart: its state does not survive being stored", restarts=True),
+    _Law("the order in which games arrive: does `fold` change its state in place?", late=True),
+    _Law("the order in which games arrive, with restarts between", late=True, restarts=True),
+)
+
+
+def _check(law: _Law, folded_by: Plan, games: Sequence[Game], chance: random.Random) -> None:
+    """Let the games arrive in one way that the law speaks of, with snapshots close by and now and then a window that
+    does not hold all games, and compare with one batch in order."""
+    __tracebackhide__ = True
+    window_games = chance.choice((folded_by.settings.window_games, 1, chance.randint(1, len(games) + 1)))
+    settings = msgspec.structs.replace(folded_by.settings, window_games=window_games, samples_games=())
+    tried_by = Plan(settings, folded_by.projections, folded_by.bands, spacing=chance.choice((1, 2, 3, 7)))
+    arrived = sorted(games, key=lambda game: game.game_id)
+    if law.late:
+        delay = chance.randint(1, len(games) + 1)
+        late = {i: i + chance.uniform(0, delay) for i in range(len(arrived))}
+        arrived = [arrived[i] for i in sorted(late, key=late.__getitem__)]
+    state, model = StreamState.empty(tried_by), dict[str, Value]()
+    start = 0
+    while start < len(arrived):
+        stop = start + chance.randint(1, law.batch_games_max)
+        folded = state.fold(arrived[start:stop])
+        model = apply(model, folded.state.delta(state, folded.kept))
+        state, start = folded.state, stop
+        if law.restarts and chance.random() < 0.5:
+            state = StreamState.loads(tried_by, state.dump())
+    expected = _in_one_batch(tried_by, plain.accept(settings, arrived)).keys()
+    _compare(expected, state.keys(), f"the keys depend on {law.wording}")
+    model.pop(keys.CHECKPOINT, None)
+    _compare(
+        expected,
+        model,
+        "the deltas do not add up to the keys: is a state changed in place or kept elsewhere, or `delta` wrong?",
+    )
+
+
+def _in_one_batch(folded_by: Plan, games: Sequence[Game]) -> StreamState:
+    return StreamState.empty(folded_by).fold(games).state
+
+
+def _compare(expected: Mapping[str, Value], found: Mapping[str, Value], broken: str) -> None:
+    __tracebackhide__ = True
+    for name in sorted(expected.keys() | found.keys()):
+        one, other = expected.get(name), found.get(name)
+        if one != other:
+            raise AssertionError(f"{broken}\n  {name!r} should be: {_shown(one)!r}\n  it is: {_shown(other)!r}")
+
+
+def _check_form(folded_by: Plan, model: Mapping[str, Value]) -> None:
+    """The values are of kinds that Redis holds, none is empty, and the names are those that were announced."""
+    __tracebackhide__ = True
+    announced = [aggregate for projection in folded_by.projections for aggregate in projection.aggregates]
+    for name, value in model.items():
+        if name.partition(":")[0] not in announced and name not in announced:
+            raise AssertionError(f"`aggregates` does not announce the key {name!r}")
+        elements = _elements(name, value)
+        if not elements:
+            raise AssertionError(f"{name!r} is empty: leave it out, as Redis does")
+        for element in elements:
+            if not isinstance(element, bytes):
+                raise AssertionError(f"{name!r} holds a {type(element).__name__}: encode it, Redis holds bytes")
+
+
+# --- values ----------------------------------------------------------------------------------------------------------
+
+
+def _elements(name: str, value: object) -> list[object]:
+    __tracebackhide__ = True
+    match value:
+        case bytes():
+            return [value]
+        case dict():
+            return list(value.values())
+        case list():
+            return value
+        case SortedSet(members):
+            return list(members.values())
+    raise AssertionError(f"{name!r} is a {type(value).__name__}: neither bytes nor dict, list or SortedSet")
+
+
+def _holds(stored: Value | bytes, expected: object) -> bool:
+    """Whether a value, or an element of one, is what was expected of it."""
+    match stored:
+        case bytes():
+            return stored == expected if isinstance(expected, bytes) else _decoded(stored) == _plain(expected)
+        case dict():
+            return _hold(stored, expected)
+        case SortedSet(members):
+            return _hold(members, expected)
+        case list():
+            return (
+                isinstance(expected, list | tuple)
+                and len(stored) == len(expected)
+                and all(map(_holds, stored, expected))
+            )
+
+
+def _hold(stored: Mapping[Any, bytes], expected: object) -> bool:
+    return (
+        isinstance(expected, Mapping)
+        and stored.keys() == expected.keys()
+        and all(_holds(value, expected[field]) for field, value in stored.items())
+    )
+
+
+def _plain(value: object) -> object:
+    """What JSON would make of it."""
+    return msgspec.json.decode(msgspec.json.encode(value))
+
+
+def _decoded(stored: bytes) -> object:
+    try:
+        return msgspec.json.decode(stored)
+    except ValueError:
+        return stored.decode(errors="backslashreplace")
+
+
+def _shown(value: Value | None) -> object:
+    """A value as a test would write it."""
+    match value:
+        case None:
+            return None
+        case bytes():
+            return _decoded(value)
+        case dict():
+            return {field: _decoded(element) for field, element in value.items()}
+        case list():
+            return [_decoded(element) for element in value]
+        case SortedSet(members):
+            return {score: _decoded(element) for score, element in members.items()}
