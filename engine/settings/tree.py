@@ -241,7 +241,7 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
             extra={"wants": "1 to 64 of A-Z a-z 0-9 . _ -"},
         ),
     ] = DEFAULT_STREAM
-    batch_games_max: Annotated[int, Meta(ge=1, le=100_000, description="Games folded in one step, at most.")] = 5_000
+    batch_games_max: Annotated[int, Meta(ge=1, le=100_000, description="Games folded in one step, at most.")] = 20_000
     linger_ms: Annotated[
         int,
         Meta(
@@ -250,9 +250,14 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
             description="How long a step may wait for a fuller batch, in ms: fewer commits, later answers.",
         ),
     ] = 0
-    streams_held_max: Annotated[
-        int, Meta(ge=1, le=10_000_000, description="Streams whose state is held in memory; others load when needed.")
-    ] = 10_000
+    games_held_max: Annotated[
+        int,
+        Meta(
+            ge=1_000,
+            le=10**9,
+            description="Games held in memory, over all streams; streams not used for long are let go.",
+        ),
+    ] = 10_000_000
     shutdown_timeout_s: Annotated[
         float, Meta(ge=0.1, le=600, description="Time that an orderly end may take, in s.")
     ] = 8.0
