@@ -277,7 +277,7 @@ class RedisStore:
         for (key, kind), reply in zip(present, replies, strict=True):
             if isinstance(reply, CrashfoldError):
                 raise _about(key, reply)
-            if reply:
+            if reply is not None and reply != [] and reply != {}:
                 model[key.removeprefix(names.key(""))] = packing.value(kind, reply)
         window = model.get(keys.GAMES, SortedSet({}))
         if not isinstance(window, SortedSet):

@@ -1,0 +1,315 @@
+"""The contract of the stores, on redis-server and on Valkey; and how the keys look there."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import anyio
+import pytest
+from redis.asyncio import Redis
+
+from engine.adapters.redis import RedisShadowStore, RedisStore
+from engine.adapters.redis_client import Call
+from engine.core.facts import Applied, Promoted
+from engine.errors import StateError, StoreRefused
+from projections.delta import SetString
+from tests.contract.state_store import (
+    PATIENCE_S,
+    ShadowStoreContract,
+    StateStoreContract,
+    commit,
+    model,
+    model_of,
+    numbered,
+    rebuild,
+    rebuilt,
+)
+
+STREAM = "crash"
+
+
+@pytest.fixture
+async def store(each_redis_url: str) -> AsyncIterator[RedisStore]:
+    async with RedisStore(each_redis_url, key_prefix="test:{stream}") as store:
+        yield store
+
+
+@pytest.fixture
+async def redis(each_redis_url: str) -> AsyncIterator[Redis]:
+    async with Redis.from_url(each_redis_url, decode_responses=True) as redis:
+        yield redis
+
+
+class TestRedis(StateStoreContract, ShadowStoreContract):
+    pass
+
+
+async def test_the_checkpoint_can_be_read_by_eye(store: RedisStore, redis: Redis) -> None:
+    await store.commit([numbered(STREAM, 1)])
+    assert await redis.hgetall("test:{crash}:checkpoint") == {
+        "next_offset": "1",
+        "generation": "g1",
+        "writer": "engine-1",
+        "topic": "games",
+        "partition": "3",
+        "first_offset": "7",
+        "mark_offset": "0",
+        "mark_timestamp": "1700000000000",
+        "mark_digest": "0123456789abcdef",
+        "fingerprint": "fedcba9876543210",
+        "aggregates": "text,fields,elements,scores,games",
+        "total_games": "1",
+        "newest": "1",
+        "keys_created": "5",
+        "base": "1",
+    }
+    assert await redis.get("test:{crash}:version") == "1"
+
+
+async def test_all_keys_of_a_stream_carry_its_hash_tag(store: RedisStore, redis: Redis) -> None:
+    await store.commit([numbered(STREAM, 1)])
+    await rebuild(store, STREAM, 1)
+    found = [key async for key in redis.scan_iter()]
+    assert len(found) == 14
+    assert all(key.startswith("test:{crash}:") for key in found)
+
+
+async def test_each_commit_and_each_promotion_is_published(store: RedisStore, redis: Redis) -> None:
+    async with redis.pubsub() as subscriber:
+        await subscriber.subscribe("test:{crash}:updates")
+        await store.commit([numbered(STREAM, 1)])
+        await store.commit([commit(STREAM, numbered(STREAM, 1).checkpoint.position, 2)])
+        shadow = await rebuild(store, STREAM, 3)
+        await shadow.promote(STREAM)
+        received: list[str] = []
+        with anyio.fail_after(PATIENCE_S):
+            while len(received) < 3:
+                message = await subscriber.get_message(ignore_subscribe_messages=True, timeout=1)
+                if message:
+                    received.append(message["data"])
+    assert received == [
+        '{"version":1,"total_games":1,"newest":1}',
+        '{"version":2,"total_games":0,"newest":null}',
+        '{"version":4,"total_games":3,"newest":3}',
+    ]
+
+
+async def test_promote_leaves_keys_alone_that_are_not_of_the_aggregates(store: RedisStore, redis: Redis) -> None:
+    foreign = {
+        "test:{crash}": "1",
+        "test:{crash}:textual:a": "2",
+        "test:{crash}:cache:1:text": "3",
+        "test:{crash}x:text:a": "4",
+        "test:{other}:text:a": "5",
+        "tes*": "6",
+        "text:a": "7",
+    }
+    await redis.mset(foreign)
+    await store.commit([numbered(STREAM, 1)])
+    shadow = await rebuild(store, STREAM, 2)
+    await shadow.clear(["other"])
+    await shadow.promote(STREAM)
+    assert dict(zip(foreign, await redis.mget(list(foreign)), strict=True)) == foreign
+    keys = {key async for key in redis.scan_iter()} - set(foreign)
+    assert keys == {f"test:{{crash}}:{name}" for name in (*model_of(2), "checkpoint", "version")}
+
+
+@pytest.mark.parametrize("key_prefix", ["a[bc]*?\\d^-", "a:{stream}:?"])
+async def test_a_prefix_with_characters_of_patterns_means_itself(
+    each_redis_url: str, redis: Redis, key_prefix: str
+) -> None:
+    async with RedisStore(each_redis_url, key_prefix=key_prefix) as store:
+        await store.commit([numbered(STREAM, 1)])
+        shadow = await rebuild(store, STREAM, 2)
+        assert await model(store, STREAM) == model_of(1)
+        await shadow.clear([STREAM, STREAM])
+        assert await shadow.load(STREAM) is None
+        await rebuild(store, STREAM, 2)
+        await shadow.promote(STREAM)
+        assert await model(store, STREAM) == model_of(2)
+        assert not [key async for key in redis.scan_iter() if "shadow" in key]
+
+
+class _Interrupted(RedisShadowStore):
+    """A shadow during whose promotion something happens between the listing of the keys and the swap."""
+
+    meanwhile: Callable[[], Awaitable[object]]
+    listings = 0
+
+    async def _promotion(self, *args: object, **kwargs: object) -> Call:
+        call = await super()._promotion(*args, **kwargs)  # type: ignore[arg-type]
+        self.listings += 1
+        await self.meanwhile()
+        return call
+
+
+@pytest.fixture
+def interrupted(store: RedisStore) -> _Interrupted:
+    return _Interrupted(store._client, "test:{stream}")
+
+
+async def test_a_key_that_a_live_commit_creates_during_a_promotion_is_not_left_behind(
+    store: RedisStore, redis: Redis, interrupted: _Interrupted
+) -> None:
+    live = commit(STREAM, None, 1, {"text:a": SetString(b"live")})
+    await store.commit([live])
+    await rebuild(store, STREAM, 3)
+    creates = commit(STREAM, live.checkpoint.position, 2, {"text:new": SetString(b"live")})
+
+    async def meanwhile() -> None:
+        await store.commit([creates])
+
+    interrupted.meanwhile = meanwhile
+    assert await interrupted.promote(STREAM) == Promoted(4)
+    assert interrupted.listings == 2
+    assert await redis.exists("test:{crash}:text:new") == 0
+    assert await model(store, STREAM) == model_of(3)
+
+
+async def test_live_commits_that_create_no_key_do_not_delay_a_promotion(
+    store: RedisStore, interrupted: _Interrupted
+) -> None:
+    live = commit(STREAM, None, 1, {"text:a": SetString(b"live")})
+    await store.commit([live])
+    await rebuild(store, STREAM, 3)
+
+    async def meanwhile() -> None:
+        changes = commit(STREAM, live.checkpoint.position, 2, {"text:a": SetString(b"live again")})
+        assert await store.commit([changes]) == [Applied(2)]
+
+    interrupted.meanwhile = meanwhile
+    assert await interrupted.promote(STREAM) == Promoted(4)
+    assert interrupted.listings == 1
+
+
+async def test_a_live_engine_that_creates_keys_for_ever_makes_a_promotion_give_up(
+    store: RedisStore, interrupted: _Interrupted
+) -> None:
+    live = commit(STREAM, None, 1)
+    await store.commit([live])
+    await rebuild(store, STREAM, 99)
+
+    async def meanwhile() -> None:
+        nonlocal live
+        number = live.checkpoint.next_offset + 1
+        live = commit(STREAM, live.checkpoint.position, number, {f"text:{number}": SetString(b"x")})
+        await store.commit([live])
+
+    interrupted.meanwhile = meanwhile
+    with pytest.raises(StoreRefused, match="try again"):
+        await interrupted.promote(STREAM)
+    assert (await store.positions([STREAM])) == [live.checkpoint.next_offset]
+
+
+async def test_a_shadow_that_lost_a_key_is_listed_again(
+    store: RedisStore, redis: Redis, interrupted: _Interrupted
+) -> None:
+    await rebuild(store, STREAM, 2)
+
+    async def meanwhile() -> None:
+        await redis.delete("test:{crash}:shadow:text:a")
+
+    interrupted.meanwhile = meanwhile
+    assert await interrupted.promote(STREAM) == Promoted(3)
+    assert "text:a" not in await model(store, STREAM)
+
+
+async def test_two_rebuilds_at_once_promote_one_of_them(store: RedisStore, interrupted: _Interrupted) -> None:
+    await rebuild(store, STREAM, 2)
+
+    async def meanwhile() -> None:
+        other = store.shadow()
+        if await other.load(STREAM):
+            await other.clear([STREAM])
+            await other.commit([rebuilt(STREAM, 1)])
+            assert await other.promote(STREAM) == Promoted(2)
+
+    interrupted.meanwhile = meanwhile
+    assert await interrupted.promote(STREAM) == Promoted(2)
+    assert await model(store, STREAM) == model_of(1)
+
+
+@pytest.mark.parametrize(
+    ("damage", "names"),
+    [
+        (("SET", "test:{crash}:checkpoint", "x"), "test:{crash}:checkpoint has another type"),
+        (("HDEL", "test:{crash}:checkpoint", "mark_offset"), "test:{crash}:checkpoint is no checkpoint"),
+        (("HSET", "test:{crash}:checkpoint", "next_offset", "1.5"), "test:{crash}:checkpoint has the next_offset"),
+        (("HSET", "test:{crash}:checkpoint", "topic", b"\xff"), "test:{crash}:checkpoint is no checkpoint"),
+        (("DEL", "test:{crash}:version"), "test:{crash}:version is missing"),
+        (("SET", "test:{crash}:version", "-1"), "test:{crash}:version is missing or no whole number"),
+        (("DEL", "test:{crash}:games"), "test:{crash}:games does not end with the newest game"),
+        (("ZADD", "test:{crash}:games", "0.5", "x"), "test:{crash}:games holds something that is no game"),
+    ],
+)
+async def test_a_state_that_cannot_be_loaded_names_the_key_and_the_way_out(
+    store: RedisStore, redis: Redis, damage: tuple[str | bytes, ...], names: str
+) -> None:
+    await store.commit([numbered(STREAM, 1)])
+    await redis.execute_command(*damage)  # type: ignore[no-untyped-call]  # the library's own gap
+    with pytest.raises(StateError) as raised:
+        await store.load(STREAM)
+    assert names in str(raised.value)
+    assert "crashfold replay" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("damage", "fault"),
+    [
+        (("SET", "test:{crash}:checkpoint", "x"), "test:{crash}:checkpoint is a string, not a hash"),
+        (("SET", "test:{crash}:version", "12x"), "test:{crash}:version is no whole number"),
+        (("HSET", "test:{crash}:version", "a", "b"), "test:{crash}:version is a hash, not a string"),
+        (("DEL", "test:{crash}:version"), "test:{crash}:version is missing"),
+        (("SET", "test:{crash}:elements:a", "x"), "test:{crash}:elements:a is a string, not a list"),
+    ],
+)
+async def test_a_commit_that_would_fail_half_way_is_refused_whole(
+    store: RedisStore, redis: Redis, damage: tuple[str, ...], fault: str
+) -> None:
+    await store.commit([numbered(STREAM, 1)])
+    if damage[0] != "DEL":
+        await redis.delete(damage[1])
+    await redis.execute_command(*damage)  # type: ignore[no-untyped-call]  # the library's own gap
+    before = await _dump(redis)
+    with pytest.raises(StateError) as raised:
+        await store.commit([numbered(STREAM, 2)])
+    assert fault in str(raised.value)
+    assert await _dump(redis) == before
+
+
+@pytest.mark.parametrize("key", ["text:a", "fields:a", "elements:a", "checkpoint"])
+async def test_a_first_commit_does_not_mix_with_what_stands_there(store: RedisStore, redis: Redis, key: str) -> None:
+    """Redis evicted the checkpoint and kept the rest, or somebody else has that prefix."""
+    match key.partition(":")[0]:
+        case "text":
+            await redis.set("test:{crash}:" + key, "x")
+        case "elements":
+            await redis.lpush("test:{crash}:" + key, "x")
+        case _:
+            await redis.hset("test:{crash}:" + key, "x", "y")
+    before = await _dump(redis)
+    with pytest.raises(StateError, match=r"test:\{crash\}:" + key):
+        await store.commit([numbered(STREAM, 1)])
+    assert await _dump(redis) == before
+
+
+async def test_of_several_commits_one_that_does_not_fit_does_not_stop_the_others(
+    store: RedisStore, redis: Redis
+) -> None:
+    await redis.set("test:{b}:fields:a", "x")
+    with pytest.raises(StateError):
+        await store.commit([numbered("a", 1), numbered("b", 1), numbered("c", 1)])
+    assert await store.positions(["a", "b", "c"]) == [1, None, 1]
+
+
+async def _dump(redis: Redis) -> dict[str, object]:
+    """Everything on the server."""
+    reads = {"string": redis.get, "hash": redis.hgetall}
+    found: dict[str, object] = {}
+    async for key in redis.scan_iter():
+        kind = await redis.type(key)
+        if kind in reads:
+            found[key] = await reads[kind](key)
+        elif kind == "list":
+            found[key] = await redis.lrange(key, 0, -1)
+        else:
+            found[key] = await redis.zrange(key, 0, -1, withscores=True)
+    return found
