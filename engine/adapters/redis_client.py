@@ -66,8 +66,8 @@ SCRIPT_LOADS_MAX: Final = 3
 """How often a script is loaded for one call: a server that forgets it again and again is being restarted."""
 
 _CODE: Final = re.compile(r"-?([A-Z]{2,})\b")
-_CODE_INSIDE: Final = re.compile(r": -([A-Z]{2,}) ")
-"""Redis 6 wraps an error raised in a script into one of its own."""
+_CODE_INSIDE: Final = re.compile(r"(?:: -|caused error: \(['\"])([A-Z]{2,})\b")
+"""Redis 6 wraps an error raised in a script into one of its own, and the client one raised in a pipeline."""
 
 
 class Script(msgspec.Struct, frozen=True):
@@ -242,6 +242,8 @@ def code_of(error: Exception) -> str | None:
     if not isinstance(error, ResponseError):
         return None
     text = str(error)
+    if "unauthenticated" in text:  # a protocol error: what an unknown client may send is limited
+        return "NOAUTH"
     inside, first = _CODE_INSIDE.search(text), _CODE.match(text)
     return inside[1] if inside else first[1] if first else None
 
