@@ -1,0 +1,86 @@
+import msgspec
+import pytest
+
+from projections import Plan, ProjectionSettings, plan
+from projections.games import Bands
+from projections.gaps import Gaps
+from projections.window import Window
+from tests.games import SMALL
+
+
+class NewerGaps(Gaps):
+    version = Gaps.version + 1
+
+
+def planned(*projections: Gaps | Window) -> Plan:
+    return Plan(SMALL, projections, Bands(SMALL.predicates))
+
+
+def test_the_fingerprint_is_the_same_for_the_same_settings_and_projections() -> None:
+    assert plan(SMALL).fingerprint == plan(msgspec.structs.replace(SMALL)).fingerprint
+    assert len(plan(SMALL).fingerprint) == 16
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"min": (1.5, 2)},
+        {"max": (1, 2.5)},
+        {"floor": ()},
+        {"samples_games": (3,)},
+        {"samples_hours": (1, 2, 3)},
+        {"interval_minutes": 20},
+        {"interval_hours": 3},
+        {"window_games": 11},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_the_fingerprint_changes_with_every_setting(change: dict[str, object]) -> None:
+    assert plan(msgspec.structs.replace(SMALL, **change)).fingerprint != plan(SMALL).fingerprint
+
+
+def test_the_fingerprint_changes_with_the_projections_and_their_versions() -> None:
+    fingerprints = [
+        planned(*projections).fingerprint
+        for projections in ((Gaps(),), (NewerGaps(),), (Window(),), (Gaps(), Window()))
+    ]
+    assert len(set(fingerprints)) == 4
+
+
+def test_the_fingerprint_does_not_depend_on_how_often_snapshots_are_taken() -> None:
+    assert plan(SMALL, spacing=1).fingerprint == plan(SMALL).fingerprint
+
+
+def test_the_fingerprint_does_not_tell_2_from_2_0() -> None:
+    whole, decimal = ProjectionSettings(min=(2,)), ProjectionSettings(min=(2.0,))
+    assert plan(whole).fingerprint == plan(decimal).fingerprint
+
+
+def test_two_projections_of_one_name_are_refused() -> None:
+    with pytest.raises(ValueError, match="same name"):
+        planned(Gaps(), NewerGaps())
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"min": (2, 2.0)}, "min names a value twice"),
+        ({"min": (0.5,)}, "min: min:0.5 is outside 1"),
+        ({"max": (2e9,)}, "max: max:2000000000.0 is outside 1"),
+        ({"floor": (0,)}, "floor: floor:0 is outside 1"),
+        ({"window_games": 0}, "window_games is outside 1"),
+        ({"window_games": 10**8}, "window_games is outside 1"),
+        ({"samples_games": (0,)}, "samples_games has a size outside 1 to window_games"),
+        ({"samples_games": (11,), "window_games": 10}, r"window_games \(10\)"),
+        ({"samples_games": (5, 5)}, "samples_games names a size twice"),
+        ({"samples_hours": (169,)}, "samples_hours has a size outside 1 to 168"),
+        ({"samples_hours": (1, 1)}, "samples_hours names a size twice"),
+        ({"interval_minutes": 7}, "interval_minutes is no divisor of 1440"),
+        ({"interval_minutes": 0}, "interval_minutes is no divisor of 1440"),
+        ({"interval_hours": 0}, "interval_hours is outside 1 to 168"),
+        ({"interval_hours": 169}, "interval_hours is outside 1 to 168"),
+    ],
+)
+def test_settings_out_of_bounds_are_refused_by_name(change: dict[str, object], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        msgspec.convert(change, ProjectionSettings)
