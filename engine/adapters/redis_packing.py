@@ -107,11 +107,12 @@ def call(names: Keys, commit: Commit, part: Part) -> Call:
         tail = ""
     packed: list[object] = [*flattened(fields.items())]
     gone: tuple[str, ...] = ()
-    writes, touched = [], [names.checkpoint, names.version]
+    writes: list[object] = []
+    touched = [names.checkpoint, names.version]
     for name, write in delta.items():
         if name != keys.CHECKPOINT:
             touched.append(names.key(name))
-            writes.append(_packed(write))
+            writes += _packed(write)
         elif isinstance(write, WriteHash) and write.set.keys().isdisjoint(_BOOKKEEPING):
             packed += flattened((field, _text(value)) for field, value in write.set.items())
             gone = write.delete
@@ -279,20 +280,21 @@ def _json(number: int | None) -> str:
     return "null" if number is None else str(number)
 
 
-def _packed(write: Write) -> tuple[object, ...]:
-    """A write as `commit.lua` takes it."""
+def _packed(write: Write) -> list[object]:
+    """A write as `commit.lua` takes it: kind, two parameters, how many values, the values."""
     match write:
         case SetString(content):
-            return ("string", _text(content))
+            return ["string", 0, 0, 1, _text(content)]
         case WriteHash(fields, delete):
-            return ("hash", [*flattened((f, _text(v)) for f, v in fields.items())], delete)
+            count = 2 * len(fields) + len(delete)
+            return ["hash", len(delete), 0, count, *flattened((f, _text(v)) for f, v in fields.items()), *delete]
         case WriteList(drop, push, keep):
-            return ("list", drop, [_text(element) for element in reversed(push)], keep)
+            return ["list", drop, keep, len(push), *map(_text, reversed(push))]
         case WriteSortedSet(add, remove_below):
             members = flattened((str(score), _text(member)) for score, member in add.items())
-            return ("zset", [*members], str(remove_below))
+            return ["zset", str(remove_below), 0, 2 * len(add), *members]
         case Remove():
-            return ("remove",)
+            return ["remove", 0, 0, 0]
 
 
 def _text(content: bytes) -> _Packed:
