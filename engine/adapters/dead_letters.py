@@ -13,6 +13,7 @@ from engine.core.facts import DeadLetter, Record
 VALUE_BYTES_MAX: Final = 4096
 """Enough to see what a value was; a retry reads the whole of it from the topic again."""
 DETAIL_BYTES_MAX: Final = 1024
+_TOMBSTONE: Final = -1
 
 Headers = list[tuple[str, bytes]]
 
@@ -66,14 +67,19 @@ class StoredDeadLetter(msgspec.Struct, frozen=True):
             ("partition", b"%d" % self.partition),
             ("offset", b"%d" % self.offset),
             ("timestamp_ms", b"%d" % self.timestamp_ms),
-            ("value_bytes", b"%d" % self.value_bytes),
+            ("value_bytes", b"%d" % (_TOMBSTONE if self.value is None else self.value_bytes)),
         ]
+
+    def body(self) -> bytes:
+        """The record's value; a tombstone's is empty, for a record with neither key nor value cannot be sent."""
+        return self.value or b""
 
     @classmethod
     def from_record(cls, record: Record, headers: Sequence[tuple[str, bytes]]) -> Self | None:
         """The letter that a record of the dead-letter topic holds; None when it is none of ours."""
         texts = {name: value.decode("ascii", "replace") for name, value in headers}
         try:
+            value_bytes = int(texts["value_bytes"])
             return cls(
                 texts["reason"],
                 texts["detail"],
@@ -82,8 +88,8 @@ class StoredDeadLetter(msgspec.Struct, frozen=True):
                 int(texts["offset"]),
                 int(texts["timestamp_ms"]),
                 record.key,
-                record.value,
-                int(texts["value_bytes"]),
+                None if value_bytes == _TOMBSTONE else record.value,
+                max(0, value_bytes),
             )
         except (KeyError, ValueError):
             return None

@@ -1,0 +1,251 @@
+"""What the Kafka adapters share: the connection's options, errors turned into ours, requests of our own, closing.
+
+Imports aiokafka, some of its internals among them: its version is pinned to one minor for that. No error of aiokafka
+leaves `kafka_errors`, nothing here waits without a deadline, and closing always ends.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any, Final
+
+import anyio
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.client import AIOKafkaClient, ConnectionGroup
+from aiokafka.errors import (
+    ConsumerStoppedError,
+    CorruptRecordException,
+    IllegalOperation,
+    KafkaError,
+    LeaderNotAvailableError,
+    NoError,
+    OffsetOutOfRangeError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
+from aiokafka.helpers import create_ssl_context
+from aiokafka.protocol.fetch import FetchRequest
+from aiokafka.protocol.offset import OffsetRequest
+from aiokafka.record.memory_records import MemoryRecords
+
+from engine.adapters.kafka_records import FetchedRecords
+from engine.core.facts import Bounds, Record
+from engine.errors import LogUnavailable
+from engine.settings import KafkaSettings
+
+READ_COMMITTED: Final = 1
+_EARLIEST: Final = -2
+_LATEST: Final = -1
+_RETRY_S: Final = 0.1
+_LOOK_BYTES: Final = 256 * 1024
+"""Asked for when one record is looked up; a broker sends a whole batch even if it is longer."""
+_TAKE: Final = 1000
+_CLOSE_S: Final = 3.0
+"""For a client to say goodbye; the whole process has ten seconds."""
+_ABANDON_S: Final = 1.0
+
+Connection = Mapping[str, Any]
+"""Options that aiokafka's consumer, producer and admin client have in common, by aiokafka's names."""
+
+
+def connection_options(settings: KafkaSettings) -> Connection:
+    """How to reach the brokers. Raises OSError or ssl.SSLError when a certificate's file cannot be read."""
+    return {
+        "bootstrap_servers": settings.bootstrap_servers,
+        "client_id": settings.client_id,
+        "request_timeout_ms": settings.request_timeout_ms,
+        "metadata_max_age_ms": settings.metadata_max_age_ms,
+        "security_protocol": settings.security_protocol,
+        "ssl_context": _ssl_context(settings) if settings.security_protocol.endswith("SSL") else None,
+        "sasl_mechanism": settings.sasl_mechanism,
+        "sasl_plain_username": settings.sasl_plain_username or None,
+        "sasl_plain_password": settings.sasl_plain_password or None,
+    }
+
+
+def request_timeout_s(connection: Connection) -> float:
+    """The deadline of a request under these options."""
+    return float(connection.get("request_timeout_ms", 40_000)) / 1000
+
+
+@asynccontextmanager
+async def connected(connection: Connection) -> AsyncIterator[AIOKafkaClient]:
+    """A bare client, for requests of our own. Raises aiokafka's errors."""
+    client = AIOKafkaClient(**connection)
+    try:
+        with anyio.fail_after(request_timeout_s(connection)):
+            await client.bootstrap()
+        yield client
+    finally:
+        with anyio.move_on_after(_CLOSE_S, shield=True), suppress(KafkaError, OSError, TimeoutError):
+            await client.close()
+
+
+@contextmanager
+def kafka_errors(doing: str) -> Iterator[None]:
+    """Turn every error of the client, and of the connections below it, into LogUnavailable."""
+    try:
+        yield
+    except (KafkaError, ConsumerStoppedError, IllegalOperation, OSError, TimeoutError) as error:
+        raise LogUnavailable(f"{doing}: {str(error) or type(error).__name__}; trying again is right") from error
+
+
+async def partition_bounds(client: AIOKafkaClient, tp: TopicPartition, timeout_s: float) -> Bounds:
+    """The offsets of committed records that the partition holds.
+
+    Kafka answers ListOffsets with the last stable offset. Tansu answers the beginning of the last batch + 1, which is
+    too low; what a fetch says of the partition's end is right on both, so the greater of the two counts.
+    """
+    begin = await _list_offset(client, tp, _EARLIEST, timeout_s)
+    end = await _list_offset(client, tp, _LATEST, timeout_s)
+    return Bounds(begin, max(begin, end, await _stable_end(client, tp, end, timeout_s)))
+
+
+async def partition_record(client: AIOKafkaClient, tp: TopicPartition, offset: int, timeout_s: float) -> Record | None:
+    """The committed record at exactly that offset; None when there is none."""
+    try:
+        answer = await _fetch(client, tp, offset, timeout_s)
+    except OffsetOutOfRangeError:
+        return None
+    fetched = FetchedRecords(MemoryRecords(answer[-1]), _aborted(answer), offset)
+    records = fetched.take(tp.partition, 1)
+    if records.offsets != [offset]:
+        return None
+    return Record(offset, records.timestamps_ms[0], records.keys[0], records.values[0])
+
+
+async def partition_records(client: AIOKafkaClient, tp: TopicPartition, timeout_s: float) -> AsyncIterator[Any]:
+    """All committed records that the partition holds now, as the parser makes them, in their order."""
+    bounds = await partition_bounds(client, tp, timeout_s)
+    offset = bounds.begin
+    while offset < bounds.end:
+        answer = await _fetch(client, tp, offset, timeout_s)
+        fetched = FetchedRecords(MemoryRecords(answer[-1]), _aborted(answer), offset)
+        if fetched.exhausted and fetched.next_fetch_offset == offset:
+            raise CorruptRecordException(f"{tp} has nothing at {offset}, below its end {bounds.end}")
+        while not fetched.exhausted:
+            for record in fetched.take_parsed(_TAKE):
+                yield record
+        offset = fetched.next_fetch_offset
+
+
+async def topic_partitions(client: AIOKafkaClient, topic: str, timeout_s: float) -> frozenset[int]:
+    """The topic's partitions as the brokers know them now; none when there is no such topic."""
+    client.add_topic(topic)
+    with anyio.fail_after(timeout_s):
+        while not await client.force_metadata_update():
+            await anyio.sleep(_RETRY_S)
+    return frozenset(client.cluster.partitions_for_topic(topic) or ())
+
+
+async def close_consumer(consumer: AIOKafkaConsumer) -> None:
+    """Leave the group and disconnect; within a deadline, whatever the brokers do, also while being cancelled."""
+    await _close(consumer, consumer._client, _consumer_tasks(consumer))
+
+
+async def close_producer(producer: AIOKafkaProducer) -> None:
+    """Send what can be sent and disconnect; within a deadline, whatever the brokers do, also while being cancelled."""
+    await _close(producer, producer.client, [producer._sender.sender_task])
+
+
+def _ssl_context(settings: KafkaSettings) -> Any:
+    return create_ssl_context(
+        cafile=settings.ssl_cafile or None,
+        certfile=settings.ssl_certfile or None,
+        keyfile=settings.ssl_keyfile or None,
+        password=settings.ssl_password or None,
+    )
+
+
+async def _close(
+    client: AIOKafkaConsumer | AIOKafkaProducer, connections: AIOKafkaClient, tasks: Iterable[asyncio.Task[Any] | None]
+) -> None:
+    """Stop; what does not stop in time is cancelled, for `stop` waits for answers of brokers that may be gone."""
+    with anyio.CancelScope(shield=True):
+        with anyio.move_on_after(_CLOSE_S) as stopping, suppress(KafkaError, OSError, TimeoutError):
+            await client.stop()
+        running = [task for task in tasks if task is not None and not task.done()]
+        if not stopping.cancelled_caught and not running:
+            return
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running, timeout=_ABANDON_S)
+        with anyio.move_on_after(_ABANDON_S), suppress(KafkaError, OSError, TimeoutError):
+            await connections.close()
+
+
+def _consumer_tasks(consumer: AIOKafkaConsumer) -> Iterator[asyncio.Task[Any] | None]:
+    """Lazily, for some of them begin while others end."""
+    for part, names in (
+        (consumer._coordinator, ("_coordination_task", "_heartbeat_task", "_commit_refresh_task")),
+        (consumer._coordinator, ("_reset_committed_task",)),
+        (consumer._fetcher, ("_fetch_task",)),
+    ):
+        for name in names:
+            yield getattr(part, name, None)
+    if consumer._fetcher is not None:
+        yield from consumer._fetcher._pending_tasks
+
+
+async def _list_offset(client: AIOKafkaClient, tp: TopicPartition, when: int, timeout_s: float) -> int:
+    request = OffsetRequest(-1, READ_COMMITTED, [(tp.topic, [(tp.partition, when)])])
+    _error, _timestamp, offset = await _ask(client, tp, request, timeout_s)
+    return int(offset)
+
+
+async def _stable_end(client: AIOKafkaClient, tp: TopicPartition, end: int, timeout_s: float) -> int:
+    try:
+        return int((await _fetch(client, tp, end, timeout_s))[2])
+    except OffsetOutOfRangeError:  # records were removed meanwhile
+        return end
+
+
+async def _fetch(client: AIOKafkaClient, tp: TopicPartition, offset: int, timeout_s: float) -> tuple[Any, ...]:
+    """What the leader has there now: error, high watermark, last stable offset, …, records.
+
+    It may wait for a millisecond: Tansu says nothing of a partition when it may not wait at all.
+    """
+    partitions = [(tp.topic, [(tp.partition, offset, _LOOK_BYTES)])]
+    return await _ask(client, tp, FetchRequest(1, 1, _LOOK_BYTES, READ_COMMITTED, partitions), timeout_s)
+
+
+def _aborted(answer: tuple[Any, ...]) -> Iterable[tuple[int, int]]:
+    """The aborted transactions in a fetch's answer: they stand before the records, or with newer brokers before the
+    preferred replica."""
+    return next((part for part in answer[3:-1] if isinstance(part, list)), ())
+
+
+async def _ask(client: AIOKafkaClient, tp: TopicPartition, request: Any, timeout_s: float) -> tuple[Any, ...]:
+    """The partition's part of the leader's answer, from its error code on; asked again until the deadline.
+
+    Goes over the connection that heartbeats use: on the other one answers wait behind long fetches.
+    """
+    last: KafkaError = LeaderNotAvailableError(tp)
+    with anyio.move_on_after(timeout_s):
+        while True:
+            try:
+                return await _ask_once(client, tp, request)
+            except KafkaError as error:
+                last = error
+                if not error.retriable:
+                    raise
+            with suppress(KafkaError):
+                await client.force_metadata_update()
+            await anyio.sleep(_RETRY_S)
+    raise last
+
+
+async def _ask_once(client: AIOKafkaClient, tp: TopicPartition, request: Any) -> tuple[Any, ...]:
+    leader = client.cluster.leader_for_partition(tp)
+    if leader is None or leader == -1:
+        client.add_topic(tp.topic)
+        raise LeaderNotAvailableError(tp)
+    response = await client.send(leader, request, group=ConnectionGroup.COORDINATION)
+    for topic, partitions in response.topics:
+        for partition, *answer in partitions:
+            if (topic, partition) == tp:
+                if answer[0] != NoError.errno:
+                    raise for_code(answer[0])(tp)
+                return tuple(answer)
+    raise UnknownTopicOrPartitionError(tp)

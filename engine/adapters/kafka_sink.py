@@ -1,0 +1,215 @@
+"""Writing to Kafka: `KafkaSink`, for records of any topic, and `KafkaDeadLetters` on top of it.
+
+Imports aiokafka. What a sink took is on the topic once `flush` has returned; what it could not deliver makes `send` or
+`flush` raise, and such a sink is of no use any more: leave it, enter another, and send again.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from types import TracebackType
+from typing import Any, Final, Self
+
+import anyio
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from engine.adapters.dead_letters import StoredDeadLetter
+from engine.adapters.kafka_client import (
+    Connection,
+    close_producer,
+    connected,
+    connection_options,
+    kafka_errors,
+    partition_records,
+    request_timeout_s,
+    topic_partitions,
+)
+from engine.adapters.kafka_topics import ensure_topic
+from engine.core.facts import DeadLetter, Record
+from engine.errors import LogUnavailable
+from engine.settings import KafkaSettings
+
+IN_FLIGHT_MAX: Final = 10_000
+_LINGER_MS: Final = 5
+_BATCH_BYTES: Final = 128 * 1024
+_REQUEST_BYTES_MAX: Final = 1024 * 1024
+_KEEP_FOREVER: Final = {"retention.ms": "-1", "cleanup.policy": "delete"}
+
+
+class KafkaSink:
+    """A producer that waits for all replicas and has at most `in_flight_max` records unacknowledged.
+
+    `idempotent` keeps a record from being written twice when an answer is lost, and records of one partition in the
+    order in which they were sent. False is for brokers that cannot do that; the order is kept all the same, for
+    aiokafka never has two batches of a partition on their way.
+    """
+
+    def __init__(self, connection: Connection, *, idempotent: bool = True, in_flight_max: int = IN_FLIGHT_MAX) -> None:
+        self._options: dict[str, Any] = {
+            **connection,
+            "acks": "all",
+            "enable_idempotence": idempotent,
+            "linger_ms": _LINGER_MS,
+            "max_batch_size": _BATCH_BYTES,
+            "max_request_size": _REQUEST_BYTES_MAX,
+        }
+        self._timeout_s = request_timeout_s(connection)
+        self._in_flight_max = in_flight_max
+        self._producer: AIOKafkaProducer | None = None
+        self._in_flight = 0
+        self._acknowledged = 0
+        self._fault: BaseException | None = None
+        self._answered = anyio.Event()
+
+    @property
+    def acknowledged(self) -> int:
+        """How many records are on their topics."""
+        return self._acknowledged
+
+    async def __aenter__(self) -> Self:
+        with kafka_errors("connecting to Kafka"):
+            producer = AIOKafkaProducer(**self._options)
+            try:
+                with anyio.fail_after(self._timeout_s):
+                    await producer.start()
+            except BaseException:
+                await close_producer(producer)
+                raise
+        self._producer = producer
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._producer is not None:
+            producer, self._producer = self._producer, None
+            await close_producer(producer)
+
+    async def send(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes,
+        *,
+        headers: Sequence[tuple[str, bytes]] = (),
+        partition: int | None = None,
+    ) -> None:
+        """Take a record; without `partition`, the key decides as it does with Kafka's own clients.
+
+        Waits while too many are unacknowledged. Cancelled, it has either taken the record or not.
+        Raises LogUnavailable when this or an earlier record cannot be delivered.
+        """
+        with kafka_errors(f"writing to {topic}"):
+            await self._until_in_flight(self._in_flight_max - 1)
+            if self._producer is None:
+                raise LogUnavailable("the sink was left")
+            with anyio.fail_after(self._timeout_s):
+                sent = await self._producer.send(topic, value, key, partition, headers=list(headers))
+            self._in_flight += 1
+            sent.add_done_callback(self._note)
+
+    async def flush(self) -> None:
+        """Wait until every record that was taken is on its topic. Raises LogUnavailable."""
+        with kafka_errors("writing to Kafka"):
+            await self._until_in_flight(0)
+
+    async def _until_in_flight(self, count: int) -> None:
+        while self._in_flight > count and self._fault is None:
+            if self._answered.is_set():
+                self._answered = anyio.Event()
+            # An idempotent producer tries for ever. While answers come in, all is well.
+            with anyio.fail_after(self._timeout_s):
+                await self._answered.wait()
+        if self._fault is not None:
+            raise self._fault
+
+    def _note(self, sent: "asyncio.Future[Any]") -> None:
+        self._in_flight -= 1
+        if sent.cancelled():
+            self._fault = KafkaError("the producer was closed")
+        elif (error := sent.exception()) is not None:
+            self._fault = error
+        else:
+            self._acknowledged += 1
+        self._answered.set()
+
+
+class KafkaDeadLetters:
+    """`DeadLetters` on a topic of their own, made with the first letter and kept without end.
+
+    Connects only when there is something to write or read.
+    """
+
+    def __init__(self, topic: str, connection: Connection, *, idempotent: bool = True) -> None:
+        self._topic = topic
+        self._connection = connection
+        self._idempotent = idempotent
+        self._sink: KafkaSink | None = None
+
+    @classmethod
+    def from_settings(cls, settings: KafkaSettings, *, idempotent: bool = True) -> Self:
+        """The dead letters of `kafka.topic`."""
+        return cls(settings.dead_letters, connection_options(settings), idempotent=idempotent)
+
+    @property
+    def topic(self) -> str:
+        """The topic they stand on."""
+        return self._topic
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._leave_sink()
+
+    async def put(self, letters: Sequence[DeadLetter]) -> None:
+        """Write them; returns once all replicas have them. Raises LogUnavailable, and then some may stand there."""
+        if not letters:
+            return
+        try:
+            sink = await self._entered_sink()
+            for letter in letters:
+                stored = StoredDeadLetter.of(letter)
+                await sink.send(self._topic, stored.key, stored.body(), headers=stored.headers())
+            await sink.flush()
+        except LogUnavailable:
+            await self._leave_sink()
+            raise
+
+    async def read(self) -> AsyncIterator[StoredDeadLetter]:
+        """All letters that stand there now, each once, oldest first within a partition; none without the topic.
+
+        Raises LogUnavailable.
+        """
+        seen: set[tuple[str, int, int]] = set()
+        async for letter in self._read_all():
+            if letter.origin not in seen:
+                seen.add(letter.origin)
+                yield letter
+
+    async def _read_all(self) -> AsyncIterator[StoredDeadLetter]:
+        timeout_s = request_timeout_s(self._connection)
+        with kafka_errors(f"reading {self._topic}"):
+            async with connected(self._connection) as client:
+                for partition in sorted(await topic_partitions(client, self._topic, timeout_s)):
+                    tp = TopicPartition(self._topic, partition)
+                    async for record in partition_records(client, tp, timeout_s):
+                        facts = Record(record.offset, record.timestamp, record.key, record.value)
+                        letter = StoredDeadLetter.from_record(facts, record.headers)
+                        if letter is not None:
+                            yield letter
+
+    async def _entered_sink(self) -> KafkaSink:
+        if self._sink is None:
+            await ensure_topic(self._connection, self._topic, configs=_KEEP_FOREVER)
+            sink = KafkaSink(self._connection, idempotent=self._idempotent)
+            await sink.__aenter__()
+            self._sink = sink
+        return self._sink
+
+    async def _leave_sink(self) -> None:
+        if self._sink is not None:
+            sink, self._sink = self._sink, None
+            await sink.__aexit__(None, None, None)
