@@ -4,6 +4,7 @@ import msgspec
 
 from engine.testing import Given, game, given
 from projections import ProjectionSettings, StreamState, plain, plan
+from projections.delta import WriteList
 from schemas.aggregates import FollowGame, FollowStreak, Series
 from schemas.game import Game
 from tests.games import games_at
@@ -125,6 +126,24 @@ def test_a_late_game_that_adds_a_series_drops_the_oldest() -> None:
     kept = listed([*arrived, late])
     assert kept[:2] == [series(2_002, 2_002, games[2_002]), series(1_999, 1_999, games[1_999], games[2_000])]
     assert kept[-1] == series(3, 3, games[3])
+
+
+def test_a_commit_writes_the_series_that_changed_and_no_other() -> None:
+    state = StreamState.empty(plan(SETTINGS)).fold(games_at(1.0, 2.0)).state
+    writes = []
+    for newest in (game(3, 1.0), game(4, 1.0), game(5, 2.0), game(6, 3.0)):
+        folded = state.fold([newest])
+        write = folded.state.delta(state, folded.kept)["series:min:2"]
+        assert isinstance(write, WriteList)
+        assert write.keep == 1_000
+        writes.append((write.drop, [msgspec.json.decode(one, type=Series) for one in write.push]))
+        state = folded.state
+    assert writes == [
+        (1, [series(3, 3), series(1, 1, game(2, 2.0))]),
+        (1, [series(3, 4)]),
+        (1, [series(3, 4, game(5, 2.0))]),
+        (1, [series(3, 4, game(5, 2.0), game(6, 3.0))]),
+    ]
 
 
 def listed(games: list[Game], batch_games: int = 10_000) -> list[Series]:
