@@ -286,8 +286,12 @@ def _packed(write: Write) -> list[object]:
         case SetString(content):
             return ["string", 0, 0, 1, _text(content)]
         case WriteHash(fields, delete):
-            count = 2 * len(fields) + len(delete)
-            return ["hash", len(delete), 0, count, *flattened((f, _text(v)) for f, v in fields.items()), *delete]
+            flat: list[object] = ["hash", len(delete), 0, 2 * len(fields) + len(delete)]
+            for field, content in fields.items():
+                flat.append(field)
+                flat.append(_text(content))
+            flat += delete
+            return flat
         case WriteList(drop, push, keep):
             return ["list", drop, keep, len(push), *map(_text, reversed(push))]
         case WriteSortedSet(add, remove_below):
