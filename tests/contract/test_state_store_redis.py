@@ -313,3 +313,58 @@ async def _dump(redis: Redis) -> dict[str, object]:
         else:
             found[key] = await redis.zrange(key, 0, -1, withscores=True)
     return found
+
+
+async def test_a_key_of_a_type_that_no_aggregate_has_is_named(store: RedisStore, redis: Redis) -> None:
+    await store.commit([numbered(STREAM, 1)])
+    await redis.delete("test:{crash}:text:a")
+    await redis.sadd("test:{crash}:text:a", "x")
+    with pytest.raises(StateError, match=r"test:\{crash\}:text:a is a set"):
+        await store.read_model(STREAM)
+
+
+async def test_a_manifest_or_a_position_that_cannot_be_read_is_named(store: RedisStore, redis: Redis) -> None:
+    await redis.hset("test:manifest:games:0", "low_water", "x")
+    with pytest.raises(StateError, match="test:manifest:games:0"):
+        await store.read_manifest("games", 0)
+    await redis.set("test:{crash}:checkpoint", "x")
+    with pytest.raises(StateError, match="another type"):
+        await store.positions([STREAM])
+
+
+async def test_more_callers_than_connections_wait_for_their_turn(each_redis_url: str) -> None:
+    async with RedisStore(each_redis_url, key_prefix="{stream}", commit_connections=1, read_connections=1) as store:
+        streams = [f"s{n}" for n in range(30)]
+
+        async def commit_and_read(stream: str) -> None:
+            assert await store.commit([numbered(stream, 1)]) == [Applied(1)]
+            assert await model(store, stream) == model_of(1)
+
+        async with anyio.create_task_group() as tasks:
+            for stream in streams:
+                tasks.start_soon(commit_and_read, stream)
+        assert await store.positions(streams) == [1] * 30
+
+
+async def test_the_server_says_what_it_is_and_how_it_keeps_data(
+    store: RedisStore, request: pytest.FixtureRequest
+) -> None:
+    await store.ping()
+    info = await store.server_info()
+    assert request.node.callspec.params["each_redis_url"] == info.product
+    assert int(info.version.partition(".")[0]) >= 7
+    assert (info.role, info.maxmemory_bytes, info.maxmemory_policy) == ("master", 0, "noeviction")
+    assert (info.appendonly, info.save) == (False, "")
+
+
+async def test_a_user_who_may_not_read_the_configuration_still_learns_what_the_server_is(
+    each_redis_url: str, redis: Redis
+) -> None:
+    await redis.acl_setuser("reader", enabled=True, passwords=["+pw"], categories=["+@all"], commands=["-config"])
+    try:
+        async with RedisStore(each_redis_url.replace("redis://", "redis://reader:pw@")) as store:
+            info = await store.server_info()
+            assert info.save is None
+            assert info.role == "master"
+    finally:
+        await redis.acl_deluser("reader")
