@@ -1,7 +1,7 @@
 """Problems: what a request gets that cannot be answered, as RFC 9457 describes it (`application/problem+json`).
 
 Imports msgspec only. Problems are values, not exceptions; a problem's `type` is stable, so clients may match on it, and
-its `detail` is always words of our own, never an exception's text.
+its `detail` is always words of our own: never an exception's text, never what was sent.
 """
 
 from typing import Final
@@ -34,15 +34,14 @@ def not_found(detail: str) -> Problem:
     return Problem(f"{_TYPE}not-found", "Nothing found", 404, detail)
 
 
-def no_such_route(path: str) -> Problem:
+def no_such_route() -> Problem:
     """404: the path leads nowhere."""
-    return Problem(f"{_TYPE}no-such-route", "No such route", 404, f"there is nothing at {path}")
+    return Problem(f"{_TYPE}no-such-route", "No such route", 404, "there is nothing at this path")
 
 
-def method_not_allowed(method: str) -> Problem:
+def method_not_allowed() -> Problem:
     """405: the path answers other methods only."""
-    detail = f"this path does not answer {method}"
-    return Problem(f"{_TYPE}method-not-allowed", "Method not allowed", 405, detail)
+    return Problem(f"{_TYPE}method-not-allowed", "Method not allowed", 405, "this path answers another method")
 
 
 def out_of_bounds(detail: str, parameter: str | None = None) -> Problem:

@@ -92,11 +92,11 @@ def ask(request: Request, limits: Limits, zones: Zones) -> Asked | Problem:
     found = [(route, route.pattern.fullmatch(request.path)) for route in ROUTES]
     routes = [(route, match) for route, match in found if match is not None]
     if not routes:
-        return no_such_route(request.path)
+        return no_such_route()
     for route, match in routes:
         if route.method == request.method:
             return _ask(route, [unquote(text) for text in match.groups()], request, limits, zones)
-    return method_not_allowed(request.method)
+    return method_not_allowed()
 
 
 def answer(
