@@ -16,4 +16,13 @@ settings.register_profile(
 
 def load() -> None:
     """Take the profile that the environment names. A deadline per example would fail on a busy machine only."""
-    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
+    settings.load_profile(_named())
+
+
+def takes_its_time() -> bool:
+    """Whether that profile is another one than `short`."""
+    return _named() != "short"
+
+
+def _named() -> str:
+    return os.environ.get("HYPOTHESIS_PROFILE", "short")
