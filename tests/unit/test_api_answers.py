@@ -5,8 +5,8 @@ import pytest
 
 from engine.api.intervals import SETS_MAX, game_sets
 from engine.api.last_games import probability
-from engine.api.occurrences import EarlierOccurrences, occurrences_batch
-from engine.api.questions import GameSetsQuestion, OccurrencesBatch, SeriesQuestion, Threshold
+from engine.api.occurrences import EarlierOccurrences, occurrences, occurrences_batch
+from engine.api.questions import GameSetsQuestion, OccurrencesBatch, OccurrencesQuestion, SeriesQuestion, Threshold
 from engine.api.series import series
 from engine.api.times import Zones
 from engine.api.view import View
@@ -94,3 +94,15 @@ def test_a_time_that_its_zone_cannot_print_is_printed_in_utc(count: int) -> None
     assert east is not None
     assert west.isoformats(np.full(count, TIME_MIN_MS)) == ["0001-01-01T00:00:00+00:00"] * count
     assert east.isoformats(np.full(count, TIME_MAX_MS)) == ["9999-12-31T23:59:59.999000+00:00"] * count
+
+
+def test_a_moment_between_two_milliseconds_is_not_rounded() -> None:
+    times = (NOON_MS - 3_600_000, NOON_MS)
+    rows = [Game(game_id=i, crash_point=2.0, end_time=time) for i, time in enumerate(times, 1)]
+    window, question = Games.of(Bands([]), rows), OccurrencesQuestion(by_time=True, hours=1)
+    totals = []
+    for at_us in (NOON_MS * 1000 - 1, NOON_MS * 1000, NOON_MS * 1000 + 1):
+        found = occurrences(View.of(window, Zones().utc, 0, at_us), TWO, question)
+        totals.append(found.occurrences.total_games)
+    assert totals == [1, 2, 1]
+    assert found.occurrences.end_time == "2026-01-15T12:00:00.000001+00:00"
