@@ -98,6 +98,10 @@ class KafkaSettings(msgspec.Struct, frozen=True, kw_only=True):
     ssl_certfile: Annotated[str, Meta(description="PEM file of the client's certificate.")] = ""
     ssl_keyfile: Annotated[str, Meta(description="PEM file of the client's private key.")] = ""
     ssl_password: Annotated[str, Meta(description="Password of the private key.", extra=_SECRET)] = ""
+    enable_idempotence: Annotated[
+        bool,
+        Meta(description="Let the broker recognise a record sent twice. Only for brokers that cannot: false."),
+    ] = True
     request_timeout_ms: Annotated[
         int, Meta(ge=100, le=600_000, description="Deadline of each request to a broker, in ms.")
     ] = 40_000

@@ -1,0 +1,127 @@
+"""The only module that wires projections, adapters and runtime together."""
+
+import os
+import secrets
+import socket
+from pathlib import Path
+
+from engine.adapters.clock import SystemClock
+from engine.adapters.file_dead_letters import FileDeadLetters
+from engine.adapters.files import FileLog
+from engine.adapters.kafka import KafkaLog
+from engine.adapters.kafka_sink import KafkaDeadLetters
+from engine.adapters.metrics import Metrics
+from engine.adapters.probes import serve_probes
+from engine.adapters.redis import RedisStore
+from engine.errors import CrashfoldError
+from engine.meter import Meter, NullMeter
+from engine.ports import DeadLetters, EventLog, StateStore
+from engine.runtime.health import HealthBoard
+from engine.runtime.processor import Limits, Processor
+from engine.runtime.status import known_streams
+from engine.runtime.supervisor import Supervisor
+from engine.settings import Settings
+from projections import Plan, plan
+
+CLOCK = SystemClock()
+
+
+def open_store(settings: Settings) -> RedisStore:
+    """The store that the settings name."""
+    redis = settings.redis
+    return RedisStore(
+        redis.url, key_prefix=redis.key_prefix, timeout_s=redis.timeout_ms / 1000
+    )
+
+
+def open_log(settings: Settings, file: Path | None = None, *, group: bool = False) -> EventLog:
+    """The topic, or the file in its place; with `group` its partitions are shared out among engines."""
+    return KafkaLog.from_settings(settings.kafka, group=group) if file is None else FileLog(file, follow=group)
+
+
+def open_dead_letters(settings: Settings, file: Path | None = None) -> KafkaDeadLetters | FileDeadLetters:
+    """Where dead letters go: to their topic, or, when games come from a file, to one beside it."""
+    if file is not None:
+        return FileDeadLetters.beside(file)
+    return KafkaDeadLetters.from_settings(settings.kafka, idempotent=settings.kafka.enable_idempotence)
+
+
+def only_stream(settings: Settings) -> str | None:
+    """The stream of a deployment of one stream; None when there may be many."""
+    return None if settings.redis.many_streams else settings.engine.stream
+
+
+def new_generation() -> str:
+    """A name for a build of the read model that no other has."""
+    return secrets.token_hex(6)
+
+
+def new_processor(
+    settings: Settings,
+    event_log: EventLog,
+    store: StateStore,
+    dead_letters: DeadLetters,
+    *,
+    meter: Meter | None = None,
+    health: HealthBoard | None = None,
+    accept_gap: bool = False,
+) -> Processor:
+    """The line over these ports, by these settings."""
+    engine = settings.engine
+    return Processor(
+        event_log,
+        store,
+        dead_letters,
+        plan(settings.projections),
+        only_stream=only_stream(settings),
+        writer=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
+        new_generation=new_generation,
+        clock=CLOCK,
+        meter=meter or NullMeter(),
+        health=health or HealthBoard(CLOCK),
+        limits=Limits(engine.batch_games_max, engine.linger_ms, engine.games_held_max),
+        accept_gap=accept_gap,
+    )
+
+
+async def run_engine(
+    settings: Settings, *, file: Path | None = None, until_caught_up: bool = False, accept_gap: bool = False
+) -> None:
+    """The engine as a service, with metrics and probes on a port of their own, until it is told to stop."""
+    metrics, health = Metrics(), HealthBoard(CLOCK)
+    event_log, dead_letters = open_log(settings, file, group=True), open_dead_letters(settings, file)
+    async with (
+        serve_probes(settings.engine.host, settings.engine.port, health, metrics.registry),
+        open_store(settings) as store,
+        dead_letters,
+    ):
+        processor = new_processor(
+            settings, event_log, store, dead_letters, meter=metrics, health=health, accept_gap=accept_gap
+        )
+        await Supervisor(
+            processor,
+            event_log,
+            clock=CLOCK,
+            meter=metrics,
+            health=health,
+            until_caught_up=until_caught_up,
+            shutdown_timeout_s=settings.engine.shutdown_timeout_s,
+        ).run()
+
+
+async def streams_of(settings: Settings, store: StateStore, event_log: EventLog, wanted: str | None) -> list[str]:
+    """The stream that was asked for, or all that an engine has met on the topic. Raises CrashfoldError for none."""
+    if wanted is not None:
+        return [wanted]
+    partitions = sorted(await event_log.partitions())
+    streams = await known_streams(store, event_log.topic, partitions, only_stream(settings))
+    if not streams:
+        raise CrashfoldError(
+            f"no stream of topic {event_log.topic} is known yet: run `crashfold run` first, or name one by --stream"
+        )
+    return streams
+
+
+def plan_of(settings: Settings) -> Plan:
+    """What is folded under these settings."""
+    return plan(settings.projections)

@@ -1,0 +1,104 @@
+"""What commands share: where settings come from, how results are printed, how a command ends."""
+
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from os import environ
+from pathlib import Path
+from typing import Annotated, Any, Final, TypeVar
+
+import anyio
+import msgspec
+from cyclopts import Parameter
+from rich.console import Console
+from rich.table import Table
+
+from engine import logs
+from engine.errors import ConfigurationError
+from engine.settings import Loaded, Settings, load
+
+T = TypeVar("T")
+
+SET: Final = "--set"
+"""How `--kafka.topic games` reaches a command, as `--set kafka.topic=games`: any setting can be given as a flag."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Common:
+    """Flags that every command takes."""
+
+    config: Annotated[
+        Path | None, Parameter(help="TOML file of settings (otherwise crashfold.toml, if there is one).")
+    ] = None
+    set: Annotated[
+        tuple[str, ...],
+        Parameter(help="A setting, as section.name=value; `--section.name value` is the same.", negative=""),
+    ] = ()
+
+
+def loaded(common: Common | None) -> Loaded:
+    """The settings for a command, with logs configured by them. Raises ConfigurationError."""
+    common = common or Common()
+    found = load(common.config, environ, overrides_of(common))
+    logs.configure(found.settings.log)
+    return found
+
+
+def settings(common: Common | None) -> Settings:
+    """`loaded`, when the sources do not matter."""
+    return loaded(common).settings
+
+
+def run(function: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
+    """Run a coroutine function to its end, on uvloop."""
+    use_uvloop = sys.platform != "win32"
+    return anyio.run(partial(function, *args, **kwargs), backend_options={"use_uvloop": use_uvloop})
+
+
+def print_json(result: msgspec.Struct | dict[str, Any] | list[Any]) -> None:
+    """A result for machines, on standard output."""
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(result), indent=2).decode() + "\n")
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A result for people, on standard output; numbers to the right."""
+    table = Table(title=title, title_justify="left")
+    for number, column in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(row[number], int | float) for row in rows)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*("–" if cell is None else str(cell) for cell in row))
+    Console().print(table)
+
+
+def note(text: str) -> None:
+    """A sentence for people, on standard error."""
+    sys.stderr.write(text + "\n")
+
+
+def with_settings_as_flags(tokens: Sequence[str]) -> list[str]:
+    """The command line with every `--section.name value` (or `=value`) put as `--set section.name=value`."""
+    expanded: list[str] = []
+    rest = iter(tokens)
+    for token in rest:
+        name, equals, value = token.partition("=")
+        if not (name.startswith("--") and "." in name):
+            expanded.append(token)
+            continue
+        if not equals:
+            value = next(rest, "")
+        expanded += [SET, f"{name[2:]}={value}"]
+    return expanded
+
+
+def overrides_of(common: Common) -> dict[str, str]:
+    """The settings given as flags, by name. Raises ConfigurationError for what is none."""
+    overrides = {}
+    for assignment in common.set:
+        name, equals, value = assignment.partition("=")
+        if not equals:
+            raise ConfigurationError(f"--set {assignment}: write section.name=value, such as --set kafka.topic=games")
+        overrides[name.strip()] = value
+    return overrides

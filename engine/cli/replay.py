@@ -1,0 +1,131 @@
+"""`crashfold replay`: rebuild beside the live state, and swap."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from time import monotonic
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from engine.cli import options
+from engine.cli.bootstrap import CLOCK, new_processor, open_log, open_store
+from engine.cli.options import Common
+from engine.ports import DeadLetters, StateStore
+from engine.runtime.processor import Processor
+from engine.runtime.rebuild import Rebuild, RebuildReport, Request
+from engine.settings import Settings
+
+PLAIN_EVERY_S = 2.0
+
+Progressed = Callable[[int, int], None]
+
+
+def replay(
+    *,
+    stream: str | None = None,
+    to_offset: int | None = None,
+    dry_run: bool = False,
+    accept_gap: bool = False,
+    file: Path | None = None,
+    json: bool = False,
+    common: Common | None = None,
+) -> None:
+    """Rebuild the aggregates from the topic beside the live ones, and swap them in at once.
+
+    A live engine may go on meanwhile. Killed or cancelled at any point, nothing live has changed.
+
+    Parameters
+    ----------
+    stream
+        Only this stream.
+    to_offset
+        Only the records before this offset; live state that is further goes back to it.
+    dry_run
+        Read and fold, but write nothing.
+    accept_gap
+        Swap in even if retention removed records that the live state was folded from.
+    file
+        Read games from this JSONL or CSV file instead of the topic.
+    json
+        Print the result as JSON.
+    """
+    settings = options.settings(common)
+    request = Request(stream, to_offset, dry_run, accept_gap)
+    report = options.run(replay_topic, settings, request, file)
+    if json:
+        options.print_json(report)
+        return
+    rows = [(one.stream, one.games, one.next_offset, one.version) for one in report.streams]
+    options.print_table(
+        "rebuilt" if not dry_run else "would be rebuilt", ("stream", "games", "next_offset", "version"), rows
+    )
+    rate = report.records / max(report.duration_s, 1e-9)
+    options.note(
+        f"{report.records} records in {report.duration_s:.1f} s ({rate:,.0f} a second), {report.dead_letters} of them "
+        "dead letters"
+    )
+
+
+async def replay_topic(settings: Settings, request: Request, file: Path | None = None) -> RebuildReport:
+    """Rebuild as asked, showing how far it is."""
+    with progress_bar("replay") as progressed:
+        async with open_store(settings) as store, open_log(settings, file) as event_log:
+
+            def processor(shadow: StateStore, dead_letters: DeadLetters) -> Processor:
+                return new_processor(settings, event_log, shadow, dead_letters)
+
+            rebuild = Rebuild(
+                event_log,
+                store,
+                store.shadow(),
+                processor,
+                request,
+                CLOCK,
+                lambda p: progressed(p.records, p.records_total),
+            )
+            return await rebuild.run()
+
+
+def progress_bar(title: str) -> AbstractContextManager[Progressed]:
+    """A bar with rate and time left on standard error; plain lines when it is no terminal."""
+    console = Console(stderr=True)
+    return _bar(title, console) if console.is_terminal else _lines(title)
+
+
+@contextmanager
+def _bar(title: str, console: Console) -> Iterator[Progressed]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(title, total=None, rate="")
+        started_s = monotonic()
+
+        def progressed(done: int, total: int) -> None:
+            rate = done / max(monotonic() - started_s, 1e-9)
+            progress.update(task, completed=done, total=total, rate=f"{rate:,.0f}/s")
+
+        yield progressed
+
+
+@contextmanager
+def _lines(title: str) -> Iterator[Progressed]:
+    started_s = monotonic()
+    due_s = started_s + PLAIN_EVERY_S
+
+    def progressed(done: int, total: int) -> None:
+        nonlocal due_s
+        now_s = monotonic()
+        if now_s < due_s:
+            return
+        due_s = now_s + PLAIN_EVERY_S
+        rate = done / (now_s - started_s)
+        left_s = (total - done) / rate if rate else 0
+        options.note(f"{title}: {done}/{total} records, {rate:,.0f}/s, {left_s:,.0f} s left")
+
+    yield progressed
