@@ -50,6 +50,9 @@ class Plan:
         names = [projection.name for projection in projections]
         if len(set(names)) != len(names):
             raise ValueError(f"two projections have the same name: {', '.join(sorted(names))}")
+        taken = [aggregate for projection in projections for aggregate in projection.aggregates]
+        if len(set(taken)) != len(taken) or not keys.RESERVED.isdisjoint(taken):
+            raise ValueError(f"an aggregate has a name that is taken: {', '.join(sorted(taken))}")
         self.settings = settings
         self.projections = tuple(projections)
         self.incremental: tuple[Incremental[Any] | None, ...] = tuple(

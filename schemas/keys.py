@@ -18,6 +18,8 @@ GAMES: Final = "games"
 GAPS: Final = "gaps"
 VERSION: Final = "version"
 CHECKPOINT: Final = "checkpoint"
+RESERVED: Final = frozenset((VERSION, CHECKPOINT, "shadow", "cache", "manifest", "updates"))
+"""What no aggregate may be called."""
 
 
 def occurrences(predicate: Predicate) -> str:

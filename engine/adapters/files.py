@@ -25,7 +25,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
-from typing import IO, Final, Self, cast
+from typing import IO, Any, Final, Self, cast
 
 import anyio
 import anyio.lowlevel
@@ -96,6 +96,7 @@ class FileLog:
         self._lines = _LineIndex(self._path, open_line_counts=not self._follow)
         self._handover = Handover()
         self._file: IO[bytes] | None = None
+        self._place = 0
         self._parse: Parse | None = None
 
     @property
@@ -139,7 +140,7 @@ class FileLog:
         if place is None:
             raise LostRange(f"{self._path} has fewer than {next_offset} lines; rebuild")
         if self._file is not None and self._handover.seek(partition, next_offset):
-            self._file.seek(place)
+            self._place = place
 
     async def bounds(self, partition: int) -> Bounds:
         """From the first line to beyond the last one."""
@@ -171,11 +172,12 @@ class FileLog:
         keys: list[bytes | None] = []
         values: list[bytes | None] = []
         with self._errors():
+            self._file.seek(self._place)  # somewhere else only after an error
             while len(offsets) < games_max and (line := self._file.readline(LINE_BYTES_MAX)):
                 if line[-1:] != b"\n":
                     begin = self._file.tell() - len(line)
                     if not _skip_to_line_feed(self._file) and self._follow:
-                        self._file.seek(begin)
+                        self._file.seek(begin)  # the rest of the line is still to come
                         break
                 if (message := self._parse(number, line)) is not None:
                     offsets.append(number)
@@ -185,6 +187,7 @@ class FileLog:
             if number == start:
                 self._check_the_same_file(self._file)
                 return None
+            self._place = self._file.tell()
         self._handover.positions[0] = number
         return Records(0, number, offsets, [0] * len(offsets), keys, values)
 
@@ -305,7 +308,7 @@ def _parser(name: str, file: IO[bytes]) -> Parse:
 class _Keyed(msgspec.Struct):
     """What of a JSON line may name its stream."""
 
-    stream: msgspec.Raw | None = None
+    stream: Any = None
 
 
 _decode_keyed = msgspec.json.Decoder(_Keyed).decode
@@ -323,11 +326,10 @@ def _parse_json_line(number: int, line: bytes) -> Message | None:
 def _key_of(value: bytes) -> bytes | None:
     """The JSON object's member `stream`; what is no string is passed on as it stands, to be found no name."""
     try:
-        raw = _decode_keyed(value).stream
-        if raw is None:
+        stream = _decode_keyed(value).stream
+        if stream is None:
             return None
-        stream = msgspec.json.decode(raw)
-        return stream.encode() if isinstance(stream, str) else bytes(raw)
+        return stream.encode() if isinstance(stream, str) else msgspec.json.encode(stream)
     except (ValueError, RecursionError):
         return None  # no JSON, and so no game either
 

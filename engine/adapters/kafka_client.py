@@ -87,7 +87,8 @@ def kafka_errors(doing: str) -> Iterator[None]:
     try:
         yield
     except (KafkaError, ConsumerStoppedError, IllegalOperation, OSError, TimeoutError) as error:
-        raise LogUnavailable(f"{doing}: {str(error) or type(error).__name__}; trying again is right") from error
+        said = ": ".join([type(error).__name__, *map(str, error.args)])
+        raise LogUnavailable(f"{doing}: {said}; trying again is right") from error
 
 
 async def partition_bounds(client: AIOKafkaClient, tp: TopicPartition, timeout_s: float) -> Bounds:

@@ -79,13 +79,14 @@ class _Listing(msgspec.Struct, frozen=True):
 class RedisStore:
     """`StateStore` and `StateReader`. Entering does nothing, leaving closes the connections.
 
-    `url` is `redis://`, `rediss://` (TLS) or `unix://`; `key_prefix` may have `{stream}` in it. Times are seconds.
+    `url` is `redis://`, `rediss://` (TLS) or `unix://`; `password` goes before one in it; `key_prefix` may have `{stream}` in it. Times are seconds.
     """
 
     def __init__(
         self,
         url: str,
         *,
+        password: str = "",
         key_prefix: str = "analytics",
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         timeout_s: float = TIMEOUT_S,
@@ -97,6 +98,7 @@ class RedisStore:
             raise ConfigurationError("redis.url: Redis Cluster is not followed yet, give a single server")
         self._client = RedisClient(
             url,
+            password=password,
             connect_timeout_s=connect_timeout_s,
             timeout_s=timeout_s,
             bulk_timeout_s=bulk_timeout_s,

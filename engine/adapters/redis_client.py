@@ -119,6 +119,7 @@ class RedisClient:
         self,
         url: str,
         *,
+        password: str,
         connect_timeout_s: float,
         timeout_s: float,
         bulk_timeout_s: float,
@@ -142,6 +143,8 @@ class RedisClient:
                 driver_info=None,
                 protocol=2,
             )
+            if password:
+                made.connection_kwargs["password"] = password
             made.connection_class = type("Connection", (_PackedInC, made.connection_class), {})
             return made
 

@@ -29,9 +29,7 @@ CLOCK = SystemClock()
 def open_store(settings: Settings) -> RedisStore:
     """The store that the settings name."""
     redis = settings.redis
-    return RedisStore(
-        redis.url, key_prefix=redis.key_prefix, timeout_s=redis.timeout_ms / 1000
-    )
+    return RedisStore(redis.url, key_prefix=redis.key_prefix, timeout_s=redis.timeout_ms / 1000)
 
 
 def open_log(settings: Settings, file: Path | None = None, *, group: bool = False) -> EventLog:
