@@ -240,15 +240,14 @@ def read_threshold(kind: Kind, text: str) -> Threshold | Problem:
 def read_query(question: type[Q], query: Mapping[str, str], limits: Limits) -> Q | Problem:
     """The question that a query asks; parameters it does not know are ignored."""
     given: dict[str, Any] = {}
-    hints = _hints(question)
-    for field in msgspec.structs.fields(question):
-        if field.name in query:
-            value = _read(field.name, hints[field.name], query[field.name])
+    for name, kind, required in _parameters(question):
+        if name in query:
+            value = _read(name, kind, query[name])
             if isinstance(value, Problem):
                 return value
-            given[field.name] = value
-        elif field.required:
-            return malformed(f"{field.name} is missing", field.name)
+            given[name] = value
+        elif required:
+            return malformed(f"{name} is missing", name)
     return _bounded(question(**given), limits)
 
 
@@ -351,8 +350,10 @@ def _outside(value: float, low: int, high: int) -> str | None:
 
 
 @cache
-def _hints(question: type[msgspec.Struct]) -> dict[str, Any]:
-    return get_type_hints(question)
+def _parameters(question: type[msgspec.Struct]) -> tuple[tuple[str, Any, bool], ...]:
+    """Name and type of each parameter, and whether it must be given."""
+    hints = get_type_hints(question)
+    return tuple((field.name, hints[field.name], field.required) for field in msgspec.structs.fields(question))
 
 
 @cache

@@ -7,7 +7,7 @@ Imports everything else of the read side and no HTTP library. The table is the o
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Final, Literal
+from typing import Any, Final, Generic, Literal, TypeVar
 from urllib.parse import unquote
 
 import msgspec
@@ -24,6 +24,8 @@ from schemas.predicate import Kind
 Subject = Threshold | tuple[Threshold, ...] | int | None
 """What a question is about: the threshold in the path, those in the body, the id of a game, or nothing of these."""
 
+T = TypeVar("T")
+
 ANALYTICS: Final = "/api/analytics"
 NAMES: Final[dict[Kind, str]] = {"min": "min-crash-point", "max": "max-crash-point", "floor": "exact-floor"}
 """How the kinds are named in paths."""
@@ -31,11 +33,11 @@ NAMES: Final[dict[Kind, str]] = {"min": "min-crash-point", "max": "max-crash-poi
 _PARAMETER: Final = re.compile(r"\\{\w+\\}")
 
 
-class Success(msgspec.Struct, frozen=True, kw_only=True):
+class Success(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     """The body of every success but a page of games, which is a body of its own."""
 
     status: Literal["success"] = "success"
-    data: Any
+    data: T
 
 
 class Route(msgspec.Struct, frozen=True, dict=True):

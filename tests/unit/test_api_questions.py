@@ -20,6 +20,7 @@ from engine.api.questions import (
 from engine.api.routes import ROUTES, Asked, Request, answer, ask
 from engine.api.times import Zones
 from projections.games import Bands, Games
+from schemas.game import Game
 
 ZONES = Zones()
 LIMITS = Limits()
@@ -259,6 +260,14 @@ def test_every_route_answers_an_empty_window() -> None:
         missing = "/last-game/" in path or "{game_id}" in route.path
         assert found == (404 if missing else 200), path
         assert msgspec.json.encode(served)
+
+
+@pytest.mark.parametrize("game_id", ["0", "-1", "18", str(2**64), "9" * 5000])
+def test_an_id_that_the_window_does_not_hold_is_404_however_large(game_id: str) -> None:
+    rows = [Game(game_id=id_, crash_point=2.0, end_time=id_) for id_ in (17, 19)]
+    window = Games.of(Bands([]), rows)
+    found, _ = answer(Request("GET", f"/api/games/{game_id}"), window, 0, limits=LIMITS, zones=ZONES)
+    assert found == 404
 
 
 def test_only_questions_by_hours_without_a_moment_depend_on_the_clock() -> None:
