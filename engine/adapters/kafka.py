@@ -37,6 +37,7 @@ from aiokafka.errors import IllegalStateError, KafkaError, OffsetOutOfRangeError
 from engine.adapters.handover import Handover
 from engine.adapters.kafka_client import (
     Connection,
+    begin,
     close_consumer,
     connection_options,
     kafka_errors,
@@ -214,8 +215,8 @@ class KafkaLog:
     async def _connect(self) -> None:
         consumer = AIOKafkaConsumer(**self._options)
         try:
+            await begin(consumer.start(), self._timeout_s)
             with anyio.fail_after(self._timeout_s):
-                await consumer.start()
                 await consumer._client.set_topics([self._topic])
             if self._group_id is not None:
                 consumer.subscribe([self._topic], listener=_Listener(self, consumer))

@@ -5,7 +5,7 @@ leaves `kafka_errors`, nothing here waits without a deadline, and closing always
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Final
 
@@ -68,13 +68,31 @@ def request_timeout_s(connection: Connection) -> float:
     return float(connection.get("request_timeout_ms", 40_000)) / 1000
 
 
+async def begin(start: Coroutine[Any, Any, None], timeout_s: float) -> None:
+    """Await a client's start. Raises what it raises, and TimeoutError.
+
+    Cancelled half-way, aiokafka forgets a connection that it is making. So the start gets a moment to end by itself.
+    """
+    task = asyncio.ensure_future(start)
+    try:
+        with anyio.fail_after(timeout_s):
+            await asyncio.shield(task)
+    finally:
+        with anyio.CancelScope(shield=True):
+            for _ in range(2):
+                if not task.done():
+                    await asyncio.wait([task], timeout=_ABANDON_S)
+                    task.cancel()
+        if task.done() and not task.cancelled():
+            task.exception()  # has been looked at
+
+
 @asynccontextmanager
 async def connected(connection: Connection) -> AsyncIterator[AIOKafkaClient]:
     """A bare client, for requests of our own. Raises aiokafka's errors."""
     client = AIOKafkaClient(**connection)
     try:
-        with anyio.fail_after(request_timeout_s(connection)):
-            await client.bootstrap()
+        await begin(client.bootstrap(), request_timeout_s(connection))
         yield client
     finally:
         with anyio.move_on_after(_CLOSE_S, shield=True), suppress(KafkaError, OSError, TimeoutError):

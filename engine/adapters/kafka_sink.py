@@ -16,6 +16,7 @@ from aiokafka.errors import KafkaError
 from engine.adapters.dead_letters import StoredDeadLetter
 from engine.adapters.kafka_client import (
     Connection,
+    begin,
     close_producer,
     connected,
     connection_options,
@@ -70,8 +71,7 @@ class KafkaSink:
         with kafka_errors("connecting to Kafka"):
             producer = AIOKafkaProducer(**self._options)
             try:
-                with anyio.fail_after(self._timeout_s):
-                    await producer.start()
+                await begin(producer.start(), self._timeout_s)
             except BaseException:
                 await close_producer(producer)
                 raise

@@ -11,7 +11,7 @@ import anyio
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import NoError, TopicAlreadyExistsError, for_code
 
-from engine.adapters.kafka_client import Connection, kafka_errors, request_timeout_s
+from engine.adapters.kafka_client import Connection, begin, kafka_errors, request_timeout_s
 
 _LOOK_AGAIN_S: Final = 0.05
 _CLOSE_S: Final = 3.0
@@ -56,8 +56,8 @@ async def _admin(connection: Connection, doing: str) -> AsyncIterator[AIOKafkaAd
     with kafka_errors(doing):
         admin = AIOKafkaAdminClient(**connection)
         try:
+            await begin(admin.start(), request_timeout_s(connection))
             with anyio.fail_after(request_timeout_s(connection)):
-                await admin.start()
                 yield admin
         finally:
             with anyio.move_on_after(_CLOSE_S, shield=True):

@@ -1,16 +1,23 @@
 """The contract of `EventLog`, on Tansu and Apache Kafka; and what only real brokers do."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+import aiokafka.errors
 import anyio
+import anyio.to_thread
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, RecordsToDelete
 
+from engine.adapters.embedded import free_port
 from engine.adapters.kafka import KafkaLog
-from engine.adapters.kafka_topics import ensure_topic
+from engine.adapters.kafka_client import kafka_errors
+from engine.adapters.kafka_topics import ensure_topic, topic_exists
+from engine.core.facts import Polled
+from engine.errors import LogUnavailable, LostRange
 from tests.contract.event_log import (
     DEADLINE_S,
     EventLogContract,
@@ -19,9 +26,11 @@ from tests.contract.event_log import (
     Message,
     MessageContract,
     PartitionsContract,
+    Reader,
     RetentionContract,
     Topic,
     WideningContract,
+    numbered,
 )
 from tests.servers import KafkaCluster, TansuBroker
 
@@ -102,6 +111,7 @@ class KafkaTopic(Topic):
     async def close(self) -> None:
         if self._producer is not None:
             await self._producer.stop()
+            self._producer = None
 
     async def _started(self) -> AIOKafkaProducer:
         if self._producer is None:
@@ -150,3 +160,147 @@ class TestApacheKafkaPartitions(PartitionsContract, WideningContract, GroupContr
     async def topic(self, kafka: KafkaCluster, unique: Unique) -> AsyncIterator[KafkaTopic]:
         async with kafka_topic(kafka.bootstrap_servers, unique("games"), 2) as topic:
             yield topic
+
+
+async def test_two_members_share_partitions_on_tansu_too(tansu: TansuBroker, unique: Unique) -> None:
+    async with kafka_topic(tansu.bootstrap_servers, unique("games"), 2) as topic:
+        await GroupContract().test_two_members_share_the_partitions(topic)
+
+
+async def test_records_of_an_open_transaction_do_not_count(kafka: KafkaCluster, unique: Unique) -> None:
+    async with kafka_topic(kafka.bootstrap_servers, unique("games"), 1) as topic:
+        await topic.append(b"0")
+        producer = AIOKafkaProducer(**topic.connection, transactional_id=topic.name)
+        async with producer, topic.log(None) as log:
+            await producer.begin_transaction()
+            await producer.send_and_wait(topic.name, b"1", partition=0)
+            await topic.append(b"2")
+            reader = Reader(log)
+            await reader.until_read(b"0")
+            assert (await reader.poll()).records == ()
+            assert (await log.bounds(0)).end == 1
+            assert await log.record(0, 1) is None
+            await producer.commit_transaction()
+            await reader.until_read(b"0", b"1", b"2")
+
+
+async def test_a_recreated_topic_is_a_lost_range(kafka: KafkaCluster, unique: Unique) -> None:
+    async with kafka_topic(kafka.bootstrap_servers, unique("games"), 1) as topic, topic.log(None) as log:
+        await topic.append(*numbered(10))
+        reader = Reader(log)
+        await reader.until_read(*numbered(10))
+        async with topic.admin() as admin:
+            await admin.delete_topics([topic.name])
+        with anyio.fail_after(DEADLINE_S):
+            while await topic_exists(topic.connection, topic.name):
+                pass
+        await ensure_topic(topic.connection, topic.name, replication_factor=1)
+        await topic.close()
+        await topic.append(b"new")
+        with pytest.raises(LostRange, match="offset 10"):
+            await reader.until_fault()
+
+
+async def test_a_report_is_what_lag_dashboards_see(kafka: KafkaCluster, unique: Unique) -> None:
+    async with kafka_topic(kafka.bootstrap_servers, unique("games"), 2) as topic, topic.log() as log:
+        await Reader(log).until_holding(0, 1)
+        await log.report({0: 7, 1: 9, 5: 11})
+        async with topic.admin() as admin:
+            offsets = await admin.list_consumer_group_offsets(f"{topic.name}-group")
+        assert {tp.partition: committed.offset for tp, committed in offsets.items()} == {0: 7, 1: 9}
+
+
+async def test_a_topic_that_is_made_later_is_gained(kafka: KafkaCluster, unique: Unique) -> None:
+    topic = KafkaTopic(kafka.bootstrap_servers, unique("games"), groups=True)
+    async with topic.log() as member, topic.log(None) as loner:
+        readers = [Reader(member), Reader(loner)]
+        assert await loner.partitions() == frozenset()
+        for reader in readers:
+            assert await reader.poll() == Polled()
+        await ensure_topic(topic.connection, topic.name, 2, replication_factor=1)
+        for reader in readers:
+            await reader.until_holding(0, 1)
+
+
+@pytest.mark.parametrize("group_id", ["group", None])
+async def test_a_client_whose_background_task_died_connects_anew(
+    kafka: KafkaCluster, unique: Unique, group_id: str | None
+) -> None:
+    async with kafka_topic(kafka.bootstrap_servers, unique("games"), 1) as topic, topic.log(group_id) as log:
+        await topic.append(*numbered(3))
+        reader = Reader(log)
+        await reader.until_read(*numbered(3))
+        assert log._consumer is not None
+        log._consumer._fetcher._fetch_task.cancel()
+        await topic.append(*numbered(3, start=3))
+        await reader.until_read(*numbered(6))
+
+
+async def test_a_broker_that_is_gone_for_a_while_costs_nothing(new_kafka: Callable[..., KafkaCluster]) -> None:
+    cluster = new_kafka()
+    async with kafka_topic(cluster.bootstrap_servers, "games", 1) as topic, topic.log(silence_max_s=1.0) as log:
+        await topic.append(*numbered(3))
+        reader = Reader(log)
+        await reader.until_read(*numbered(3))
+        for away, back in ((cluster.pause, cluster.resume), (cluster.kill, cluster.start)):
+            await anyio.to_thread.run_sync(away)
+            with pytest.raises(LogUnavailable):
+                await reader.until_fault()
+            await anyio.to_thread.run_sync(back)
+            await topic.close()
+            count = len(reader.values[0])
+            await topic.append(*numbered(3, start=count))
+            with anyio.fail_after(DEADLINE_S):
+                while len(reader.values[0]) < count + 3:
+                    with suppress(LogUnavailable):
+                        await reader.poll()
+            assert reader.values == {0: numbered(count + 3)}
+
+
+@pytest.mark.parametrize("group_id", ["group", None])
+async def test_a_log_can_be_left_in_time_and_without_a_trace_while_the_broker_is_away(
+    new_kafka: Callable[..., KafkaCluster], group_id: str | None
+) -> None:
+    cluster = new_kafka()
+    before = asyncio.all_tasks()
+    topic = KafkaTopic(cluster.bootstrap_servers, "games", groups=True)
+    await ensure_topic(topic.connection, "games", replication_factor=1)
+    async with topic.log(group_id) as log:
+        await Reader(log).until_holding(0)
+        cluster.pause()
+        left_at_s = anyio.current_time()
+    assert anyio.current_time() - left_at_s < 8
+    assert asyncio.all_tasks() <= before
+
+
+async def test_where_no_broker_is_nothing_is_left_behind() -> None:
+    before = asyncio.all_tasks()
+    topic = KafkaTopic(f"127.0.0.1:{free_port()}", "games", groups=True)
+    for group_id in ("group", None):
+        with pytest.raises(LogUnavailable):
+            async with topic.log(group_id):
+                pass
+    with pytest.raises(LogUnavailable):
+        await topic_exists(topic.connection, "games")
+    assert asyncio.all_tasks() <= before
+
+
+async def test_a_cancelled_log_leaves_nothing_behind(kafka: KafkaCluster, unique: Unique) -> None:
+    before = asyncio.all_tasks()
+    topic = KafkaTopic(kafka.bootstrap_servers, unique("games"), groups=True)
+    await ensure_topic(topic.connection, topic.name, replication_factor=1)
+    for milliseconds in range(0, 40, 4):
+        with anyio.move_on_after(milliseconds / 1000):
+            async with topic.log() as log:
+                while True:
+                    await log.poll(10, DEADLINE_S)
+    assert asyncio.all_tasks() <= before
+
+
+def test_every_error_of_the_client_is_mapped() -> None:
+    """Whatever aiokafka defines as an error, what comes out is ours."""
+    errors = [kind for kind in vars(aiokafka.errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    assert len(errors) > 80
+    for error in [*map(Exception.__new__, errors), OSError(), TimeoutError(), ConnectionResetError()]:
+        with pytest.raises(LogUnavailable), kafka_errors("testing"):
+            raise error
