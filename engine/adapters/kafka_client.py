@@ -181,10 +181,12 @@ async def _close(
 ) -> None:
     """Stop; what does not stop in time is cancelled, for `stop` waits for answers of brokers that may be gone."""
     with anyio.CancelScope(shield=True):
-        with anyio.move_on_after(_CLOSE_S) as stopping, suppress(KafkaError, OSError, TimeoutError):
+        stopped = False
+        with anyio.move_on_after(_CLOSE_S), suppress(KafkaError, OSError, TimeoutError):
             await client.stop()
+            stopped = True
         running = [task for task in tasks if task is not None and not task.done()]
-        if not stopping.cancelled_caught and not running:
+        if stopped and not running:
             return
         for task in running:
             task.cancel()
