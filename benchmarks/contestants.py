@@ -1,0 +1,93 @@
+"""What is run from the topic to a result, each in a process of its own: `python -m benchmarks.contestants NAME`.
+
+Prints one JSON object: records, seconds, CPU seconds and peak memory. The clock starts when the process has imported
+what it needs, and stops when the result stands: the last record decoded, or the last game committed in Redis.
+"""
+
+import resource
+import sys
+import time
+from collections.abc import Awaitable, Callable
+
+import anyio
+import msgspec
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from engine.cli.bootstrap import CLOCK, new_processor, open_log, open_store, run_engine
+from engine.ports import DeadLetters, StateStore
+from engine.runtime.processor import Processor
+from engine.runtime.rebuild import Rebuild, Request
+from engine.settings import Settings, load
+from schemas.game import Game
+
+BATCH_RECORDS = 20_000
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What one run took."""
+
+    records: int
+    duration_s: float
+    cpu_s: float
+    peak_mib: float
+
+
+async def bare(settings: Settings, records: int) -> None:
+    """The floor: aiokafka's `getmany` and msgspec's decoder, nothing done with what comes out."""
+    decode = msgspec.json.Decoder(Game).decode
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=settings.kafka.bootstrap_servers,
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+        max_partition_fetch_bytes=settings.kafka.max_partition_fetch_bytes,
+    )
+    consumer.assign([TopicPartition(settings.kafka.topic, 0)])
+    await consumer.start()
+    try:
+        seen = 0
+        while seen < records:
+            for batch in (await consumer.getmany(timeout_ms=1000, max_records=BATCH_RECORDS)).values():
+                games = [decode(record.value) for record in batch]
+                seen += len(games)
+    finally:
+        await consumer.stop()
+
+
+async def replay(settings: Settings, records: int) -> None:
+    """`crashfold replay`: everything folded, written to a shadow, promoted."""
+    async with open_store(settings) as store, open_log(settings) as event_log:
+
+        def processor(shadow: StateStore, dead_letters: DeadLetters) -> Processor:
+            return new_processor(settings, event_log, shadow, dead_letters)
+
+        report = await Rebuild(event_log, store, store.shadow(), processor, Request(), CLOCK, lambda _: None).run()
+    assert sum(one.games for one in report.streams) == records, report
+
+
+async def run(settings: Settings, records: int) -> None:
+    """`crashfold run --until-caught-up` from nothing: the live engine behind by the whole topic."""
+    await run_engine(settings, until_caught_up=True)
+
+
+CONTESTANTS: dict[str, Callable[[Settings, int], Awaitable[None]]] = {"bare": bare, "replay": replay, "run": run}
+
+
+def main() -> None:
+    """Run the contestant named by the first argument over as many records as the second says; the rest are settings."""
+    name, records, *assignments = sys.argv[1:]
+    settings = load(None, {}, dict(assignment.split("=", 1) for assignment in assignments)).settings
+
+    async def measured() -> float:
+        started_s = time.perf_counter()
+        await CONTESTANTS[name](settings, int(records))
+        return time.perf_counter() - started_s
+
+    cpu_before = time.process_time()
+    duration_s = anyio.run(measured, backend_options={"use_uvloop": True})
+    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    outcome = Outcome(int(records), duration_s, time.process_time() - cpu_before, peak_mib)
+    sys.stdout.write(msgspec.json.encode(outcome).decode() + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""Live: games published at a steady rate, and for each the time until it is committed in Redis.
+
+The moment of the commit is when a subscriber of `P:updates` hears of it, so the way to a reader is in the figure too.
+"""
+
+import itertools
+import resource
+import statistics
+import sys
+from collections.abc import Iterator, Sequence
+
+import anyio
+import msgspec
+from redis.asyncio import Redis
+
+from engine.publisher import GamePublisher
+from engine.settings import load
+from schemas.aggregates import Update
+from schemas.game import Game
+from schemas.keys import Keys
+
+TICK_S = 0.002
+DEADLINE_S = 30.0
+
+
+class Live(msgspec.Struct, frozen=True):
+    """One run: delays in ms, and what the engine used per second of it."""
+
+    p50_ms: float
+    p99_ms: float
+    cpu_share: float
+    peak_mib: float
+
+
+async def measure(assignments: dict[str, str], games: Sequence[Game], rate: float, seconds: float) -> Live:
+    """Run an engine process on an empty topic, publish at `rate` games a second for `seconds`, and time every game."""
+    settings = load(None, {}, assignments).settings
+    flags = [f"--{name}={value}" for name, value in assignments.items()]
+    arguments = [sys.executable, "-m", "engine.cli", "run", *flags]
+    published: dict[int, float] = {}
+    committed: dict[int, float] = {}
+    waiting = iter(games)
+    async with Redis.from_url(settings.redis.url) as client, client.pubsub() as subscription:
+        await subscription.subscribe(Keys.of(settings.redis.key_prefix, settings.engine.stream).updates)
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        started_s = anyio.current_time()
+        async with await anyio.open_process(arguments, stdout=None, stderr=None) as engine:
+            async with GamePublisher(settings.kafka) as publisher, anyio.create_task_group() as tasks:
+                tasks.start_soon(_listen, subscription, committed)
+                await _publish(publisher, itertools.islice(waiting, 1), {})  # the engine is at work when this arrives
+                with anyio.fail_after(DEADLINE_S):
+                    while not committed:
+                        await anyio.sleep(TICK_S)
+                await _at_rate(publisher, waiting, published, rate, seconds)
+                newest = max(published)
+                with anyio.fail_after(DEADLINE_S):
+                    while max(committed) < newest:
+                        await anyio.sleep(TICK_S)
+                tasks.cancel_scope.cancel()
+            engine.terminate()
+            await engine.wait()
+        lived_s = anyio.current_time() - started_s
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    delays = sorted(_delays(published, committed))
+    return Live(
+        statistics.median(delays) * 1e3, delays[int(len(delays) * 0.99)] * 1e3, cpu_s / lived_s, after.ru_maxrss / 1024
+    )
+
+
+async def _at_rate(
+    publisher: GamePublisher, games: Iterator[Game], published: dict[int, float], rate: float, seconds: float
+) -> None:
+    """As many games as are due at each tick, so that the rate holds whatever a tick takes."""
+    began_s = anyio.current_time()
+    sent = 0
+    async with anyio.create_task_group() as sends:
+        while (elapsed_s := anyio.current_time() - began_s) < seconds:
+            due = int(elapsed_s * rate) - sent
+            if due > 0:
+                sent += due
+                sends.start_soon(_publish, publisher, itertools.islice(games, due), published)
+            await anyio.sleep(TICK_S)
+
+
+async def _publish(publisher: GamePublisher, games: Iterator[Game], published: dict[int, float]) -> None:
+    batch = list(games)
+    now_s = anyio.current_time()
+    published.update((game.game_id, now_s) for game in batch)
+    await publisher.publish(*batch)
+
+
+async def _listen(subscription: object, committed: dict[int, float]) -> None:
+    async for message in subscription.listen():  # type: ignore[attr-defined]
+        if message["type"] == "message":
+            update = msgspec.json.decode(message["data"], type=Update)
+            committed[update.newest or 0] = anyio.current_time()
+
+
+def _delays(published: dict[int, float], committed: dict[int, float]) -> Iterator[float]:
+    """For each game the time to the first commit that has it or a newer one."""
+    commits = sorted(committed.items())
+    position = 0
+    for game_id in sorted(published):
+        while commits[position][0] < game_id:
+            position += 1
+        yield commits[position][1] - published[game_id]

@@ -1,0 +1,131 @@
+"""Micro: decoding, columns, the fold of each projection, delta, load, and the commit script."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import anyio
+import msgspec
+from redis.asyncio import Redis
+
+from benchmarks.measure import Figure, microseconds
+from engine.adapters.redis import RedisStore
+from engine.core.facts import Checkpoint, Commit, Position
+from projections import ProjectionSettings, StreamState, plan
+from projections.columns import Columns, Ints
+from projections.games import Bands, Games, cells_of
+from projections.projection import Projection, Totals
+from schemas.game import Game, decode, encode
+
+BATCHES = (1, 100, 20_000)
+COMMITS = 200
+
+
+def figures(games: Sequence[Game], runs: int) -> list[Figure]:
+    """Everything that needs no server."""
+    settings = ProjectionSettings()
+    made = plan(settings)
+    values = [encode(game) for game in games]
+    cells = cells_of(made.bands, games)
+    found = [
+        microseconds("decode", lambda: [decode(value) for value in values], runs=runs, per=len(games), note="a record"),
+        microseconds("columns", lambda: cells_of(made.bands, games), runs=runs, per=len(games), note="a game"),
+    ]
+    before = StreamState.empty(made).fold_cells(cells[:, : len(games) // 2]).state
+    rest = cells[:, len(games) // 2 :]
+    for size in BATCHES:
+        if size > rest.shape[1]:
+            continue
+        found += _batch_figures(before, rest[:, :size].copy(), runs)
+    for projection in made.projections:
+        fold = partial(_fold_from_nothing, projection, made.bands, rest)
+        note = f"a game, {rest.shape[1]} a batch"
+        found.append(microseconds(f"fold {projection.name}", fold, runs=runs, per=rest.shape[1], note=note))
+    stored, window = before.stored(), before.window.to_games()
+    found.append(
+        microseconds(
+            "load",
+            lambda: StreamState.load(made, stored, window),
+            runs=runs,
+            note=f"a stream with {len(window)} games in its window",
+        )
+    )
+    return found
+
+
+def _fold_from_nothing(projection: Projection[Any], bands: Bands, cells: Ints) -> object:
+    return projection.fold(projection.empty(), Games(bands, Columns.of(cells)))
+
+
+def _batch_figures(before: StreamState, batch: Ints, runs: int) -> list[Figure]:
+    size = batch.shape[1]
+    calls, note = max(1, 1000 // size), f"a game, {size} a batch"
+
+    def fold_and_delta() -> None:
+        folded = before.fold_cells(batch)
+        folded.state.delta(before, folded.kept)
+
+    return [
+        microseconds(f"fold {size}", lambda: before.fold_cells(batch), runs=runs, per=size, calls=calls, note=note),
+        microseconds(f"fold and delta {size}", fold_and_delta, runs=runs, per=size, calls=calls, note=note),
+    ]
+
+
+async def commit_figures(redis_url: str, games: Sequence[Game], runs: int) -> list[Figure]:
+    """One-game commits to a real server: the whole round trip, and the part of it inside Redis."""
+    made = plan(ProjectionSettings())
+    state = StreamState.empty(made).fold(games[:-COMMITS]).state
+    round_trips, inside = [], []
+    async with RedisStore(redis_url, key_prefix="bench:{stream}") as store:
+        for run in range(runs + 1):
+            commits = _commits(state, games[-COMMITS:], f"run{run}")
+            await store.commit(commits[:1])
+            calls_before, usec_before = await _script_time(redis_url)
+            started_s = anyio.current_time()
+            for commit in commits[1:]:
+                await store.commit([commit])
+            took_s = anyio.current_time() - started_s
+            calls, usec = await _script_time(redis_url)
+            if run:
+                round_trips.append(took_s * 1e6 / COMMITS)
+                inside.append((usec - usec_before) / (calls - calls_before))
+    return [
+        Figure("commit", "µs", tuple(round_trips), "one game, there and back"),
+        Figure("commit in Redis", "µs", tuple(inside), "one game, inside the server"),
+    ]
+
+
+def _commits(state: StreamState, games: Sequence[Game], generation: str) -> list[Commit]:
+    """First the whole state, then one commit per game on top of it."""
+    checkpoint = Checkpoint(
+        next_offset=1,
+        generation=generation,
+        writer="bench",
+        topic="bench",
+        partition=0,
+        first_offset=0,
+        mark=None,
+        fingerprint=state.plan.fingerprint,
+        aggregates=state.plan.aggregates,
+    )
+    commits = [Commit(generation, None, checkpoint, state.create(), state.totals.games, state.totals.newest_id)]
+    for game in games:
+        folded = state.fold([game])
+        expected = Position(generation, checkpoint.next_offset)
+        checkpoint = msgspec.structs.replace(checkpoint, next_offset=checkpoint.next_offset + 1)
+        totals: Totals = folded.state.totals
+        delta = folded.state.delta(state, folded.kept)
+        commits.append(Commit(generation, expected, checkpoint, delta, totals.games, totals.newest_id))
+        state = folded.state
+    return commits
+
+
+async def _script_time(redis_url: str) -> tuple[int, int]:
+    """How often scripts were called, and the µs that took inside the server."""
+    async with Redis.from_url(redis_url) as client:
+        stats = (await client.info("commandstats"))["cmdstat_evalsha"] if await _called(client) else {}
+    return int(stats.get("calls", 0)), int(stats.get("usec", 0))
+
+
+async def _called(client: "Redis") -> bool:
+    return "cmdstat_evalsha" in await client.info("commandstats")
