@@ -63,7 +63,8 @@ class Occurrences:
         samples = changed_fields(old.samples, new.samples)
         if samples.set:
             delta[keys.SAMPLES] = samples
-        writes = [changed_fields(old.common, new.common).set.copy() for _ in self._names]
+        common = changed_fields(old.common, new.common).set
+        writes = [common.copy() for _ in self._names]
         rows, columns = np.nonzero(new.counts != old.counts)
         for i, j, count in zip(rows.tolist(), columns.tolist(), new.counts[rows, columns].tolist(), strict=True):
             writes[i][self._fields[j]] = b"%d" % count

@@ -27,6 +27,7 @@ _FOLLOW_END = 6
 _SETTLED_AT = 7
 """The position in the stream of the game that opened the next run."""
 _WIDTH = 8
+_NONE = np.empty(0, np.int64)
 
 
 class Open(msgspec.Struct, frozen=True, tag=True):
@@ -106,11 +107,13 @@ class SeriesProjection:
     def delta(self, before: Moment[SeriesState], after: Moment[SeriesState], kept: int) -> Delta:
         """The open run, the one whose streak grew, and those settled behind the first `kept` games."""
         delta: Delta = {}
-        pairs = zip(self._names, before.state.runs, after.state.runs, strict=True)
-        for name, old, new in pairs:
+        in_order = kept == before.totals.games
+        for name, old, new in zip(self._names, before.state.runs, after.state.runs, strict=True):
             if old is new and not isinstance(new.tail, Open):
                 continue
-            unsettled = len(old.settled) - int(np.searchsorted(old.settled[_SETTLED_AT], kept, "right"))
+            unsettled = (
+                0 if in_order else len(old.settled) - int(np.searchsorted(old.settled[_SETTLED_AT], kept, "right"))
+            )
             push = _listed(new, after.state, since=old.settled_total - unsettled)
             if push:
                 drop = unsettled + (old.tail is not None)
@@ -121,69 +124,70 @@ class SeriesProjection:
 def _fold_runs(runs: Runs, before: SeriesState, games: Games, matches: Ints) -> Runs:
     """One predicate's runs with `games` behind them, of which those at the positions `matches` match.
 
-    The games are seen as a run before the first match, if any, then matches with runs between them wherever two matches
-    are not neighbours, then an open run, if any.
+    The games are seen as a run before the first match, if any, then matches with runs between them wherever two
+    matches are not neighbours, then an open run, if any.
     """
-    ids, times = games.ids, games.end_times
     first, last = (int(matches[0]), int(matches[-1])) if len(matches) else (len(games), -1)
-    opened = None
-    if last < len(games) - 1:
-        opened = Open(before.total + last + 2, int(ids[last + 1]), int(times[last + 1]))
-    if last < 0:
-        return runs if opened is None or isinstance(runs.tail, Open) else _settle(runs, opened.ordinal, opened)
+    if len(matches):
+        if first > 0 or isinstance(runs.tail, Open):
+            runs = _end_run(runs, before, games, first)
+        # The matches behind which another run begins.
+        breaks = np.flatnonzero(np.diff(matches) > 1) if len(matches) > 1 else _NONE
+        runs = _more_streak(runs, games, matches[: breaks[0] + 1] if len(breaks) else matches)
+        if len(breaks):
+            runs = _more_runs(runs, before, games, matches, breaks)
+    if last == len(games) - 1 or isinstance(runs.tail, Open):
+        return runs
+    opened = _opened(before, games, last + 1)
+    return _settle(runs, opened.ordinal, opened)
 
-    # The matches behind which a run begins. Of more runs than are listed only the newest matter.
-    breaks = np.flatnonzero(np.diff(matches) > 1)
-    if len(breaks) > SERIES_KEPT:
-        skipped = len(breaks) - SERIES_KEPT
-        before_breaks = (runs.tail is not None) + (first > 0 and not isinstance(runs.tail, Open))
-        settled_total = runs.settled_total + before_breaks + skipped
-        runs = Runs(None, settled_total, Columns.empty(_WIDTH), 0, Columns.empty(3))
-        breaks, lead = breaks[skipped:], None
-    elif isinstance(runs.tail, Open):
-        lead = runs.tail
-    elif first > 0:
-        lead = Open(before.total + 1, int(ids[0]), int(times[0]))
+
+def _opened(before: SeriesState, games: Games, position: int) -> Open:
+    """A run that begins with the game at that position."""
+    return Open(before.total + position + 1, int(games.ids[position]), int(games.end_times[position]))
+
+
+def _end_run(runs: Runs, before: SeriesState, games: Games, stop: int) -> Runs:
+    """The runs when the first of `games` that matches stands at position `stop`, and a run goes before it."""
+    start = runs.tail
+    if not isinstance(start, Open):
+        start = _opened(before, games, 0)
+        runs = _settle(runs, start.ordinal, None)
+    if stop:
+        end_id, end_time = int(games.ids[stop - 1]), int(games.end_times[stop - 1])
     else:
-        lead = None
-        runs = _more_streak(runs, games, matches[: breaks[0] + 1 if len(breaks) else None])
-    if lead is None and not len(breaks):
-        return runs if opened is None else _settle(runs, opened.ordinal, opened)
+        end_id, end_time = before.newest_id, before.newest_time
+    run = (start.game_id, start.time, end_id, end_time, before.total + stop + 1 - start.ordinal)
+    return Runs(Followed(run, 0), runs.settled_total, runs.settled, runs.follow_total, runs.follow)
 
-    # Where each run starts and ends, and which match follows it.
+
+def _more_runs(runs: Runs, before: SeriesState, games: Games, matches: Ints, breaks: Ints) -> Runs:
+    """The runs with those between matches that are not neighbours: a run begins behind each of `matches[breaks]`."""
+    if len(breaks) > SERIES_KEPT:  # of more runs than are listed only the newest matter
+        skipped = len(breaks) - SERIES_KEPT
+        settled_total = runs.settled_total + skipped + isinstance(runs.tail, Followed)
+        runs = Runs(None, settled_total, Columns.empty(_WIDTH), 0, Columns.empty(3))
+        breaks = breaks[skipped:]
     starts, ends, follows = matches[breaks] + 1, matches[breaks + 1] - 1, breaks + 1
-    ordinals, start_ids, start_times = starts + before.total + 1, ids[starts], times[starts]
-    end_ids, end_times = ids[ends], times[ends]
-    if lead is not None:
-        ordinals = np.append(lead.ordinal, ordinals)
-        start_ids, start_times = np.append(lead.game_id, start_ids), np.append(lead.time, start_times)
-        end_ids = np.append(ids[first - 1] if first else before.newest_id, end_ids)
-        end_times = np.append(times[first - 1] if first else before.newest_time, end_times)
-        ends, follows = np.append(first - 1, ends), np.append(0, follows)
+    ordinals, streaks = starts + before.total + 1, np.diff(follows, append=len(matches))
     runs = _settle(runs, int(ordinals[0]), None)
-    streaks = np.diff(follows, append=len(matches))
-    rows = np.empty((_WIDTH, len(ordinals)), np.int64)
-    rows[_START_ID], rows[_START_TIME] = start_ids, start_times
-    rows[_END_ID], rows[_END_TIME] = end_ids, end_times
-    rows[_LENGTH] = ends + before.total + 2 - ordinals
+    rows = np.empty((_WIDTH, len(breaks)), np.int64)
+    rows[_START_ID], rows[_START_TIME] = games.ids[starts], games.end_times[starts]
+    rows[_END_ID], rows[_END_TIME] = games.ids[ends], games.end_times[ends]
+    rows[_LENGTH] = ends + 1 - starts
     rows[_FOLLOW] = streaks
     rows[_FOLLOW_END] = runs.follow_total + np.cumsum(np.minimum(streaks, FOLLOW_GAMES_KEPT))
     rows[_SETTLED_AT, :-1] = ordinals[1:]
-    rows[_SETTLED_AT, -1] = 0 if opened is None else opened.ordinal
-
-    tail: Open | Followed | None = opened
-    if opened is None:
-        *newest, streak = rows[: _FOLLOW + 1, -1].tolist()
-        tail, rows = Followed(tuple(newest), streak), rows[:, :-1]
-    followers = matches[int(follows[0]) :]
+    followers = matches[follows[0] :]
     if int(streaks.max()) > FOLLOW_GAMES_KEPT:
         index = np.arange(len(followers)) - np.repeat(follows - follows[0], streaks)
         followers = followers[index < FOLLOW_GAMES_KEPT]
+    start_id, start_time, end_id, end_time, length, streak = rows[: _FOLLOW + 1, -1].tolist()
     return _trimmed(
         Runs(
-            tail,
-            runs.settled_total + rows.shape[1],
-            runs.settled.append(rows),
+            Followed((start_id, start_time, end_id, end_time, length), streak),
+            runs.settled_total + len(breaks) - 1,
+            runs.settled.append(rows[:, :-1]),
             runs.follow_total + len(followers),
             runs.follow.append(_follow_cells(games, followers)),
         )
@@ -213,7 +217,7 @@ def _follow_cells(games: Games, positions: Ints) -> Ints:
 def _settle(runs: Runs, settled_at: int, tail: Open | None) -> Runs:
     """The runs when the game at position `settled_at` ends the streak of the one that ended last."""
     if not isinstance(runs.tail, Followed):
-        return msgspec.structs.replace(runs, tail=tail)
+        return Runs(tail, runs.settled_total, runs.settled, runs.follow_total, runs.follow)
     row = (*runs.tail.run, runs.tail.streak, runs.follow_total, settled_at)
     settled = runs.settled.append(np.array(row, np.int64).reshape(_WIDTH, 1))
     return _trimmed(Runs(tail, runs.settled_total + 1, settled, runs.follow_total, runs.follow))
@@ -221,13 +225,12 @@ def _settle(runs: Runs, settled_at: int, tail: Open | None) -> Runs:
 
 def _trimmed(runs: Runs) -> Runs:
     """Only as many runs and follow games as are listed."""
+    if len(runs.settled) <= SERIES_KEPT:
+        return runs
     settled = runs.settled.last(SERIES_KEPT)
-    if len(settled):
-        first = settled.cells[:, 0]
-        dropped = int(first[_FOLLOW_END]) - min(int(first[_FOLLOW]), FOLLOW_GAMES_KEPT)
-        follow = runs.follow.last(runs.follow_total - dropped)
-    else:
-        follow = runs.follow
+    oldest = settled.cells[:, 0]
+    dropped = int(oldest[_FOLLOW_END]) - min(int(oldest[_FOLLOW]), FOLLOW_GAMES_KEPT)
+    follow = runs.follow.last(runs.follow_total - dropped)
     return Runs(runs.tail, runs.settled_total, settled, runs.follow_total, follow)
 
 
