@@ -6,8 +6,6 @@ comes in order changes it any more. So the state of a predicate is its settled r
 the run that is open, or the one whose streak goes on.
 """
 
-from collections.abc import Sequence
-
 import msgspec
 import numpy as np
 
@@ -236,28 +234,37 @@ def _trimmed(runs: Runs) -> Runs:
 
 def _listed(runs: Runs, state: SeriesState, since: int) -> list[bytes]:
     """The JSON of the series, newest first, without the first `since` of the settled ones."""
+    settled = runs.settled.last(max(0, runs.settled_total - since))
     listed: list[Series] = []
+    first_follow = runs.follow_total
+    if len(settled):
+        oldest = settled.cells[:, 0]
+        first_follow = int(oldest[_FOLLOW_END]) - min(int(oldest[_FOLLOW]), FOLLOW_GAMES_KEPT)
+    elif isinstance(runs.tail, Followed):
+        first_follow -= min(runs.tail.streak, FOLLOW_GAMES_KEPT)
+    follow = _follow_games(runs, first_follow)
     match runs.tail:
         case Open(ordinal, game_id, time):
             length = state.total + 1 - ordinal
             nothing = FollowStreak(0, [])
             listed.append(Series(game_id, time, state.newest_id, state.newest_time, length, nothing))
         case Followed(run, streak):
-            games = _follow_games(runs, runs.follow_total, streak)
+            stop = len(follow)
+            games = follow[stop - min(streak, FOLLOW_GAMES_KEPT) :] if streak else []
             listed.append(Series(*run, FollowStreak(streak, games)))
         case None:
             pass
-    if runs.settled_total == since:
-        return [msgspec.json.encode(series) for series in listed]
-    rows: Sequence[list[int]] = runs.settled.last(max(0, runs.settled_total - since)).cells.T.tolist()
+    rows: list[list[int]] = settled.cells.T.tolist() if len(settled) else []
     for start_game, start_time, end_game, end_time, length, streak, follow_end, _ in reversed(rows):
-        games = _follow_games(runs, follow_end, streak)
+        stop = follow_end - first_follow
+        games = follow[stop - min(streak, FOLLOW_GAMES_KEPT) : stop]
         listed.append(Series(start_game, start_time, end_game, end_time, length, FollowStreak(streak, games)))
     return [msgspec.json.encode(series) for series in listed]
 
 
-def _follow_games(runs: Runs, end: int, streak: int) -> list[FollowGame]:
-    """The follow games that end at number `end` of all that were kept."""
-    stop = end - (runs.follow_total - len(runs.follow))
-    cells = runs.follow.cells[:, stop - min(streak, FOLLOW_GAMES_KEPT) : stop].tolist()
+def _follow_games(runs: Runs, first: int) -> list[FollowGame]:
+    """The follow games from number `first` on of all that were kept."""
+    if first == runs.follow_total:
+        return []
+    cells = runs.follow.last(runs.follow_total - first).cells.tolist()
     return [FollowGame(game_id, hundredths / 100, time) for game_id, hundredths, time in zip(*cells, strict=True)]
