@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import anyio
 import anyio.to_thread
 import msgspec
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 from redis.asyncio import Redis
 
 from benchmarks import live, micro
@@ -38,8 +38,6 @@ KAFKA_JAVA = ("-Xms1g", "-Xmx1g")
 Part = Literal["micro", "commit", "topic", "live"]
 PARTS: tuple[Part, ...] = ("micro", "commit", "topic", "live")
 
-app = App(name="bench", help="Measure Crashfold on this machine.", help_format="plaintext")
-
 
 class Servers(msgspec.Struct, frozen=True):
     """Where they are, and what they are."""
@@ -50,7 +48,6 @@ class Servers(msgspec.Struct, frozen=True):
     idempotent: bool
 
 
-@app.default
 def bench(
     *parts: Part,
     games: int = 200_000,
@@ -91,11 +88,6 @@ def bench(
     path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1))
     options.note(f"report: {path}")
     return 0
-
-
-def main(tokens: Sequence[str]) -> int:
-    """Run the harness with these arguments."""
-    return app(list(tokens), exit_on_error=False, result_action="return_value") or 0
 
 
 async def _measure(

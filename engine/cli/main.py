@@ -9,7 +9,7 @@ from importlib.metadata import version
 
 from cyclopts import App, CycloptsError
 
-from engine.cli.bench import bench
+from benchmarks.harness import bench
 from engine.cli.config import app as config_app
 from engine.cli.dead_letters import app as dead_letters_app
 from engine.cli.demo import demo
