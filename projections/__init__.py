@@ -20,10 +20,11 @@ from projections.window import Window
 __all__ = ["Plan", "ProjectionSettings", "StreamState", "plan"]
 
 
-def plan(settings: ProjectionSettings, spacing: int | None = None) -> Plan:
+def plan(settings: ProjectionSettings, spacing: int | None = None, rule: str = "") -> Plan:
     """What the engine folds under these settings. A projection of your own is one more entry in the tuple.
 
-    `spacing` is the number of games between two snapshots; the default suits everyone but tests.
+    `spacing` is the number of games between two snapshots; the default suits everyone but tests. `rule` names what else
+    decides which games are folded, so that the fingerprint changes with it.
     """
     bands = Bands(settings.predicates)
     projections = (
@@ -34,4 +35,4 @@ def plan(settings: ProjectionSettings, spacing: int | None = None) -> Plan:
         Window(),
         Gaps(),
     )
-    return Plan(settings, projections, bands, spacing)
+    return Plan(settings, projections, bands, spacing, rule)

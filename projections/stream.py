@@ -1,10 +1,10 @@
 """The state of one stream: all projections folded together, the window, late games, dump and load.
 
-Imports schemas and numpy. A `StreamState` never changes; `fold` makes the next one. It holds the newest games, those of
-the window and some before it, and *snapshots*: what the projections' states were at several positions of the stream. The
-oldest snapshot, the *base*, stands before all games held. So the games held and the base say everything: a late game is
-folded by taking the newest snapshot before its place and folding again from there, and a restart needs only the base,
-the games since, and no dump of the rest.
+Imports schemas and numpy. A `StreamState` never changes; `fold` makes the next one. It holds the newest games, those
+of the window and some before it, and *snapshots*: what the projections' states were at several positions of the
+stream. The oldest snapshot, the *base*, stands before all games held. So the games held and the base say everything: a
+late game is folded by taking the newest snapshot before its place and folding again from there, and a restart needs
+only the base and the games since.
 """
 
 import hashlib
@@ -46,6 +46,7 @@ class Plan:
         projections: Sequence[AnyProjection],
         bands: Bands,
         spacing: int | None = None,
+        rule: str = "",
     ) -> None:
         names = [projection.name for projection in projections]
         if len(set(names)) != len(names):
@@ -60,6 +61,8 @@ class Plan:
         )
         self.bands = bands
         self.spacing = spacing or max(SPACING_MIN, settings.window_games // 4)
+        self.rule = rule
+        """Names the rule by which games are kept from the fold, when there is one beside those of the event."""
 
     @property
     def aggregates(self) -> tuple[str, ...]:
@@ -85,7 +88,7 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 class Folded(msgspec.Struct, frozen=True):
-    """What `StreamState.fold` made of the games that arrived.
+    """What `StreamState.fold` made of the games that arrived; `games` are those that were accepted.
 
     The first `kept` games of the stream are the same before and after: all that there were, unless one came late.
     """
@@ -96,6 +99,7 @@ class Folded(msgspec.Struct, frozen=True):
     late_accepted: int
     rejected: tuple[Rejected, ...]
     kept: int
+    games: Games
 
 
 class StreamState:
@@ -136,7 +140,7 @@ class StreamState:
         sifted = sift(self.window, self.plan.settings.window_games, arrived)
         total, accepted = self.totals.games, sifted.accepted
         if not len(accepted):
-            return Folded(self, 0, sifted.duplicates, 0, sifted.rejected, total)
+            return Folded(self, 0, sifted.duplicates, 0, sifted.rejected, total, accepted)
         late = int(np.searchsorted(accepted.ids, self.totals.newest_id or 0))
         if late:
             base = self._snapshots[0].totals.games
@@ -146,7 +150,7 @@ class StreamState:
             state = state._extended(again.merged(accepted))
         else:
             kept, state = total, self._extended(accepted)
-        return Folded(state, len(accepted), sifted.duplicates, late, sifted.rejected, kept)
+        return Folded(state, len(accepted), sifted.duplicates, late, sifted.rejected, kept, accepted)
 
     def keys(self) -> dict[str, Value]:
         """The whole read model of the stream, by name without the prefix."""
