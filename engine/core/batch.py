@@ -1,17 +1,19 @@
 """From records to games: decode, split by stream, put aside what cannot be folded. No I/O."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
 
 from engine.core.facts import DeadLetter, Record, Records
+from engine.core.fairness import FairnessCheck
 from projections.sift import Rejected
 from schemas.game import Game, Unreadable, decode, stream_name
 
-REASONS = ("unreadable", "stream", "conflict", "late")
+REASONS = ("unreadable", "stream", "fairness", "conflict", "late")
 """Why a record can become a dead letter."""
 
-Reason = Literal["unreadable", "stream", "conflict", "late"]
+Reason = Literal["unreadable", "stream", "fairness", "conflict", "late"]
 
 _DETAILS = {
     "conflict": "another game with this id has been folded already",
@@ -35,9 +37,10 @@ class Batch(msgspec.Struct, frozen=True):
     rejected: list[tuple[int, Reason, str]]
 
 
-def sort_out(records: Records, only: str | None) -> Batch:
+def sort_out(records: Records, only: str | None, fairness: FairnessCheck | None = None) -> Batch:
     """Decode the records and split them by stream; with `only`, every other stream is rejected."""
     batch = Batch({}, [])
+    rejection = fairness.rejection if fairness is not None and fairness.rejects else None
     by_key: dict[bytes | None, StreamBatch | tuple[Reason, str]] = {}
     for row, (key, value) in enumerate(zip(records.keys, records.values, strict=True)):
         stream = by_key.get(key)
@@ -49,6 +52,8 @@ def sort_out(records: Records, only: str | None) -> Batch:
         game = decode(value)
         if isinstance(game, Unreadable):
             batch.rejected.append((row, "unreadable", game.detail))
+        elif rejection is not None and (detail := rejection(game)) is not None:
+            batch.rejected.append((row, "fairness", detail))
         else:
             stream.rows.append(row)
             stream.games.append(game)
@@ -73,6 +78,20 @@ def after(stream: StreamBatch, records: Records, next_offset: int) -> StreamBatc
         return stream
     first = sum(records.offsets[row] < next_offset for row in stream.rows)
     return StreamBatch(stream.name, stream.rows[first:], stream.games[first:])
+
+
+def joined(pieces: Sequence[Records]) -> Records:
+    """Records of one partition that were read one after the other, as one."""
+    if len(pieces) == 1:
+        return pieces[0]
+    return Records(
+        pieces[0].partition,
+        pieces[-1].next_offset,
+        [offset for piece in pieces for offset in piece.offsets],
+        [timestamp for piece in pieces for timestamp in piece.timestamps_ms],
+        [key for piece in pieces for key in piece.keys],
+        [value for piece in pieces for value in piece.values],
+    )
 
 
 def _stream_of(key: bytes | None, only: str | None, batch: Batch) -> StreamBatch | tuple[Reason, str]:

@@ -89,7 +89,8 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     topic: str
     partition: int
     first_offset: int
-    """The offset of the first record of the stream that was read."""
+    """No game of the state stands below it on the topic; -1 when some did not come from this topic at all, because
+    it was recreated and the state kept."""
     mark: Mark | None
     """The last record of the partition that was read."""
     fingerprint: str
@@ -180,7 +181,7 @@ class DeadLetter(msgspec.Struct, frozen=True):
     """A record that cannot be folded, with what is needed to find it again and to know why."""
 
     reason: str
-    """`unreadable`, `conflict`, `late` or `stream`."""
+    """One of `engine.core.batch.REASONS`."""
     detail: str
     topic: str
     partition: int

@@ -34,28 +34,32 @@ def where_to_begin(
 ) -> Start:
     """Where reading begins.
 
-    `stored` holds what the streams' checkpoints say now, None for one that has none (any more); `found` is the record
-    at the offset of the manifest's mark, as the log has it now.
+    `stored` holds what the checkpoints of the manifest's streams say now, None for one that has none (any more);
+    `found` is the record at the offset of the manifest's mark, as the log has it now.
     """
     if manifest is None:
         return Begin(bounds.begin)
-    if manifest.mark is not None and (recreated := _recreated(manifest.mark, bounds, found)):
+    if recreated := was_recreated(manifest.mark, bounds, found):
         return recreated
-    next_offset = manifest.low_water
-    for stream, known in manifest.streams.items():
-        now = stored.get(stream)
-        if now is None:
-            # The stream's keys are gone: only the whole topic brings them back.
-            return Begin(bounds.begin)
-        if now < known:
-            next_offset = min(next_offset, now)
+    if manifest.low_water > bounds.end:
+        return Recreated(f"it ends at offset {bounds.end}, but it was read up to {manifest.low_water}")
+    behind = [
+        now for stream, known in manifest.streams.items() if (now := stored.get(stream)) is not None and now < known
+    ]
+    gone = [stream for stream in manifest.streams if stored.get(stream) is None]
+    if gone and len(gone) == len(manifest.streams):
+        return Begin(bounds.begin)  # nothing is left that could miss what retention removed
+    next_offset = min(manifest.low_water, *behind) if behind else manifest.low_water
     if next_offset < bounds.begin:
         return Lost(next_offset, bounds.begin)
-    return Begin(next_offset)
+    # Only the whole topic brings back a stream whose keys are gone.
+    return Begin(bounds.begin if gone else next_offset)
 
 
-def _recreated(mark: Mark, bounds: Bounds, found: Record | None) -> Recreated | None:
+def was_recreated(mark: Mark | None, bounds: Bounds, found: Record | None) -> Recreated | None:
     """Whether the record that was read last is another one now."""
+    if mark is None:
+        return None
     if found is not None:
         if Mark.of(found.offset, found.timestamp_ms, found.key, found.value) == mark:
             return None
