@@ -50,9 +50,6 @@ class Meter(Protocol):
     def released(self, partition: int) -> None:
         """The partition is held no longer: its lag is another engine's."""
 
-    def replayed(self, games: int, progress_ratio: float) -> None:
-        """A rebuild read so many more games, and is that far, from 0 to 1."""
-
     def loop_lagged(self, duration_s: float) -> None:
         """The event loop woke so much later than it was asked to."""
 
@@ -91,9 +88,6 @@ class NullMeter:
         """Nothing."""
 
     def released(self, partition: int) -> None:
-        """Nothing."""
-
-    def replayed(self, games: int, progress_ratio: float) -> None:
         """Nothing."""
 
     def loop_lagged(self, duration_s: float) -> None:

@@ -65,8 +65,6 @@ class Metrics:
         )
         self._partitions = self._gauge("partitions_held", "Partitions that this engine reads.")
         self._streams = self._gauge("streams_held", "Streams whose state is in memory.")
-        self._replayed = self._counter("replay_games", "Games read by a rebuild.")
-        self._progress = self._gauge("replay_progress_ratio", "How far a rebuild has come, from 0 to 1.")
 
     def step_took(self, duration_s: float, games: int) -> None:
         """One turn of the loop is over."""
@@ -119,11 +117,6 @@ class Metrics:
         """The partition is held no longer: what stood here would go on raising alerts."""
         self._lag.remove(partition)
         self._freshness_s.remove(partition)
-
-    def replayed(self, games: int, progress_ratio: float) -> None:
-        """A rebuild read so many more games, and is that far."""
-        self._replayed.inc(games)
-        self._progress.set(progress_ratio)
 
     def loop_lagged(self, duration_s: float) -> None:
         """The event loop woke so much later than it was asked to."""

@@ -86,15 +86,11 @@ def test_the_lag_of_a_partition_that_another_engine_reads_is_not_reported(metric
     assert value(metrics, "freshness_seconds", partition="3") is None
 
 
-def test_what_is_held_and_a_rebuild_s_progress_are_gauges(metrics: Metrics) -> None:
+def test_what_is_held_is_a_gauge(metrics: Metrics) -> None:
     metrics.holding(partitions=2, streams=40)
     metrics.holding(partitions=1, streams=20)
-    metrics.replayed(100, 0.25)
-    metrics.replayed(100, 0.5)
     assert value(metrics, "partitions_held") == 1
     assert value(metrics, "streams_held") == 20
-    assert value(metrics, "replay_games_total") == 200
-    assert value(metrics, "replay_progress_ratio") == 0.5
 
 
 def test_two_instances_do_not_share_a_count(metrics: Metrics) -> None:
