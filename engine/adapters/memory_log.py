@@ -24,8 +24,8 @@ GROUP_ID: Final = "crashfold"
 class MemoryTopic:
     """A topic of some partitions. Offsets have holes where records were skipped or removed.
 
-    While `available` is False every call of its logs raises `LogUnavailable`. `reported` is what the logs said they
-    have read: partition to next offset.
+    While `available` is False every call of its logs raises `LogUnavailable`, entering them included. `reported` is
+    what the logs said they have read: partition to next offset.
     """
 
     def __init__(self, name: str = "games", partitions: int = 1) -> None:
@@ -123,9 +123,12 @@ class MemoryTopic:
     def _joined(self, log: "MemoryLog") -> bool:
         return log in (self._loners if log.group_id is None else self._groups.get(log.group_id, ()))
 
-    def _partition(self, partition: int) -> "_Partition":
+    def _require_available(self) -> None:
         if not self.available:
             raise LogUnavailable(f"the topic {self.name} is not available; try again")
+
+    def _partition(self, partition: int) -> "_Partition":
+        self._require_available()
         if partition not in self.partitions:
             raise LogUnavailable(f"the topic {self.name} has no partition {partition}")
         return self._partitions[partition]
@@ -156,6 +159,7 @@ class MemoryLog:
 
     async def __aenter__(self) -> Self:
         await anyio.lowlevel.checkpoint()
+        self._topic._require_available()
         self._topic._join(self)
         self._entered = True
         return self
