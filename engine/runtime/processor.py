@@ -5,11 +5,10 @@ below its checkpoint (plus, between `fold` and `commit`, those about to be commi
 forgotten and loaded again.
 """
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from functools import partial
 from typing import Final, TypeVar
 
-import anyio
 import msgspec
 import structlog
 
@@ -28,16 +27,21 @@ from engine.core.facts import (
     Position,
     Records,
 )
+from engine.core.fairness import FairnessCheck, Faults
 from engine.core.start import Begin, Lost, Recreated, where_to_begin
 from engine.errors import FingerprintMismatch, LostRange, StateError, StreamMoved, TopicRecreated, Unavailable
 from engine.meter import Meter
 from engine.ports import Clock, DeadLetters, EventLog, StateStore
 from engine.runtime.health import HealthBoard
 from engine.runtime.patience import patiently
+from engine.runtime.tasks import task_group
 from projections import Plan, StreamState
+from projections.stream import Folded
 
-MANIFEST_EVERY_S: Final = 1.0
-POLL_WAIT_S: Final = 0.5
+LOOK_EVERY_S: Final = 1.0
+"""How often, at least, the store is asked whether it still has what was committed, and manifests are noted."""
+LOOKED_AT_PER_S: Final = 500
+"""Streams for which that is affordable every second; with more of them it is done less often."""
 
 T = TypeVar("T")
 
@@ -45,15 +49,17 @@ log = structlog.get_logger()
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """How the line is paced: games a poll, milliseconds to wait for more of them, games held in memory."""
+    """How the line is paced: games a poll, milliseconds to wait for more of them, games held in memory, and how long a
+    poll waits while nothing comes."""
 
     batch_games_max: int = 20_000
     linger_ms: int = 0
     games_held_max: int = 10_000_000
+    poll_wait_s: float = 0.5
 
 
 class Clash(msgspec.Struct, frozen=True):
-    """A commit that met a conflict: the stream stands at `stored`."""
+    """A stream that does not stand where it was committed here last: at `stored`."""
 
     stream: str
     partition: int
@@ -68,17 +74,30 @@ class Held(msgspec.Struct, frozen=True):
     next_offset: int
 
 
-class _Partition:
-    """A partition that is held: everything below `next_offset` is folded, everything below `committed_to` committed.
-    `mark` is of the last record folded."""
+class _Place(msgspec.Struct, frozen=True):
+    """A place in a partition; `mark` is of the last record that was read before it."""
 
-    def __init__(self, next_offset: int, mark: Mark | None) -> None:
-        self.next_offset = self.committed_to = next_offset
-        self.mark = mark
+    next_offset: int
+    mark: Mark | None
+
+
+class _Partition:
+    """A partition that is held: everything below `folded` is folded, everything below `committed` committed.
+
+    `begin` is the lowest offset that was read since it was gained; `known` has its streams' checkpoints, as far as this
+    engine knows: the store must never have less.
+    """
+
+    def __init__(self, begin: int, mark: Mark | None, known: dict[str, int]) -> None:
+        self.begin = begin
+        self.folded = self.committed = _Place(begin, mark)
+        self.known = known
         self.noted = -1
         """The low-water offset of the last manifest."""
-        self.committed: dict[str, int] = {}
-        """The streams committed since then, with their `next_offset`."""
+
+    def manifest(self, low_water: int) -> Manifest:
+        """What is known of the partition, all of it, so that one note makes good whatever the store has lost."""
+        return Manifest(low_water=low_water, streams=dict(self.known), mark=self.committed.mark)
 
 
 class _Stream:
@@ -91,7 +110,8 @@ class _Stream:
         self.checkpoint = checkpoint
         self.kept = state.totals.games
         self.next_offset = 0 if checkpoint is None else checkpoint.next_offset
-        self.first_offset = -1 if checkpoint is None else checkpoint.first_offset
+        self.generation = None if checkpoint is None else checkpoint.generation
+        self.first_offset = None if checkpoint is None else checkpoint.first_offset
 
     @property
     def weight(self) -> int:
@@ -101,13 +121,14 @@ class _Stream:
     def settle(self, checkpoint: Checkpoint) -> None:
         """What was folded is committed."""
         self.committed, self.checkpoint, self.kept = self.state, checkpoint, self.state.totals.games
+        self.generation = checkpoint.generation
 
 
 class Processor:
     """One engine's line over the partitions it holds.
 
     `writer` names this engine in the checkpoints; `new_generation` names a build of a stream that has none yet. With
-    `accept_gap` records that are gone are done without.
+    `accept_gap` records that are gone are done without. `plan.rule` must be that of `fairness`.
     """
 
     def __init__(
@@ -124,8 +145,10 @@ class Processor:
         meter: Meter,
         health: HealthBoard,
         limits: Limits,
+        fairness: FairnessCheck | None = None,
         accept_gap: bool = False,
     ) -> None:
+        assert plan.rule == ("" if fairness is None else fairness.rule), "the plan was made for another rule"
         self._log = event_log
         self._store = store
         self._dead_letters = dead_letters
@@ -137,28 +160,40 @@ class Processor:
         self._meter = meter
         self._health = health
         self._limits = limits
+        self._fairness = fairness
         self._accept_gap = accept_gap
         self._partitions: dict[int, _Partition] = {}
         self._streams: dict[str, _Stream] = {}
         self._touched: dict[str, _Stream] = {}
+        self._fallen: dict[str, Clash] = {}
         self._ahead: Polled | None = None
+        self._out_of_range: LostRange | None = None
         self._seeks: dict[int, int] = {}
-        self._manifest_due_s = 0.0
+        self._look_due_s = 0.0
+
+    @property
+    def only_stream(self) -> str | None:
+        """The stream of a deployment of one stream."""
+        return self._only_stream
 
     @property
     def next_offsets(self) -> dict[int, int]:
         """Per partition held, the offset below which everything is committed."""
-        return {number: partition.committed_to for number, partition in self._partitions.items()}
+        return {number: partition.committed.next_offset for number, partition in self._partitions.items()}
 
     @property
     def folded_to(self) -> dict[int, int]:
         """Per partition held, the offset below which everything is folded."""
-        return {number: partition.next_offset for number, partition in self._partitions.items()}
+        return {number: partition.folded.next_offset for number, partition in self._partitions.items()}
 
     @property
     def marks(self) -> dict[int, Mark]:
-        """Per partition held, the last record that was read."""
-        return {number: partition.mark for number, partition in self._partitions.items() if partition.mark}
+        """Per partition held, the last record that was read and committed."""
+        return {
+            number: partition.committed.mark
+            for number, partition in self._partitions.items()
+            if partition.committed.mark
+        }
 
     @property
     def held(self) -> dict[str, Held]:
@@ -174,79 +209,86 @@ class Processor:
         1. Take what the last turn polled ahead, or poll.
         2. Find out where newly gained partitions begin; forget those that were lost.
         3. Decode and fold; while the commits of this are in flight, poll ahead.
-        4. Hand dead letters over, then commit each stream, then note the manifest.
+        4. Hand dead letters over, then commit each stream, then look after the store.
         5. Seek where a partition was gained or a commit met a conflict; what was polled ahead of it does not count.
+
+        Raises StateError when going on would be wrong.
         """
-        polled = self._ahead or await self._poll()
-        self._ahead = None
+        if self._ahead is None:
+            await self._poll_ahead()
+        polled, self._ahead = self._ahead or Polled(), None
         started_s = self._clock.monotonic_s()
         await self._reassign(polled)
         letters: list[DeadLetter] = []
         for records in polled.records:
-            letters += await self.fold(records)
-        async with anyio.create_task_group() as ahead:
-            ahead.start_soon(self._poll_ahead)
-            await self._bury(letters)
-            for clash in await self.commit():
-                await self._go_back(clash)
-            self._pass_partitions()
-            await self._note_manifests()
+            letters += await self.fold(records, live=True)
+        async with task_group() as tasks:
+            tasks.start_soon(self._poll_ahead)
+            await self._settle(letters)
             if self._seeks:
-                ahead.cancel_scope.cancel()
+                tasks.cancel_scope.cancel()
+        await self._return_to_range()
         await self._seek()
         if polled.count:
             self._meter.step_took(self._clock.monotonic_s() - started_s, polled.count)
         return polled.count
 
-    async def fold(self, records: Records) -> list[DeadLetter]:
-        """Fold one partition's records into their streams; the dead letters among them. Nothing is written yet."""
+    async def fold(self, records: Records, *, live: bool = False) -> list[DeadLetter]:
+        """Fold one partition's records into their streams; the dead letters among them. Nothing is written yet.
+
+        Only what is folded `live` is checked for fairness beyond what the fold itself asks: a rebuild counts nothing.
+        """
         partition = self._partitions.get(records.partition)
         if partition is None or records.partition in self._seeks:
             return []
         topic, letters = self._log.topic, []
-        sorted_out = batches.sort_out(records, self._only_stream)
+        sorted_out = batches.sort_out(records, self._only_stream, self._fairness)
         for row, reason, detail in sorted_out.rejected:
             letters.append(batches.dead_letter(topic, records, row, reason, detail))
+        passed, faults = [], Faults(sum(reason == "fairness" for _, reason, _ in sorted_out.rejected))
         for name, found in sorted_out.streams.items():
             stream = await self._stream(name, records.partition)
-            if stream.first_offset < 0:
-                stream.first_offset = records.offsets[0]
+            if stream is None:
+                continue
+            passed.append(stream)
             fresh = batches.after(found, records, stream.next_offset)
-            folded = stream.state.fold(fresh.games)
+            if stream.first_offset is None:
+                stream.first_offset = records.offsets[fresh.rows[0]] if fresh.rows else records.next_offset
+            before, folded = stream.state, stream.state.fold(fresh.games)
             stream.state, stream.kept = folded.state, min(stream.kept, folded.kept)
             letters += [batches.rejected_letter(topic, records, fresh, rejected) for rejected in folded.rejected]
             self._meter.folded(folded.accepted, folded.duplicates, folded.late_accepted)
-        for stream in self._passed(records.partition, sorted_out.streams):
-            if records.next_offset > stream.next_offset:
-                stream.next_offset = records.next_offset
-                self._touched[stream.name] = stream
+            if live:
+                faults += self._faults(before, folded)
+        self._pass(records, partition, passed)
         for letter in letters:
             self._meter.rejected(letter.reason)
-        if records.offsets:
-            partition.mark = _last_mark(records)
-        partition.next_offset = max(partition.next_offset, records.next_offset)
+        if live:
+            self._count_unfair(records.partition, faults)
         return letters
 
-    async def commit(self) -> list[Clash]:
-        """Commit every stream that was folded since the last time, each by its own compare-and-set.
+    async def commit(self, names: Collection[str] | None = None) -> list[Clash]:
+        """Commit the streams of these names, or every one, that were folded since the last time, each by its own
+        compare-and-set.
 
         A stream whose commit met a conflict is forgotten, since its state here is not what is stored.
         """
-        streams = list(self._touched.values())
-        self._touched.clear()
+        clashes: list[Clash] = []
+        if names is None:
+            clashes += self._fallen.values()
+            self._fallen.clear()
+        streams = [self._touched.pop(name) for name in list(self._touched) if names is None or name in names]
         if not streams:
-            return []
+            return clashes
         commits = [self._commit_of(stream) for stream in streams]
         started_s = self._clock.monotonic_s()
         outcomes = await self._patiently_commit(commits)
         self._meter.committed(self._clock.monotonic_s() - started_s, outcomes)
-        clashes = []
         for stream, commit, outcome in zip(streams, commits, outcomes, strict=True):
             match outcome:
                 case Applied(version) | Duplicate(version):
                     stream.settle(commit.checkpoint)
-                    if partition := self._partitions.get(stream.partition):
-                        partition.committed[stream.name] = commit.checkpoint.next_offset
+                    self._partitions[stream.partition].known[stream.name] = commit.checkpoint.next_offset
                     log.debug("committed", stream=stream.name, version=version, games=commit.total_games)
                 case Conflict(stored):
                     log.info("conflict", stream=stream.name, expected=commit.expected, stored=stored)
@@ -259,42 +301,72 @@ class Processor:
         self._streams.pop(name, None)
         self._touched.pop(name, None)
 
+    async def bring_up(self, name: str, number: int) -> Held | None:
+        """Let the stream's checkpoint pass everything that was folded of its partition, with the next commit; None when
+        the store no longer has what was committed."""
+        stream = await self._stream(name, number)
+        if stream is None:
+            return None
+        self._move(stream, self._partitions[number].folded.next_offset)
+        return Held(number, stream.state.totals.games, stream.next_offset)
+
+    async def make_room(self) -> list[Clash]:
+        """When more games are held than should be, commit, and let go of streams; for those who do not `step`."""
+        if self._weight <= self._limits.games_held_max:
+            return []
+        clashes = await self.commit()
+        self._forget_idle()
+        return clashes
+
     def start_at(self, number: int, next_offset: int) -> None:
         """Take a partition as held, to be folded from there on; for those who read the log themselves."""
-        self._partitions[number] = _Partition(next_offset, None)
+        self._partitions[number] = _Partition(next_offset, None, {})
 
     async def close(self) -> None:
         """Write what a restart will want to know. Everything committed before stays true without it."""
-        self._manifest_due_s = 0.0
         await self._note_manifests()
 
-    async def _poll(self) -> Polled:
-        games_max, linger_ms = self._limits.batch_games_max, self._limits.linger_ms
-        polled = await self._from_log(lambda: self._log.poll(games_max, POLL_WAIT_S))
-        missing = games_max - polled.count
-        if linger_ms and polled.count and missing and not (polled.gained or polled.lost):
-            await self._clock.sleep(linger_ms / 1000)
-            more = await self._from_log(lambda: self._log.poll(missing, 0))
-            polled = Polled(more.gained, more.lost, (*polled.records, *more.records))
-        return polled
-
     async def _poll_ahead(self) -> None:
-        self._ahead = await self._poll()
+        """Poll. What comes stands in `_ahead` from the moment it is taken from the log: nobody is cancelled with it."""
+        games_max, linger_ms = self._limits.batch_games_max, self._limits.linger_ms
+        try:
+            first = self._ahead = await self._from_log(lambda: self._log.poll(games_max, self._limits.poll_wait_s))
+        except LostRange as error:
+            self._out_of_range = error
+            return
+        missing = games_max - first.count
+        if linger_ms and first.count and missing and not (first.gained or first.lost):
+            await self._clock.sleep(linger_ms / 1000)
+            try:
+                more = await self._from_log(lambda: self._log.poll(missing, 0))
+            except LostRange:
+                return  # it is raised again by the next poll, when what came before is folded
+            self._ahead = Polled(more.gained, more.lost, (*first.records, *more.records))
+
+    async def _settle(self, letters: list[DeadLetter]) -> None:
+        """Make what was folded lasting: dead letters first, then the commits, then the manifests."""
+        await self._bury(letters)
+        if clashes := await self.commit():
+            await self._reconcile(clashes)
+        for number, partition in self._partitions.items():
+            if number not in self._seeks:
+                partition.committed = partition.folded
+        await self._look_after_the_store()
 
     async def _reassign(self, polled: Polled) -> None:
         """Forget what was lost, and find out where what was gained begins."""
-        if polled.gained or polled.lost:
-            self._meter.rebalanced()
+        if not (polled.gained or polled.lost):
+            return
+        self._meter.rebalanced()
         for number in polled.lost | polled.gained:
             self._forget_partition(number)
             self._meter.released(number)
         for number in sorted(polled.gained):
-            begin = await self._begin(number)
-            log.info("partition_gained", partition=number, next_offset=begin)
-            self._seeks[number] = begin
-        if polled.gained or polled.lost:
-            self._health.holding(self._partitions)
-            self._meter.holding(partitions=len(self._partitions), streams=len(self._streams))
+            await self._place(number, await self._manifest(number))
+            await self._refuse_other_settings(number)
+            log.info("partition_gained", partition=number, next_offset=self._seeks[number])
+        self._health.holding(self._partitions)
+        self._tell_holding()
 
     async def _seek(self) -> None:
         """Move the partitions that have to be read from elsewhere, and drop what was polled of them before."""
@@ -307,39 +379,45 @@ class Processor:
             if not (kept or self._ahead.gained or self._ahead.lost):
                 self._ahead = None
         for number, next_offset in seeks.items():
-            if number in self._partitions and not (self._ahead and number in self._ahead.lost):
+            if not (self._ahead and number in self._ahead.lost):
                 await self._from_log(partial(self._log.seek, number, next_offset))
-                self._partitions[number].next_offset = self._partitions[number].committed_to = next_offset
 
-    async def _begin(self, number: int) -> int:
-        """Where reading the partition begins. Raises a StateError when it no longer holds what is needed."""
-        topic = self._log.topic
-        manifest = await self._manifest(number)
+    async def _place(self, number: int, manifest: Manifest | None) -> None:
+        """Find out where to read a partition from, by what is known of it, and see to it that this is done.
+
+        Streams of which the store has less than was known are forgotten here. Raises a StateError when the partition no
+        longer holds what is needed.
+        """
         names = sorted(manifest.streams) if manifest else []
         mark = manifest.mark if manifest else None
         bounds = await self._from_log(lambda: self._log.bounds(number))
         found = await self._from_log(partial(self._log.record, number, mark.offset)) if mark else None
         positions = await self._from_store(lambda: self._store.positions(names))
-        start = where_to_begin(manifest, dict(zip(names, positions, strict=True)), bounds, found)
-        self._partitions[number] = _Partition(bounds.begin, mark)
-        if names:
-            await self._stream(names[0], number)  # refuses a state that was made with other settings
+        stored = dict(zip(names, positions, strict=True))
+        start = where_to_begin(manifest, stored, bounds, found)
         match start:
-            case Begin(next_offset):
-                begin = next_offset
-            case Lost(first, begin):
-                self._do_without(number, first, begin)
+            case Begin(next_offset) | Lost(_, next_offset):
+                if isinstance(start, Lost):
+                    self._do_without(number, start.first, start.begin)
+                for name, position in stored.items():
+                    if name in self._streams and (position is None or position < self._streams[name].next_offset):
+                        self.forget(name)
             case Recreated(evidence):
-                if not self._accept_gap:
-                    raise TopicRecreated(
-                        f"{topic}/{number} is not the partition that was read: {evidence}. Rebuild by `crashfold "
-                        "replay`, or keep the state and go on with the new records by --accept-gap."
-                    )
-                log.warning("gap_accepted", topic=topic, partition=number, evidence=evidence)
-                begin = bounds.begin
-                await self._restart_streams(names, number, begin)
-        self._partitions[number].next_offset = self._partitions[number].committed_to = begin
-        return begin
+                self._begin_anew(number, evidence)
+                next_offset, mark = bounds.begin, None
+                for name in names:
+                    self.forget(name)
+        known = {name: position for name, position in stored.items() if position is not None}
+        before = self._partitions.get(number)
+        if before is not None and isinstance(start, Begin) and next_offset == before.folded.next_offset:
+            before.known = known
+            return
+        self._partitions[number] = _Partition(next_offset, mark, known)
+        if before is not None:
+            self._partitions[number].begin = min(before.begin, next_offset)
+        self._seeks[number] = next_offset
+        if not isinstance(start, Begin):
+            await self._write_down(number, start)
 
     def _do_without(self, number: int, first: int, begin: int) -> None:
         """Go on without the records from `first` to `begin`, if the operator said so. Raises LostRange otherwise."""
@@ -347,10 +425,48 @@ class Processor:
         if not self._accept_gap:
             raise LostRange(
                 f"retention removed offsets {first} to {begin - 1} of {topic}/{number}, and the stored state needs "
-                "them. Go on without them by `crashfold run --accept-gap`, or rebuild from what is left by `crashfold replay "
-                "--accept-gap`."
+                "them. Go on without them by `crashfold run --accept-gap`, or rebuild from what is left by `crashfold "
+                "replay --accept-gap`."
             )
         log.warning("gap_accepted", topic=topic, partition=number, first=first, begin=begin)
+
+    def _begin_anew(self, number: int, evidence: str) -> None:
+        """Go on with a topic that is another one, if the operator said so. Raises TopicRecreated otherwise."""
+        topic = self._log.topic
+        if not self._accept_gap:
+            raise TopicRecreated(
+                f"{topic}/{number} is not the partition that was read: {evidence}. Rebuild by `crashfold replay`, or "
+                "keep the state and go on with the new records by --accept-gap."
+            )
+        log.warning("gap_accepted", topic=topic, partition=number, evidence=evidence)
+
+    async def _write_down(self, number: int, accepted: Lost | Recreated) -> None:
+        """Move checkpoints to where reading goes on behind an accepted gap, so that it is accepted only once.
+
+        After retention that is the only stream's, since for many it is the manifest that counts. Of a new topic, whose
+        offsets have nothing to do with the old ones, it is every stream's, in a new generation: an engine that still
+        reads the old topic must not find the position it expects.
+        """
+        partition = self._partitions[number]
+        if isinstance(accepted, Lost):
+            names = [self._only_stream] if self._only_stream in partition.known else []
+        else:
+            names = list(partition.known)
+        while names:
+            for name in names:
+                # Whatever the store has by now is what is moved.
+                stream = self._streams[name] = await self._load(name, number)
+                if stream.checkpoint is None:
+                    del partition.known[name]
+                    continue
+                partition.known[name] = stream.checkpoint.next_offset
+                if isinstance(accepted, Recreated):
+                    stream.next_offset, stream.first_offset = partition.begin, -1
+                    stream.generation = self._new_generation()
+                    self._touched[name] = stream
+                else:
+                    self._move(stream, partition.begin)
+            names = [clash.stream for clash in await self.commit(names)]
 
     async def _manifest(self, number: int) -> Manifest | None:
         """Where a restart begins. The only stream's own checkpoint says it best: it was written with the state."""
@@ -363,48 +479,65 @@ class Processor:
                 return Manifest(low_water=next_offset, streams={only: next_offset}, mark=stored.checkpoint.mark)
         return await self._from_store(lambda: self._store.read_manifest(self._log.topic, number))
 
-    async def _restart_streams(self, names: Iterable[str], number: int, begin: int) -> None:
-        """Point the checkpoints at the begin of a new topic, whose offsets have nothing to do with the old ones."""
-        for name in names:
-            stream = await self._stream(name, number)
-            if stream.checkpoint is not None:
-                stream.next_offset = begin
-                self._touched[name] = stream
-        self._partitions[number].mark = None
-        for clash in await self.commit():
-            log.warning("checkpoint_not_restarted", stream=clash.stream, stored=clash.stored)
+    async def _refuse_other_settings(self, number: int) -> None:
+        """Raise FingerprintMismatch now rather than with the first record; the stream that was busy last tells."""
+        known = self._partitions[number].known
+        if known:
+            await self._stream(max(known, key=lambda name: known[name]), number)
 
-    async def _stream(self, name: str, number: int) -> _Stream:
-        """The stream in memory, loaded when it is not there. Raises a StateError when it does not fit."""
+    async def _stream(self, name: str, number: int) -> _Stream | None:
+        """The stream in memory, loaded when it is not there. Raises a StateError when it does not fit.
+
+        None when the store has less of it than was committed, which the next commit reports: its records must be read
+        again.
+        """
         stream = self._streams.pop(name, None)
         if stream is None:
-            stored = await self._from_store(lambda: self._store.load(name))
-            if stored is None:
-                stream = _Stream(name, number, StreamState.empty(self._plan), None)
-            else:
-                self._check(name, stored.checkpoint)
-                try:
-                    state = StreamState.load(self._plan, stored.state, stored.window)
-                except (ValueError, KeyError) as error:
-                    raise StateError(
-                        f"the stored state of stream {name} cannot be read: {error}. Rebuild it by `crashfold replay "
-                        f"--stream {name}`."
-                    ) from error
-                stream = _Stream(name, stored.checkpoint.partition, state, stored.checkpoint)
+            if name in self._fallen:
+                return None
+            stream = await self._load(name, number)
+            partition = self._partitions[number]
+            position = None if stream.checkpoint is None else stream.checkpoint.position
+            known = partition.known.get(name)
+            if known is not None and (position is None or position.next_offset < known):
+                self._fallen[name] = Clash(name, number, position)
+                return None
+            if known is None and position is not None and position.next_offset < partition.begin:
+                # Nothing is known of it but its checkpoint: the manifest was lost.
+                self._do_without(number, position.next_offset, partition.begin)
         if stream.partition != number:
-            raise StreamMoved(
-                f"stream {name} lives on partition {stream.partition} of {self._log.topic} but turned up on partition "
-                f"{number}: were partitions added? Its order is lost across partitions. Publish it to one partition "
-                "of a new topic, set kafka.topic to that, and rebuild by `crashfold replay`."
-            )
+            self._refuse_to_move(name, stream.partition, number)
         self._streams[name] = stream  # the most recently used stands last
         return stream
+
+    async def _load(self, name: str, number: int) -> _Stream:
+        stored = await self._from_store(lambda: self._store.load(name))
+        if stored is None:
+            return _Stream(name, number, StreamState.empty(self._plan), None)
+        self._check(name, stored.checkpoint)
+        if stored.checkpoint.partition != number:
+            self._refuse_to_move(name, stored.checkpoint.partition, number)
+        try:
+            state = StreamState.load(self._plan, stored.state, stored.window)
+        except (ValueError, KeyError) as error:
+            raise StateError(
+                f"the stored state of stream {name} cannot be read: {error}. Rebuild it by "
+                f"`crashfold replay --stream {name}`."
+            ) from error
+        return _Stream(name, number, state, stored.checkpoint)
+
+    def _refuse_to_move(self, name: str, home: int, number: int) -> None:
+        raise StreamMoved(
+            f"stream {name} lives on partition {home} of {self._log.topic} but turned up on partition {number}: were "
+            "partitions added? Its order is lost across partitions. Publish it to one partition of a new topic, set "
+            "kafka.topic to that, and rebuild by `crashfold replay`."
+        )
 
     def _check(self, name: str, checkpoint: Checkpoint) -> None:
         if checkpoint.fingerprint != self._plan.fingerprint:
             raise FingerprintMismatch(
-                f"stream {name} was folded with other predicates, sizes or projections than these settings have. "
-                "Rebuild it with them by `crashfold replay`, or put the settings back."
+                f"stream {name} was folded with other predicates, sizes, projections or rules than these settings "
+                "have. Rebuild it with them by `crashfold replay`, or put the settings back."
             )
         if checkpoint.topic != self._log.topic:
             raise TopicRecreated(
@@ -412,24 +545,33 @@ class Processor:
                 "this one by `crashfold replay`, or set kafka.topic back."
             )
 
-    def _passed(self, number: int, named: Iterable[str]) -> list[_Stream]:
-        """The streams whose checkpoints pass these records: those named, and in a deployment of one stream that one."""
-        streams = [self._streams[name] for name in named]
+    def _pass(self, records: Records, partition: _Partition, streams: Iterable[_Stream]) -> None:
+        """Note that these records are folded. The checkpoints of the streams that were named pass them, and in a
+        deployment of one stream that one's, whatever they were."""
+        for stream in streams:
+            self._move(stream, records.next_offset)
         only = self._streams.get(self._only_stream or "")
-        if only is not None and only.partition == number and only not in streams:
-            streams.append(only)
-        return streams
+        if only is not None and only.partition == records.partition:
+            self._move(only, records.next_offset)
+        mark = _last_mark(records) if records.offsets else partition.folded.mark
+        partition.folded = _Place(max(partition.folded.next_offset, records.next_offset), mark)
+
+    def _move(self, stream: _Stream, next_offset: int) -> None:
+        """Let the stream's checkpoint stand there with the next commit; never further back than it is."""
+        if next_offset > stream.next_offset:
+            stream.next_offset = next_offset
+            self._touched[stream.name] = stream
 
     def _commit_of(self, stream: _Stream) -> Commit:
         before, partition = stream.checkpoint, self._partitions[stream.partition]
         checkpoint = Checkpoint(
             next_offset=stream.next_offset,
-            generation=self._new_generation() if before is None else before.generation,
+            generation=stream.generation or self._new_generation(),
             writer=self._writer,
             topic=self._log.topic,
             partition=stream.partition,
-            first_offset=stream.first_offset,
-            mark=partition.mark,
+            first_offset=partition.begin if stream.first_offset is None else stream.first_offset,
+            mark=partition.folded.mark,
             fingerprint=self._plan.fingerprint,
             aggregates=self._plan.aggregates,
         )
@@ -450,22 +592,43 @@ class Processor:
         self._health.store_ok()
         return outcomes
 
-    async def _go_back(self, clash: Clash) -> None:
-        """Somebody else committed, or Redis lost writes: read again what the stream may not have.
+    async def _reconcile(self, clashes: list[Clash]) -> None:
+        """Somebody else committed, a rebuild was swapped in, or Redis lost writes: read again what may be missing.
 
-        Other streams of the partition skip the records that they have.
+        Other streams of the partition skip the records that they have. Where writes were lost, other streams may have
+        lost some too, also such as nothing has come for since: all of them are looked at.
         """
-        number, stored = clash.partition, clash.stored
-        partition = self._partitions.get(number)
-        if partition is None:
-            return
-        bounds = await self._from_log(lambda: self._log.bounds(number))
-        next_offset = bounds.begin if stored is None else stored.next_offset
-        if next_offset < bounds.begin:
-            self._do_without(number, next_offset, bounds.begin)
-            next_offset = bounds.begin
-        if next_offset < partition.next_offset:
-            self._seeks[number] = min(next_offset, self._seeks.get(number, next_offset))
+        low_water = self.folded_to
+        lost = False
+        for clash in clashes:
+            number, name = clash.partition, clash.stream
+            partition = self._partitions[number]
+            stream = self._streams[name] = await self._load(name, number)
+            if stream.checkpoint is None:
+                lost = True
+                partition.known.setdefault(name, 0)
+            else:
+                next_offset = stream.checkpoint.next_offset
+                lost = lost or next_offset < partition.known.get(name, 0)
+                low_water[number] = min(low_water[number], next_offset)
+                partition.known[name] = next_offset
+        for number in sorted(self._partitions if lost else {clash.partition for clash in clashes}):
+            if number not in self._seeks:
+                await self._place(number, self._partitions[number].manifest(low_water[number]))
+
+    async def _return_to_range(self) -> None:
+        """Deal with a position that the log does not have: retention or a recreated topic got ahead of the line.
+
+        Raises a StateError unless the gap was accepted.
+        """
+        error, self._out_of_range = self._out_of_range, None
+        if error is None or self._ahead is not None:
+            return  # with something in hand, the log tells again when that is folded
+        for number in sorted(self._partitions.keys() - self._seeks.keys()):
+            partition = self._partitions[number]
+            await self._place(number, partition.manifest(partition.committed.next_offset))
+        if not self._seeks:
+            raise error
 
     async def _bury(self, letters: list[DeadLetter]) -> None:
         """Hand the dead letters over, before any checkpoint passes them."""
@@ -481,52 +644,107 @@ class Processor:
                     offset=letter.record.offset,
                 )
 
-    def _pass_partitions(self) -> None:
-        """Everything folded is committed now, but for partitions that have to be read again."""
-        for number, partition in self._partitions.items():
-            if number not in self._seeks:
-                partition.committed_to = partition.next_offset
+    async def _look_after_the_store(self) -> None:
+        """Now and then: let go of what need not be in memory, ask whether the store still has what was committed, and
+        note where a restart may begin.
+
+        So writes that were lost are noticed, and made again, also of a stream for which nothing comes any more; and a
+        store that is away is noticed while there is nothing to commit. One try each: the next turn has another.
+        """
+        now_s = self._clock.monotonic_s()
+        if now_s < self._look_due_s:
+            return
+        streams = sum(len(partition.known) for partition in self._partitions.values())
+        self._look_due_s = now_s + max(LOOK_EVERY_S, streams / LOOKED_AT_PER_S)
+        self._forget_idle()
+        self._tell_holding()
+        try:
+            fallen = await self._fallen_behind()
+        except Unavailable as error:
+            self._health.store_down(str(error))
+            log.warning("store_away", error=str(error))
+            return
+        self._health.store_ok()
+        for number in fallen:
+            partition = self._partitions[number]
+            log.warning("writes_lost", partition=number)
+            await self._place(number, partition.manifest(partition.committed.next_offset))
+        await self._note_manifests()
+
+    async def _fallen_behind(self) -> list[int]:
+        """The partitions of which the store has less than was committed. Asks it in any case."""
+        numbers = [number for number in sorted(self._partitions) if number not in self._seeks]
+        names = [name for number in numbers for name in self._partitions[number].known]
+        if not names:
+            for number in numbers[:1]:
+                await self._store.read_manifest(self._log.topic, number)
+            return []
+        stored = dict(zip(names, await self._store.positions(names), strict=True))
+
+        def has(name: str, known: int) -> bool:
+            position = stored[name]
+            return position is not None and position >= known
+
+        return [
+            number
+            for number in numbers
+            if not all(has(name, known) for name, known in self._partitions[number].known.items())
+        ]
 
     async def _note_manifests(self) -> None:
-        """Note, now and then, where a restart may begin. An old note costs reading again, never a wrong count."""
-        now_s = self._clock.monotonic_s()
-        if now_s < self._manifest_due_s:
-            return
-        self._manifest_due_s = now_s + MANIFEST_EVERY_S
-        self._forget_idle()
+        """Note where a restart may begin. An old note costs reading again, never a wrong count."""
         for number, partition in self._partitions.items():
-            low_water = partition.committed_to
+            low_water = partition.committed.next_offset
             if number in self._seeks or partition.noted == low_water:
                 continue
-            manifest = Manifest(low_water=low_water, streams=dict(partition.committed), mark=partition.mark)
             try:
-                await self._store.write_manifest(self._log.topic, number, manifest)
+                await self._store.write_manifest(self._log.topic, number, partition.manifest(low_water))
             except Unavailable as error:
                 log.warning("manifest_not_written", partition=number, error=str(error))
                 return
             partition.noted = low_water
-            partition.committed.clear()
+
+    def _faults(self, before: StreamState, folded: Folded) -> Faults:
+        if self._fairness is None or not folded.accepted:
+            return Faults()
+        return self._fairness.faults(before.window, folded.games)
+
+    def _count_unfair(self, number: int, faults: Faults) -> None:
+        if faults.hash:
+            self._meter.unfair("hash", faults.hash)
+        if faults.chain:
+            self._meter.unfair("chain", faults.chain)
+        if faults.hash or faults.chain:
+            log.warning("unfair_games", partition=number, hash=faults.hash, chain=faults.chain)
+
+    @property
+    def _weight(self) -> int:
+        return sum(stream.weight for stream in self._streams.values())
+
+    def _tell_holding(self) -> None:
+        self._meter.holding(partitions=len(self._partitions), streams=len(self._streams))
 
     def _forget_partition(self, number: int) -> None:
         self._partitions.pop(number, None)
         self._seeks.pop(number, None)
         for name in [name for name, stream in self._streams.items() if stream.partition == number]:
-            del self._streams[name]
-            self._touched.pop(name, None)
+            self.forget(name)
 
     def _forget_idle(self) -> None:
         """Let go of the streams that were used longest ago when too many games are held; Redis has them."""
-        held = sum(stream.weight for stream in self._streams.values())
-        for name in list(self._streams):
+        held = self._weight
+        for name in list(self._streams)[:-1]:
             if held <= self._limits.games_held_max:
                 return
-            held -= self._streams.pop(name).weight
+            if name not in self._touched:
+                held -= self._streams.pop(name).weight
 
     async def _from_store(self, ask: Callable[[], Awaitable[T]]) -> T:
         """What the store answers, once it does."""
 
         def failed(error: Unavailable) -> None:
             self._health.store_down(str(error))
+            log.warning("store_away", error=str(error))
 
         answer = await patiently(self._clock, ask, failed)
         self._health.store_ok()
@@ -537,6 +755,7 @@ class Processor:
 
         def failed(error: Unavailable) -> None:
             self._health.log_down(str(error))
+            log.warning("log_away", error=str(error))
 
         answer = await patiently(self._clock, ask, failed)
         self._health.log_ok()

@@ -1,40 +1,42 @@
 """Rebuild: the line pointed at an empty generation, from the first record, and then the swap.
 
 The shadow generation has keys and checkpoints of its own, so the live engine goes on beside it. It is folded in memory
-and written once, when it has caught up; promote then compares the checkpoints and swaps. Until a stream is promoted
-nothing live has changed, so a rebuild may be killed at any point and run again.
+and written when it has caught up (before that only when memory runs short); promote then compares the checkpoints and
+swaps. Until a stream is promoted nothing live has changed, so a rebuild may be killed at any point and run again.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Final, TypeVar
 
 import msgspec
 import structlog
 
-from engine.core.facts import Behind, DeadLetter, Promoted, Records, Stored
+from engine.core import batch as batches
+from engine.core.facts import Behind, DeadLetter, Polled, Promoted, Records, Stored
 from engine.errors import ConfigurationError, CrashfoldError, LostRange, Unavailable
 from engine.ports import Clock, DeadLetters, EventLog, ShadowStore, StateStore
-from engine.runtime.processor import Held, Processor
+from engine.runtime.patience import patiently
+from engine.runtime.processor import Clash, Held, Processor
 from schemas.game import Unreadable, stream_name
+
+T = TypeVar("T")
 
 CATCH_UP_TRIES: Final = 500
 """How often a rebuild tries to overtake a live engine that keeps committing, one short poll a try."""
 BATCH_GAMES: Final = 20_000
+"""Folded at once, however little each poll brings."""
 POLL_WAIT_S: Final = 0.2
 
 log = structlog.get_logger()
 
 
 class NoDeadLetters:
-    """A rebuild buries nothing: the live engine has handed these records over already. It only counts them."""
-
-    def __init__(self) -> None:
-        self.count = 0
+    """Where dead letters of a trial go."""
 
     async def put(self, letters: Sequence[DeadLetter]) -> None:
-        """Count them."""
-        self.count += len(letters)
+        """Forget them."""
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -72,7 +74,12 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Rebuild:
-    """One rebuild. `new_processor` makes the line over the store it is given; `live` is only asked what it has."""
+    """One rebuild. `new_processor` makes the line over the store it is given; `live` is only asked what it has.
+
+    `dead_letters` gets what nobody handed over yet: records that no live checkpoint has passed, and that the one
+    swapped in does. A live engine that goes on may hand the last few of them over as well. Without it they are counted
+    only.
+    """
 
     def __init__(
         self,
@@ -83,66 +90,121 @@ class Rebuild:
         request: Request,
         clock: Clock,
         progressed: Callable[[Progress], None],
+        *,
+        dead_letters: DeadLetters | None = None,
+        poll_wait_s: float = POLL_WAIT_S,
     ) -> None:
         self._log = event_log
         self._live = live
         self._shadow = shadow
-        self._rejected = NoDeadLetters()
-        self._processor = new_processor(_FreshStore(shadow), self._rejected)
+        self._dead_letters = NoDeadLetters() if dead_letters is None else dead_letters
+        self._processor = new_processor(_FreshStore(shadow), self._dead_letters)
         self._request = request
         self._clock = clock
         self._progressed = progressed
+        self._poll_wait_s = poll_wait_s
         self._begins: dict[int, int] = {}
         self._ends: dict[int, int] = {}
-        self._pending: dict[str, Held] = {}
+        self._homes: dict[str, int] = {}
         self._done: dict[str, Rebuilt] = {}
         self._records = 0
+        self._rejected = 0
 
     async def run(self) -> RebuildReport:
         """Read, fold, write the shadow, swap. Raises CrashfoldError when a swap would be wrong or cannot be made."""
         started_s = self._clock.monotonic_s()
         await self._begin()
-        while any(self._position(number) < end for number, end in self._ends.items()):
+        while not self._at_end():
             await self._read()
-        self._pending = self._processor.held
-        for stream, held in self._pending.items():
-            await self._check_retention(stream, held)
-        if self._request.dry_run:
-            self._done = {
-                stream: Rebuilt(stream, held.games, held.next_offset, None) for stream, held in self._pending.items()
-            }
-        else:
-            await self._swap()
+        if self._request.stream is not None and not self._homes:
+            raise CrashfoldError(f"{self._log.topic} has no record of stream {self._request.stream}")
+        homes = dict(self._homes)
+        for stream, number in homes.items():
+            await self._check_retention(stream, number)
+        for stream, number in homes.items():
+            held = await self._brought_up(stream, number)
+            if self._request.dry_run:
+                self._done[stream] = Rebuilt(stream, held.games, held.next_offset, None)
+            else:
+                await self._swap(stream, held)
         streams = tuple(self._done[stream] for stream in sorted(self._done))
         duration_s = self._clock.monotonic_s() - started_s
-        return RebuildReport(streams, self._records, self._rejected.count, duration_s)
+        return RebuildReport(streams, self._records, self._rejected, duration_s)
 
     async def _begin(self) -> None:
         """Point every partition at its first record, and note where its last one stands now."""
-        gained: frozenset[int] = frozenset()
-        while not gained:
-            gained = (await self._log.poll(BATCH_GAMES, POLL_WAIT_S)).gained
-        to_offset = self._request.to_offset
-        if to_offset is not None and self._request.stream is None and len(gained) > 1:
+        partitions = await self._from_log(self._log.partitions)
+        if not partitions:
+            raise ConfigurationError(f"there is no topic {self._log.topic} to read: create it, or mend kafka.topic")
+        if self._request.to_offset is not None and self._request.stream is None and len(partitions) > 1:
             raise ConfigurationError(
-                f"--to-offset names an offset of one partition, and {self._log.topic} has {len(gained)}: name the "
+                f"--to-offset names an offset of one partition, and {self._log.topic} has {len(partitions)}: name the "
                 "stream too, by --stream"
             )
-        for number in sorted(gained):
-            bounds = await self._log.bounds(number)
-            self._begins[number] = bounds.begin
-            self._ends[number] = bounds.end if to_offset is None else min(bounds.end, to_offset)
-            self._processor.start_at(number, bounds.begin)
-            await self._log.seek(number, bounds.begin)
+        while not partitions <= self._ends.keys():
+            await self._seek(await self._poll(0))
+
+    async def _seek(self, polled: Polled) -> None:
+        """Read what is ours now: from the first record, or, after a reconnection, on from where it was."""
+        for number in sorted(polled.gained):
+            if number not in self._ends:
+                bounds = await self._from_log(partial(self._log.bounds, number))
+                to_offset = self._request.to_offset
+                self._begins[number] = bounds.begin
+                self._ends[number] = bounds.end if to_offset is None else min(bounds.end, to_offset)
+                self._processor.start_at(number, bounds.begin)
+            await self._from_log(partial(self._log.seek, number, self._processor.folded_to[number]))
 
     async def _read(self) -> None:
-        """Fold what one poll brings."""
-        polled = await self._log.poll(BATCH_GAMES, POLL_WAIT_S)
-        for records in polled.records:
-            self._records += len(records.offsets)
-            await self._rejected.put(await self._processor.fold(self._wanted(records)))
-        total = sum(end - self._begins[number] for number, end in self._ends.items())
-        self._progressed(Progress(self._records, max(total, self._records)))
+        """Fold a big batch: what comes until it is big enough, or comes to the end, or comes no more."""
+        pieces: dict[int, list[Records]] = {}
+        games = 0
+        while games < BATCH_GAMES:
+            try:
+                polled = await self._poll(BATCH_GAMES - games)
+            except LostRange:
+                if pieces:
+                    break  # it is raised again when these are folded
+                await self._skip_what_is_gone()
+                continue
+            if polled.gained:
+                pieces = {number: kept for number, kept in pieces.items() if number not in polled.gained}
+                await self._seek(polled)
+            for records in polled.records:
+                pieces.setdefault(records.partition, []).append(records)
+            games += polled.count
+            self._records += polled.count
+            total = sum(end - self._begins[number] for number, end in self._ends.items())
+            self._progressed(Progress(self._records, max(total, self._records)))
+            if not polled.records or self._at_end(pieces):
+                break
+        for number in pieces:
+            wanted = self._wanted(batches.joined(pieces[number]))
+            letters = await self._processor.fold(wanted)
+            self._rejected += len(letters)
+            await self._bury(letters)
+            self._homes.update((stream, held.partition) for stream, held in self._processor.held.items())
+        _refuse_rivals(await self._processor.make_room())
+
+    async def _skip_what_is_gone(self) -> None:
+        """Go on behind what retention removed meanwhile. Raises LostRange unless that was accepted."""
+        skipped = False
+        for number, next_offset in self._processor.folded_to.items():
+            begin = (await self._from_log(partial(self._log.bounds, number))).begin
+            if next_offset < begin and self._request.accept_gap:
+                log.warning("gap_accepted", topic=self._log.topic, partition=number, first=next_offset, begin=begin)
+                await self._from_log(partial(self._log.seek, number, begin))
+                skipped = True
+        if not skipped:
+            raise LostRange(
+                f"retention removed records of {self._log.topic} while they were being read. Run replay again, or add "
+                "--accept-gap to do without them."
+            )
+
+    def _at_end(self, pieces: dict[int, list[Records]] | None = None) -> bool:
+        """Whether everything is read that stood on the topic, with `pieces` that are not folded yet."""
+        positions = self._processor.folded_to | {n: some[-1].next_offset for n, some in (pieces or {}).items()}
+        return all(positions[number] >= end for number, end in self._ends.items())
 
     def _wanted(self, records: Records) -> Records:
         """Without what lies beyond the offset, belongs to another stream than the one asked for, or to one that has
@@ -167,63 +229,103 @@ class Rebuild:
     def _wants(self, name: str | Unreadable) -> bool:
         return name not in self._done and (self._request.stream is None or name == self._request.stream)
 
-    async def _check_retention(self, stream: str, held: Held) -> None:
-        """Refuse to swap in less than the live state has, when the topic no longer holds where it began."""
-        begin = self._begins[held.partition]
-        if begin == 0 or self._request.accept_gap or self._request.dry_run:
+    async def _bury(self, letters: list[DeadLetter]) -> None:
+        """Hand over the letters of records that no live checkpoint has passed. What names no stream is passed by the
+        live engine alone, but in a deployment of one stream by that one's checkpoint."""
+        if not letters or self._request.dry_run:
             return
-        stored = await self._live.load(stream)
+        only = self._processor.only_stream
+        names = [only or stream_name(letter.record.key) for letter in letters]
+        streams = sorted({name for name in names if isinstance(name, str)})
+        positions = await self._from_store(lambda: self._live.positions(streams))
+        passed = dict(zip(streams, positions, strict=True))
+        new = [
+            letter
+            for name, letter in zip(names, letters, strict=True)
+            if isinstance(name, str) and letter.record.offset >= (passed[name] or 0)
+        ]
+        if new:
+            await self._from_log(lambda: self._dead_letters.put(new))
+
+    async def _check_retention(self, stream: str, number: int) -> None:
+        """Refuse to swap in less than the live state has, when the topic no longer holds where it began."""
+        begin = self._begins[number]
+        if self._request.accept_gap or self._request.dry_run:
+            return
+        stored = await self._from_store(lambda: self._live.load(stream))
         if stored is not None and stored.checkpoint.topic == self._log.topic and stored.checkpoint.first_offset < begin:
+            first = stored.checkpoint.first_offset
+            gone = f"retention removed offsets {first} to {begin - 1}" if first >= 0 else "it was recreated"
             raise LostRange(
-                f"retention removed offsets {stored.checkpoint.first_offset} to {begin - 1} of {self._log.topic}/"
-                f"{held.partition}, which stream {stream} was folded from: a rebuild would have fewer games. If that "
-                "is what you want, add --accept-gap."
+                f"{self._log.topic}/{number} no longer has all that stream {stream} was folded from ({gone}): a "
+                "rebuild would have fewer games. If that is what you want, add --accept-gap."
             )
 
-    async def _swap(self) -> None:
-        """Write the shadow and promote it, stream by stream. A live engine that is ahead is overtaken: read on, commit
-        to the shadow, try again."""
+    async def _swap(self, stream: str, held: Held) -> None:
+        """Write the shadow and promote it. A live engine that is ahead is overtaken: read on, commit to the shadow, try
+        again."""
+        number = held.partition
         for _ in range(CATCH_UP_TRIES):
-            clashes = await self._processor.commit()
-            if clashes:
-                raise CrashfoldError(
-                    f"another replay is rebuilding stream {clashes[0].stream}; wait until it is done, or end it and "
-                    "start this one again"
-                )
-            for stream in list(self._pending):
-                held = self._processor.held[stream]
-                match await self._shadow.promote(stream, allow_back=self._request.to_offset is not None):
-                    case Promoted(version):
-                        log.info("promoted", stream=stream, version=version, next_offset=held.next_offset)
-                        self._done[stream] = Rebuilt(stream, held.games, held.next_offset, version)
-                        self._processor.forget(stream)
-                        del self._pending[stream]
-                    case Behind(live):
-                        log.debug("behind", stream=stream, next_offset=held.next_offset, live=live.next_offset)
-            if not self._pending:
-                return
+            _refuse_rivals(await self._processor.commit({stream}))
+            match await self._from_store(
+                lambda: self._shadow.promote(stream, allow_back=self._request.to_offset is not None)
+            ):
+                case Promoted(version):
+                    log.info("promoted", stream=stream, version=version, next_offset=held.next_offset)
+                    self._done[stream] = Rebuilt(stream, held.games, held.next_offset, version)
+                    self._processor.forget(stream)
+                    return
+                case Behind(live):
+                    log.debug("behind", stream=stream, next_offset=held.next_offset, live=live.next_offset)
             await self._read()
-        names = ", ".join(sorted(self._pending))
+            held = await self._brought_up(stream, number)
         raise Unavailable(
-            f"the live engine stayed ahead of the rebuild of {names}. Run replay again when there is less traffic, or "
+            f"the live engine stayed ahead of the rebuild of {stream}. Run replay again when there is less traffic, or "
             "while the engine is stopped."
         )
 
-    def _position(self, number: int) -> int:
-        return self._processor.folded_to[number]
+    async def _brought_up(self, stream: str, number: int) -> Held:
+        """The stream, its checkpoint beyond all that was read: a live engine's may stand behind its last record."""
+        held = await self._processor.bring_up(stream, number)
+        if held is None:
+            _refuse_rivals([Clash(stream, number, None)])
+            raise AssertionError
+        return held
+
+    async def _poll(self, games_max: int) -> Polled:
+        return await self._from_log(lambda: self._log.poll(max(1, games_max), self._poll_wait_s))
+
+    async def _from_log(self, ask: Callable[[], Awaitable[T]]) -> T:
+        return await patiently(self._clock, ask, lambda error: log.warning("log_away", error=str(error)))
+
+    async def _from_store(self, ask: Callable[[], Awaitable[T]]) -> T:
+        return await patiently(self._clock, ask, lambda error: log.warning("store_away", error=str(error)))
 
 
 class _FreshStore:
-    """The shadow's store for a processor: a stream is met with nothing, whatever an earlier rebuild left behind."""
+    """The shadow's store for a processor: a stream is first met with nothing, whatever an earlier rebuild left."""
 
     def __init__(self, shadow: ShadowStore) -> None:
         self._shadow = shadow
+        self._met: set[str] = set()
         self.positions = shadow.positions
         self.read_manifest = shadow.read_manifest
         self.write_manifest = shadow.write_manifest
         self.commit = shadow.commit
 
     async def load(self, stream: str) -> Stored | None:
-        """Nothing, and see to it that there is nothing."""
+        """Nothing, and see to it that there is nothing; later what was committed since."""
+        if stream in self._met:
+            return await self._shadow.load(stream)
         await self._shadow.clear([stream])
+        self._met.add(stream)
         return None
+
+
+def _refuse_rivals(clashes: list[Clash]) -> None:
+    """Raise when the shadow was written by somebody else."""
+    if clashes:
+        raise CrashfoldError(
+            f"another replay is rebuilding stream {clashes[0].stream}; wait until it is done, or end it and start this "
+            "one again"
+        )

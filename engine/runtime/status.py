@@ -7,6 +7,7 @@ import msgspec
 from engine.core.facts import Bounds, Stored
 from engine.ports import EventLog, StateStore
 from projections import Plan, StreamState
+from projections.projection import Totals
 
 
 class StreamStatus(msgspec.Struct, frozen=True):
@@ -63,7 +64,7 @@ def stream_status(
     """What is stored of one stream, in numbers; an idle stream of many stands where its partition stands."""
     checkpoint = stored.checkpoint
     matches = checkpoint.fingerprint == plan.fingerprint
-    totals = StreamState.load(plan, stored.state, stored.window).totals if matches else None
+    totals = _totals(plan, stored) if matches else None
     position = max(checkpoint.next_offset, low_water or 0)
     return StreamStatus(
         stream=stream,
@@ -77,8 +78,16 @@ def stream_status(
         partition=checkpoint.partition,
         next_offset=checkpoint.next_offset,
         lag_records=None if bounds is None else max(0, bounds.end - position),
-        settings_match=matches,
+        settings_match=matches and totals is not None,
     )
+
+
+def _totals(plan: Plan, stored: Stored) -> Totals | None:
+    """What the state says of the stream; None when it cannot be read, which is for the engine to refuse."""
+    try:
+        return StreamState.load(plan, stored.state, stored.window).totals
+    except (ValueError, KeyError):
+        return None
 
 
 async def status(

@@ -6,28 +6,40 @@ and the offset it stands for.
 
 import os
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Final
 
 import anyio
 import structlog
+from anyio.abc import TaskStatus
 
 from engine.core.facts import Bounds
-from engine.errors import Unavailable
+from engine.errors import ConfigurationError, Unavailable
 from engine.meter import Meter
 from engine.ports import Clock, EventLog
 from engine.runtime.health import HealthBoard
+from engine.runtime.patience import patiently
 from engine.runtime.processor import Processor
+from engine.runtime.tasks import task_group
 
 OBSERVE_EVERY_S: Final = 1.0
 REPORT_EVERY_S: Final = 5.0
 SERVER_DEADLINE_S: Final = 5.0
+OTHERS_HOLD_ALL_S: Final = 30.0
+"""A member of a group that was given no partition for so long will not be given one: longer than a group that lost a
+member needs to settle."""
 
 log = structlog.get_logger()
 
 
 class Supervisor:
-    """Runs a processor until it is told to stop, or, `until_caught_up`, until it has committed what stood on the topic
-    when it began."""
+    """Runs a processor until it is told to stop, or, `until_caught_up`, until it has committed what stood on its
+    partitions when it began.
+
+    `event_log` is entered here. `shutdown_timeout_s` is how long a stop may take in all: half of it for the step under
+    way, a quarter for what a restart will want to know, a quarter for leaving the log.
+    """
 
     def __init__(
         self,
@@ -48,55 +60,97 @@ class Supervisor:
         self._until_caught_up = until_caught_up
         self._shutdown_timeout_s = shutdown_timeout_s
         self._targets: dict[int, int] = {}
-        self._stopping = anyio.Event()
+        self._stopping = False
+        self._entering = anyio.CancelScope()
         self._line = anyio.CancelScope()
 
     async def run(self) -> None:
-        """Run; returns when stopped in good order. Raises what the line raises."""
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._watch_signals)
-            tasks.start_soon(self._observe)
-            tasks.start_soon(self._report)
-            await self._run_line()
+        """Run; returns when stopped, in good order or after the deadline. Raises what the line raises."""
+        async with task_group() as tasks:
+            await tasks.start(self._watch_signals)
+            async with self._entered():
+                tasks.start_soon(self._observe)
+                tasks.start_soon(self._report)
+                await self._run_line()
             tasks.cancel_scope.cancel()
 
     def stop(self) -> None:
-        """Finish the step under way, and end."""
-        self._stopping.set()
+        """Finish the step under way, and end; cut it off when it takes too long."""
+        self._stopping = True
+        self._entering.cancel()
+        self._line.deadline = min(self._line.deadline, anyio.current_time() + self._shutdown_timeout_s / 2)
+
+    @asynccontextmanager
+    async def _entered(self) -> AsyncIterator[None]:
+        """The log, entered as soon as it can be, and left in the end, whatever state it is in."""
+
+        def failed(error: Unavailable) -> None:
+            self._health.log_down(str(error))
+            log.warning("log_away", error=str(error))
+
+        entered = False
+        with self._entering:
+            await patiently(self._clock, self._log.__aenter__, failed)
+            entered = True
+            self._health.log_ok()
+        try:
+            yield
+        finally:
+            if entered:
+                with anyio.move_on_after(self._shutdown_timeout_s / 4, shield=True):
+                    await self._log.__aexit__(None, None, None)
 
     async def _run_line(self) -> None:
         log.info("engine_started", topic=self._log.topic)
-        with self._line:
-            while not self._stopping.is_set():
-                taken = await self._processor.step()
-                if self._until_caught_up and not taken and await self._caught_up():
-                    break
-        with anyio.move_on_after(SERVER_DEADLINE_S, shield=True):
-            await self._processor.close()
-            await self._tell_log()
+        try:
+            with self._line:
+                idle_since_s = self._clock.monotonic_s()
+                while not self._stopping:
+                    await self._processor.step()
+                    if self._processor.next_offsets:
+                        idle_since_s = self._clock.monotonic_s()
+                    if self._until_caught_up and await self._is_done(idle_since_s):
+                        break
+        finally:
+            with anyio.move_on_after(self._shutdown_timeout_s / 4, shield=True):
+                await self._processor.close()
+                await self._tell_log()
         log.info("engine_stopped", next_offsets=self._processor.next_offsets)
 
-    async def _caught_up(self) -> bool:
-        """Whether everything is committed that stood on the topic when this was asked first."""
+    async def _is_done(self, idle_since_s: float) -> bool:
+        """Whether everything is committed that stood on the partitions held when each of them was first seen.
+
+        Partitions that others hold are theirs to catch up with; when they hold all of them, nothing is left to do here.
+        """
         positions = self._processor.next_offsets
-        if not positions:
+        try:
+            for number in positions.keys() - self._targets.keys():
+                self._targets[number] = (await self._log.bounds(number)).end
+            if not positions and not await self._log.partitions():
+                raise ConfigurationError(
+                    f"there is no topic {self._log.topic} to catch up with: create it, or mend kafka.topic"
+                )
+        except Unavailable:
             return False
-        for number in positions.keys() - self._targets.keys():
-            self._targets[number] = (await self._log.bounds(number)).end
+        if not positions:
+            idle = self._clock.monotonic_s() - idle_since_s >= OTHERS_HOLD_ALL_S
+            if idle:
+                log.info("others_hold_all_partitions", topic=self._log.topic)
+            return idle
         return all(position >= self._targets[number] for number, position in positions.items())
 
-    async def _watch_signals(self) -> None:
+    async def _watch_signals(self, *, task_status: TaskStatus[None]) -> None:
         """The first signal ends the line after the step under way, or after a deadline; the second ends the process."""
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            task_status.started()
             async for received in signals:
-                if self._stopping.is_set():
+                if self._stopping:
                     os._exit(128 + received)
                 log.info("stopping", signal=signal.Signals(received).name)
-                self._stopping.set()
-                self._line.deadline = anyio.current_time() + self._shutdown_timeout_s
+                self.stop()
 
     async def _observe(self) -> None:
-        """Measure lag and whether the servers answer, and how late this loop runs."""
+        """Measure lag and whether the log answers, and how late this loop runs. The processor looks after the store."""
         while True:
             due_s = self._clock.monotonic_s() + OBSERVE_EVERY_S
             await self._clock.sleep(OBSERVE_EVERY_S)
@@ -119,7 +173,7 @@ class Supervisor:
                 self._meter.lagging(number, lag, self._freshness_s(number) if lag else 0.0)
 
     def _freshness_s(self, number: int) -> float:
-        """Seconds since the last record that was read was written to the log."""
+        """Seconds since the last record that was committed was written to the log."""
         mark = self._processor.marks.get(number)
         return 0.0 if mark is None else max(0.0, (self._clock.now_ms() - mark.timestamp_ms) / 1000)
 

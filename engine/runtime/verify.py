@@ -8,8 +8,10 @@ from typing import Final
 
 import msgspec
 
-from engine.core.facts import Stored
-from engine.errors import StateError
+from engine.core.facts import Bounds, Checkpoint, Stored
+from engine.core.fairness import FairnessCheck
+from engine.core.start import was_recreated
+from engine.errors import LostRange, StateError
 from engine.ports import EventLog, StateReader
 from projections import Plan, StreamState, plain
 from projections.delta import SortedSet, Value
@@ -59,17 +61,27 @@ class VerifyReport(msgspec.Struct, frozen=True):
 class _Recount:
     """A stream as the topic has it."""
 
-    def __init__(self, stored: Stored, model: dict[str, Value], arrivals: Arrivals) -> None:
+    def __init__(
+        self, stored: Stored, model: dict[str, Value], arrivals: Arrivals, fairness: FairnessCheck | None
+    ) -> None:
         self.stored = stored
         self.model = model
         self.arrivals = arrivals
         self.rejected = 0
+        self._fairness = fairness
 
-    def take(self, offset: int, value: bytes | None) -> None:
-        if offset < self.stored.checkpoint.next_offset:
-            game = decode(value)
-            if isinstance(game, Unreadable) or self.arrivals.arrive(game):
-                self.rejected += 1
+    def take(self, partition: int, offset: int, value: bytes | None) -> None:
+        """Let the record arrive, unless it lies beyond the checkpoint, or where the stream does not live."""
+        checkpoint = self.stored.checkpoint
+        if partition != checkpoint.partition or offset >= checkpoint.next_offset:
+            return
+        game = decode(value)
+        if (
+            isinstance(game, Unreadable)
+            or (self._fairness is not None and self._fairness.rejection(game) is not None)
+            or self.arrivals.arrive(game) is not None
+        ):
+            self.rejected += 1
 
 
 async def verify(
@@ -78,10 +90,19 @@ async def verify(
     plan: Plan,
     streams: Sequence[str],
     progressed: Callable[[int, int], None] = lambda read, total: None,
+    *,
+    fairness: FairnessCheck | None = None,
+    poll_wait_s: float = POLL_WAIT_S,
 ) -> VerifyReport:
-    """Compare each stream's keys with what the topic says. Raises CannotCompare when that cannot be done."""
-    recounts = {stream: await _stored(reader, plan, event_log.topic, stream) for stream in streams}
-    await _read_topic(event_log, recounts, progressed)
+    """Compare each stream's keys with what the topic says. Raises CannotCompare when that cannot be done.
+
+    `progressed` hears how many records were read and how many there are to read.
+    """
+    recounts = {stream: await _stored(reader, plan, fairness, event_log.topic, stream) for stream in streams}
+    try:
+        await _read_topic(event_log, recounts, progressed, poll_wait_s)
+    except LostRange as error:
+        raise CannotCompare(f"retention removed records while they were being read: {error}") from error
     verified, differences = [], []
     for stream, recount in recounts.items():
         games = recount.arrivals.accepted
@@ -112,7 +133,7 @@ def differences_of(stream: str, expected: Mapping[str, Value], stored: Mapping[s
     return differences
 
 
-async def _stored(reader: StateReader, plan: Plan, topic: str, stream: str) -> _Recount:
+async def _stored(reader: StateReader, plan: Plan, fairness: FairnessCheck | None, topic: str, stream: str) -> _Recount:
     read = await reader.read_model(stream)
     if read is None:
         raise CannotCompare(f"nothing is stored for stream {stream}: run `crashfold run` or `crashfold replay` first")
@@ -120,56 +141,68 @@ async def _stored(reader: StateReader, plan: Plan, topic: str, stream: str) -> _
     checkpoint = stored.checkpoint
     if checkpoint.fingerprint != plan.fingerprint:
         raise CannotCompare(
-            f"stream {stream} was folded with other predicates, sizes or projections than these settings have: verify "
-            "with those, or rebuild by `crashfold replay`"
+            f"stream {stream} was folded with other predicates, sizes, projections or rules than these settings have: "
+            "verify with those, or rebuild by `crashfold replay`"
         )
     if checkpoint.topic != topic:
         raise CannotCompare(f"stream {stream} was folded from topic {checkpoint.topic}, not from {topic}")
-    return _Recount(stored, model, Arrivals(plan.settings))
+    return _Recount(stored, model, Arrivals(plan.settings), fairness)
 
 
 async def _read_topic(
-    event_log: EventLog, recounts: dict[str, _Recount], progressed: Callable[[int, int], None]
+    event_log: EventLog,
+    recounts: dict[str, _Recount],
+    progressed: Callable[[int, int], None],
+    poll_wait_s: float,
 ) -> None:
     """Let every stream's games arrive, up to its checkpoint."""
-    gained: frozenset[int] = frozenset()
-    while not gained:
-        gained = (await event_log.poll(BATCH_GAMES, POLL_WAIT_S)).gained
-    positions, ends = {}, {}
-    for number in gained:
-        here = {
-            stream: recount.stored.checkpoint
-            for stream, recount in recounts.items()
-            if recount.stored.checkpoint.partition == number
-        }
+    partitions = await event_log.partitions()
+    homes: dict[int, dict[str, Checkpoint]] = {}
+    for stream, recount in recounts.items():
+        checkpoint = recount.stored.checkpoint
+        if checkpoint.partition not in partitions:
+            raise CannotCompare(
+                f"{event_log.topic} has no partition {checkpoint.partition}, from which stream {stream} was folded"
+            )
+        homes.setdefault(checkpoint.partition, {})[stream] = checkpoint
+    positions: dict[int, int] = {}
+    ends: dict[int, int] = {}
+    for number, here in homes.items():
         bounds = await event_log.bounds(number)
         for stream, checkpoint in here.items():
-            if checkpoint.first_offset < bounds.begin:
-                raise CannotCompare(
-                    f"retention removed offsets {checkpoint.first_offset} to {bounds.begin - 1} of {event_log.topic}/"
-                    f"{number}, which stream {stream} was folded from"
-                )
-            if checkpoint.mark is not None and checkpoint.mark.offset >= bounds.end:
-                found = await event_log.record(number, checkpoint.mark.offset)
-                if found is None:
-                    raise CannotCompare(
-                        f"{event_log.topic}/{number} ends at offset {bounds.end}, before the checkpoint of stream "
-                        f"{stream}: was the topic recreated?"
-                    )
-        ends[number] = max((checkpoint.next_offset for checkpoint in here.values()), default=bounds.begin)
+            await _check_same_topic(event_log, bounds, stream, checkpoint)
         positions[number] = bounds.begin
-        await event_log.seek(number, bounds.begin)
-    total = sum(ends[number] - positions[number] for number in gained)
+        ends[number] = min(bounds.end, max(checkpoint.next_offset for checkpoint in here.values()))
+    total = sum(ends[number] - positions[number] for number in homes)
     read = 0
-    while any(positions[number] < ends[number] for number in gained):
-        for records in (await event_log.poll(BATCH_GAMES, POLL_WAIT_S)).records:
+    while any(positions[number] < end for number, end in ends.items()):
+        polled = await event_log.poll(BATCH_GAMES, poll_wait_s)
+        for number in sorted(polled.gained & positions.keys()):  # also after a reconnection
+            await event_log.seek(number, positions[number])
+        for records in polled.records:
             for offset, key, value in zip(records.offsets, records.keys, records.values, strict=True):
                 name = stream_name(key)
                 if isinstance(name, str) and name in recounts:
-                    recounts[name].take(offset, value)
+                    recounts[name].take(records.partition, offset, value)
             positions[records.partition] = records.next_offset
             read += len(records.offsets)
         progressed(read, max(read, total))
+
+
+async def _check_same_topic(event_log: EventLog, bounds: Bounds, stream: str, checkpoint: Checkpoint) -> None:
+    """Raise CannotCompare when the partition does not hold all that the stream was folded from."""
+    where = f"{event_log.topic}/{checkpoint.partition}"
+    mark = checkpoint.mark
+    found = None if mark is None else await event_log.record(checkpoint.partition, mark.offset)
+    if recreated := was_recreated(mark, bounds, found):
+        raise CannotCompare(f"{where} is not the partition that stream {stream} was folded from: {recreated.evidence}")
+    if checkpoint.first_offset < 0:
+        raise CannotCompare(f"{where} was recreated since stream {stream} was folded, and the state was kept")
+    if checkpoint.first_offset < bounds.begin:
+        raise CannotCompare(
+            f"retention removed offsets {checkpoint.first_offset} to {bounds.begin - 1} of {where}, which stream "
+            f"{stream} was folded from"
+        )
 
 
 def _expected(plan: Plan, games: list[Game]) -> dict[str, Value]:
@@ -201,7 +234,7 @@ def _parts(value: Value | None) -> dict[str | None, bytes]:
         case bytes():
             return {None: value}
         case dict():
-            return {**value}
+            return {field: part for field, part in value.items()}  # noqa: C416  # the key's type is wider here
         case list():
             return {str(index): element for index, element in enumerate(value)}
         case SortedSet(members):
