@@ -1,0 +1,183 @@
+"""What the tests of the line share: a deployment of memory twins, engines over it, and what must hold in the end."""
+
+import itertools
+from collections.abc import AsyncIterator, Collection, Iterable
+from contextlib import asynccontextmanager
+from typing import Final
+
+from engine.adapters.memory_clock import MemoryClock
+from engine.adapters.memory_log import MemoryDeadLetters, MemoryLog, MemoryTopic
+from engine.adapters.memory_store import MemoryStore
+from engine.adapters.metrics import Metrics
+from engine.core.facts import Checkpoint
+from engine.core.fairness import FairnessCheck
+from engine.ports import DeadLetters, EventLog, StateStore
+from engine.runtime.health import HealthBoard
+from engine.runtime.processor import Limits, Processor
+from engine.runtime.rebuild import Progress, Rebuild, RebuildReport, Request
+from engine.runtime.verify import VerifyReport, verify
+from projections import Plan, plan
+from projections.settings import ProjectionSettings
+from schemas.game import DEFAULT_STREAM, Game, encode
+from tests.games import SMALL
+
+STEPS_MAX: Final = 400
+"""More than any test needs: who is not done by then goes in circles."""
+QUICK: Final = Limits(batch_games_max=5, poll_wait_s=0)
+
+
+class Engine:
+    """A processor and the log that it reads."""
+
+    def __init__(self, log: MemoryLog, processor: Processor, metrics: Metrics, health: HealthBoard) -> None:
+        self.log = log
+        self.processor = processor
+        self.metrics = metrics
+        self.health = health
+
+    def value(self, name: str, **labels: str) -> float:
+        """A metric, by its name without the prefix."""
+        found = self.metrics.registry.get_sample_value(f"crashfold_{name}", labels)
+        assert found is not None, f"there is no metric {name} {labels}"
+        return found
+
+
+class Deployment:
+    """A topic, a store and dead letters; engines come and go."""
+
+    def __init__(
+        self,
+        partitions: int = 1,
+        *,
+        only: str | None = None,
+        settings: ProjectionSettings = SMALL,
+        fairness: FairnessCheck | None = None,
+    ) -> None:
+        self.topic = MemoryTopic(partitions=partitions)
+        self.store = MemoryStore()
+        self.letters = MemoryDeadLetters()
+        self.clock = MemoryClock()
+        self.only = only
+        self.settings = settings
+        self.fairness = fairness
+        self._numbers = itertools.count(1)
+
+    @property
+    def plan(self) -> Plan:
+        return plan(self.settings, spacing=3, rule="" if self.fairness is None else self.fairness.rule)
+
+    def publish(self, *games: Game, stream: str | None = None, partition: int = 0) -> None:
+        """Append games to the topic."""
+        key = None if stream is None else stream.encode()
+        self.topic.extend(map(encode, games), key=key, partition=partition)
+
+    def processor(
+        self,
+        log: EventLog,
+        *,
+        store: StateStore | None = None,
+        letters: DeadLetters | None = None,
+        limits: Limits = QUICK,
+        accept_gap: bool = False,
+        metrics: Metrics | None = None,
+        health: HealthBoard | None = None,
+    ) -> Processor:
+        number = next(self._numbers)
+        return Processor(
+            log,
+            self.store if store is None else store,
+            self.letters if letters is None else letters,
+            self.plan,
+            only_stream=self.only,
+            writer=f"engine-{number}",
+            new_generation=lambda: f"g{number}.{next(self._numbers)}",
+            clock=self.clock,
+            meter=metrics or Metrics(),
+            health=health or HealthBoard(self.clock),
+            limits=limits,
+            fairness=self.fairness,
+            accept_gap=accept_gap,
+        )
+
+    @asynccontextmanager
+    async def engine(self, *, limits: Limits = QUICK, accept_gap: bool = False) -> AsyncIterator[Engine]:
+        """An engine in the group; it ends without a word, as when killed."""
+        metrics, health = Metrics(), HealthBoard(self.clock)
+        async with MemoryLog(self.topic) as log:
+            processor = self.processor(log, limits=limits, accept_gap=accept_gap, metrics=metrics, health=health)
+            yield Engine(log, processor, metrics, health)
+
+    async def catch_up(self, *engines: Engine) -> None:
+        """Let the engines take turns until everything on the topic is committed, and noted."""
+        for _ in range(STEPS_MAX):
+            for engine in engines:
+                self.clock.pass_s(1)
+                await engine.processor.step()
+            if await self.is_caught_up(engines):
+                return
+        raise AssertionError(f"not caught up after {STEPS_MAX} steps")
+
+    async def is_caught_up(self, engines: Iterable[Engine]) -> bool:
+        positions: dict[int, int] = {}
+        for engine in engines:
+            positions |= engine.processor.next_offsets
+        if positions.keys() != self.topic.partitions:
+            return False
+        async with MemoryLog(self.topic, None) as log:
+            ends = {number: (await log.bounds(number)).end for number in positions}
+        for number in positions:
+            manifest = await self.store.read_manifest(self.topic.name, number)
+            if manifest is None or manifest.low_water < ends[number]:
+                return False
+        return all(positions[number] >= end for number, end in ends.items())
+
+    async def run(self, *, limits: Limits = QUICK, accept_gap: bool = False) -> None:
+        """One engine, until it has caught up."""
+        async with self.engine(limits=limits, accept_gap=accept_gap) as engine:
+            await self.catch_up(engine)
+
+    async def rebuild(self, request: Request | None = None, progressed: list[Progress] | None = None) -> RebuildReport:
+        """What `replay` does."""
+        reports: list[Progress] = [] if progressed is None else progressed
+        async with MemoryLog(self.topic, None) as log:
+            return await Rebuild(
+                log,
+                self.store,
+                self.store.shadow(),
+                lambda store, letters: self.processor(log, store=store, letters=letters),
+                request or Request(),
+                self.clock,
+                reports.append,
+                dead_letters=self.letters,
+                poll_wait_s=0,
+            ).run()
+
+    async def verify(self, *streams: str) -> VerifyReport:
+        """What `verify` says."""
+        async with MemoryLog(self.topic, None) as log:
+            names = streams or (self.only or DEFAULT_STREAM,)
+            return await verify(log, self.store, self.plan, names, fairness=self.fairness, poll_wait_s=0)
+
+    async def check(self, *streams: str) -> None:
+        """The stored state is what the topic says."""
+        report = await self.verify(*streams)
+        assert report.differences == (), report.differences
+
+    async def checkpoint(self, stream: str = DEFAULT_STREAM) -> Checkpoint:
+        stored = await self.store.load(stream)
+        assert stored is not None
+        return stored.checkpoint
+
+    async def games(self, stream: str = DEFAULT_STREAM) -> int:
+        """How many games readers see."""
+        read = await self.store.read_model(stream)
+        if read is None:
+            return 0
+        occurrences = read[1].get(f"occurrences:{self.settings.predicates[0]}")
+        return int(occurrences["total_games"]) if isinstance(occurrences, dict) else 0
+
+    def reasons(self, only: Collection[int] | None = None) -> list[tuple[int, str]]:
+        """The dead letters, as offset and reason."""
+        return sorted(
+            (letter.offset, letter.reason) for letter in self.letters.letters if only is None or letter.offset in only
+        )
