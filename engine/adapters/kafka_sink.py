@@ -31,7 +31,8 @@ from engine.errors import LogUnavailable
 from engine.settings import KafkaSettings
 
 IN_FLIGHT_MAX: Final = 10_000
-_LINGER_MS: Final = 5
+_LINGER_MS: Final = 0
+"""A batch goes out at once, and what comes while it is on its way makes the next one."""
 _BATCH_BYTES: Final = 128 * 1024
 _REQUEST_BYTES_MAX: Final = 1024 * 1024
 _KEEP_FOREVER: Final = {"retention.ms": "-1", "cleanup.policy": "delete"}
