@@ -4,6 +4,8 @@
 - `redis_server`, `valkey`: the `RedisServer` behind it, which other tests use too.
 - `kafka`, `tansu`: a `KafkaCluster` of one broker, a `TansuBroker`, which other tests use too. `each_kafka` runs the
   test on both, and gives `bootstrap_servers`.
+- `new_deployment`: a function that makes a deployment of the engine with a topic of its own on `kafka`, to be used by the
+  command line; `deployment`: one stream on one partition, in an empty Redis.
 - `unique`: `unique("games")` makes a name that nobody else has, for topics, groups and key prefixes.
 - `new_redis`, `new_valkey`, `new_tansu`, `new_kafka`: a function that starts one for this test alone, to kill, pause
   and start again.
@@ -15,11 +17,13 @@ import os
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 
 from tests import servers
+from tests.deployment import PREDICATES, Deployment, NewDeployment
 from tests.servers import KafkaCluster, RedisServer, TansuBroker
 
 T = TypeVar("T")
@@ -107,6 +111,26 @@ def new_tansu() -> Iterator[Callable[..., TansuBroker]]:
 def new_kafka() -> Iterator[Callable[..., KafkaCluster]]:
     with ExitStack() as stack:
         yield lambda **kwargs: enter(stack, servers.kafka_cluster(**kwargs))
+
+
+@pytest.fixture
+def new_deployment(kafka: KafkaCluster, tmp_path: Path, unique: Callable[[str], str]) -> NewDeployment:
+    def new(redis_url: str, *, partitions: int = 1, **options: Any) -> Deployment:
+        topic = unique("games")
+        settings = {"projections": {**PREDICATES, "window_games": 1_000}, **options.pop("settings", {})}
+        (tmp_path / topic).mkdir()
+        servers = {"bootstrap_servers": kafka.bootstrap_servers, "redis_url": redis_url}
+        made = Deployment(tmp_path / topic, topic=topic, settings=settings, **{**servers, **options})
+        if partitions:
+            made.create_topic(partitions)
+        return made
+
+    return new
+
+
+@pytest.fixture
+def deployment(new_deployment: NewDeployment, redis_url: str) -> Deployment:
+    return new_deployment(redis_url)
 
 
 def enter(stack: ExitStack, server: AbstractContextManager[T]) -> T:

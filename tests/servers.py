@@ -270,6 +270,7 @@ class KafkaBroker(Server):
             "log.dirs": str(self.directory / "data"),
             "auto.create.topics.enable": "false",
             "group.initial.rebalance.delay.ms": 0,
+            "group.min.session.timeout.ms": 1000,
             "offsets.topic.num.partitions": 1,
             "offsets.topic.replication.factor": replicas,
             "transaction.state.log.num.partitions": 1,
