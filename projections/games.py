@@ -5,7 +5,7 @@ one more, the *band*: where the crash point lies among all the thresholds of the
 comparison is of small integers. See `Bands`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -22,6 +22,7 @@ ID, HUNDREDTHS, END_TIME, PREPARE_TIME, BEGIN_TIME, HASH, BAND = 0, 1, 2, 3, 4, 
 """Columns. The hash takes five, 5 to 9: one that says whether there is a hash, and its 32 bytes."""
 WIDTH: Final = 11
 
+_NO_HASH: Final = "0" * 64
 _EMPTY: Final[Ints] = np.empty(0, np.int64)
 
 
@@ -165,8 +166,8 @@ def cells_of(bands: Bands, games: Sequence[Game]) -> Ints:
     crash_points = np.array([game.crash_point for game in games])
     cells[HUNDREDTHS] = np.rint(crash_points * 100)
     cells[END_TIME] = [game.end_time for game in games]
-    cells[PREPARE_TIME] = [ABSENT if game.prepare_time is None else game.prepare_time for game in games]
-    cells[BEGIN_TIME] = [ABSENT if game.begin_time is None else game.begin_time for game in games]
+    cells[PREPARE_TIME] = _times([game.prepare_time for game in games])
+    cells[BEGIN_TIME] = _times([game.begin_time for game in games])
     cells[HASH : HASH + 5] = _hash_cells([game.hash for game in games])
     cells[BAND] = bands.of(cells[HUNDREDTHS])
     return cells
@@ -190,12 +191,17 @@ def games_of(cells: Ints) -> list[Game]:
     ]
 
 
-def _hash_cells(hashes: Iterable[str | None]) -> NDArray[np.int64]:
+def _times(times: list[int | None]) -> list[int]:
+    return [ABSENT if time is None else time for time in times] if None in times else times  # type: ignore[return-value]
+
+
+def _hash_cells(hashes: list[str | None]) -> Ints:
     """The five columns of the hashes: whether there is one, then its bytes in four."""
-    hashes = list(hashes)
-    absent = "0" * 64
-    words = np.frombuffer(bytes.fromhex("".join([digits or absent for digits in hashes])), np.int64)
     cells = np.empty((5, len(hashes)), np.int64)
-    cells[0] = [digits is not None for digits in hashes]
+    cells[0] = 1
+    if None in hashes:
+        cells[0] = [digits is not None for digits in hashes]
+        hashes = [digits or _NO_HASH for digits in hashes]
+    words = np.frombuffer(bytes.fromhex("".join(hashes)), np.int64)  # type: ignore[arg-type]
     cells[1:] = words.reshape(-1, 4).T
     return cells

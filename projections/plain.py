@@ -1,7 +1,7 @@
 """The plain recomputation of everything: all games, simple loops, no tricks.
 
-This is the definition that the fold has to meet, the oracle of the tests, and what `verify` runs. It shares nothing with
-the fold but the settings, the names of the keys and the stored structs, and it is meant to be read beside SPEC section 3.
+This is the definition that the fold has to meet, the oracle of the tests, and what `verify` runs. It shares nothing
+with the fold but the settings, the names of the keys and the stored structs.
 """
 
 from bisect import insort

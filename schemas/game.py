@@ -6,9 +6,11 @@ Imports msgspec and the standard library only. Whatever the bytes are, decoding 
 
 import re
 import threading
-from typing import Final
+from collections.abc import Sequence
+from typing import Annotated, Final
 
 import msgspec
+from msgspec import Meta
 
 GAME_ID_MAX: Final = 2**53 - 1
 """Above it a double no longer names every integer, and Redis scores are doubles."""
@@ -28,6 +30,9 @@ of the caller's stack; a fixed one well below it keeps the verdict a matter of t
 DEFAULT_STREAM: Final = "crash"
 """The stream of a record without a key."""
 
+HASH_DIGITS: Final = 64
+
+_AT_ONCE: Final = 256
 _STREAM_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _HEX_DIGITS: Final = b"0123456789abcdef"
 _STRING_OR_BRACKET: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[][{}]', re.DOTALL)
@@ -40,12 +45,12 @@ class Game(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     digits. Equality compares all six fields, which is what tells a duplicate from a conflict.
     """
 
-    game_id: int
-    hash: str | None = None
-    crash_point: float
-    prepare_time: int | None = None
-    begin_time: int | None = None
-    end_time: int
+    game_id: Annotated[int, Meta(ge=1, le=GAME_ID_MAX)]
+    hash: Annotated[str, Meta(min_length=HASH_DIGITS, max_length=HASH_DIGITS)] | None = None
+    crash_point: Annotated[float, Meta(ge=CRASH_POINT_MIN, le=CRASH_POINT_MAX)]
+    prepare_time: Annotated[int, Meta(ge=TIME_MIN_MS, le=TIME_MAX_MS)] | None = None
+    begin_time: Annotated[int, Meta(ge=TIME_MIN_MS, le=TIME_MAX_MS)] | None = None
+    end_time: Annotated[int, Meta(ge=1, le=TIME_MAX_MS)]
 
     @property
     def hundredths(self) -> int:
@@ -82,6 +87,15 @@ def decode(value: bytes | None) -> Game | Unreadable:
         return _decode_on_a_fresh_stack(value)
     fault = _fault(game)
     return game if fault is None else Unreadable(fault)
+
+
+def decode_all(values: Sequence[bytes | None]) -> list[Game | Unreadable]:
+    """`decode` for each of many values, at half the price when most are games."""
+    verdicts: list[Game | Unreadable] = []
+    for start in range(0, len(values), _AT_ONCE):
+        some = values[start : start + _AT_ONCE]
+        verdicts += _all_good(some) or [decode(value) for value in some]
+    return verdicts
 
 
 def encode(game: Game) -> bytes:
@@ -128,26 +142,29 @@ def _decode_on_a_fresh_stack(value: bytes) -> Game | Unreadable:
 
 
 def _fault(game: Game) -> str | None:
-    """The first rule of SPEC section 1 that a decoded game breaks, or None."""
-    if not 1 <= game.game_id <= GAME_ID_MAX:
-        return "game_id is outside 1 to 2^53 - 1"
+    """The rule of SPEC section 1 that a decoded game breaks, of those that the annotations cannot say; or None."""
     crash_point = game.crash_point
-    if not CRASH_POINT_MIN <= crash_point <= CRASH_POINT_MAX:
-        return "crash_point is outside 1.00 to 10^9"
     if round(crash_point * 100) / 100 != crash_point:
         return f"crash_point {crash_point} is not a whole number of hundredths"
-    if not 0 < game.end_time <= TIME_MAX_MS:
-        return f"end_time is outside 1 to {TIME_MAX_MS}"
-    time = game.prepare_time
-    if time is not None and not TIME_MIN_MS <= time <= TIME_MAX_MS:
-        return f"prepare_time is outside {TIME_MIN_MS} to {TIME_MAX_MS}"
-    time = game.begin_time
-    if time is not None and not TIME_MIN_MS <= time <= TIME_MAX_MS:
-        return f"begin_time is outside {TIME_MIN_MS} to {TIME_MAX_MS}"
     digits = game.hash
-    if digits is not None and (len(digits) != 64 or digits.encode().translate(None, _HEX_DIGITS)):
+    if digits is not None and digits.encode().translate(None, _HEX_DIGITS):
         return "hash is not 64 lower-case hex digits"
     return None
+
+
+def _all_good(values: Sequence[bytes | None]) -> list[Game] | None:
+    """The games in `values`, when every one is a short ASCII value that holds a game; what nearly always is so is found
+    out for all of them at once."""
+    try:
+        if max(map(len, values)) > NESTING_MAX or not b"".join(values).isascii():  # type: ignore[arg-type]
+            return None
+        games = [_decode_json(value) for value in values]  # type: ignore[arg-type]
+    except (TypeError, ValueError, RecursionError):  # a tombstone, or no game
+        return None
+    if any(round(game.crash_point * 100) / 100 != game.crash_point for game in games):
+        return None
+    digits = "".join([game.hash or "" for game in games])
+    return None if digits.encode().translate(None, _HEX_DIGITS) else games
 
 
 def _nesting(value: bytes) -> int:

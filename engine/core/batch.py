@@ -8,7 +8,7 @@ import msgspec
 from engine.core.facts import DeadLetter, Record, Records
 from engine.core.fairness import FairnessCheck
 from projections.sift import Rejected
-from schemas.game import Game, Unreadable, decode, stream_name
+from schemas.game import Game, Unreadable, decode_all, stream_name
 
 REASONS = ("unreadable", "stream", "fairness", "conflict", "late")
 """Why a record can become a dead letter."""
@@ -42,15 +42,13 @@ def sort_out(records: Records, only: str | None, fairness: FairnessCheck | None 
     batch = Batch({}, [])
     rejection = fairness.rejection if fairness is not None and fairness.rejects else None
     by_key: dict[bytes | None, StreamBatch | tuple[Reason, str]] = {}
-    for row, (key, value) in enumerate(zip(records.keys, records.values, strict=True)):
+    for row, (key, game) in enumerate(zip(records.keys, decode_all(records.values), strict=True)):
         stream = by_key.get(key)
         if stream is None:
             stream = by_key[key] = _stream_of(key, only, batch)
         if isinstance(stream, tuple):
             batch.rejected.append((row, *stream))
-            continue
-        game = decode(value)
-        if isinstance(game, Unreadable):
+        elif isinstance(game, Unreadable):
             batch.rejected.append((row, "unreadable", game.detail))
         elif rejection is not None and (detail := rejection(game)) is not None:
             batch.rejected.append((row, "fairness", detail))
