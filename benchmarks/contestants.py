@@ -13,6 +13,7 @@ import anyio
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from engine import logs
 from engine.cli.bootstrap import CLOCK, new_processor, open_log, open_store, run_engine
 from engine.ports import DeadLetters, StateStore
 from engine.runtime.processor import Processor
@@ -76,6 +77,7 @@ def main() -> None:
     """Run the contestant named by the first argument over as many records as the second says; the rest are settings."""
     name, records, *assignments = sys.argv[1:]
     settings = load(None, {}, dict(assignment.split("=", 1) for assignment in assignments)).settings
+    logs.configure(settings.log)
 
     async def measured() -> float:
         started_s = time.perf_counter()
@@ -84,9 +86,17 @@ def main() -> None:
 
     cpu_before = time.process_time()
     duration_s = anyio.run(measured, backend_options={"use_uvloop": True})
-    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    outcome = Outcome(int(records), duration_s, time.process_time() - cpu_before, peak_mib)
+    outcome = Outcome(int(records), duration_s, time.process_time() - cpu_before, _peak_mib())
     sys.stdout.write(msgspec.json.encode(outcome).decode() + "\n")
+
+
+def _peak_mib() -> float:
+    """Peak memory of this process; `ru_maxrss` would start at what the parent had when it forked."""
+    try:
+        with open("/proc/self/status", encoding="ascii") as lines:
+            return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:"))
+    except FileNotFoundError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 if __name__ == "__main__":
