@@ -73,7 +73,9 @@ def crashfold_words(words: list[str]) -> list[str] | None:
 def refused(words: list[str]) -> str | None:
     """Why the command line would not take these words, or None."""
     try:
-        _command, bound, _ignored = app.parse_args(with_settings_as_flags(words), exit_on_error=False, print_error=False)
+        _command, bound, _ignored = app.parse_args(
+            with_settings_as_flags(words), exit_on_error=False, print_error=False
+        )
     except CycloptsError as error:
         return str(error)
     common = bound.arguments.get("common")
@@ -151,9 +153,7 @@ def test_every_setting_named_on_a_page_exists(page: Path) -> None:
     names = [span for span in spans if re.fullmatch(r"[a-z]+\.[a-z_]+", span) and span.partition(".")[0] in sections]
     files = {"engine.core", "engine.testing", "engine.publisher", "engine.api", "engine.cli", "engine.settings"}
     assert [name for name in names if name not in settings_by_name() and name not in files] == []
-    unknown = [
-        name for name in _VARIABLE.findall(page.read_text()) if name.removesuffix("_FILE") not in variables
-    ]
+    unknown = [name for name in _VARIABLE.findall(page.read_text()) if name.removesuffix("_FILE") not in variables]
     assert [name for name in unknown if name != "CRASHFOLD_SECTION__NAME"] == []
 
 
