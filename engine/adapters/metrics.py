@@ -65,6 +65,8 @@ class Metrics:
         )
         self._partitions = self._gauge("partitions_held", "Partitions that this engine reads.")
         self._streams = self._gauge("streams_held", "Streams whose state is in memory.")
+        self._replayed = self._gauge("replay_records", "Records read by the replay under way.")
+        self._replay_progress = self._gauge("replay_progress_ratio", "How far it is, from 0 to 1.")
 
     def step_took(self, duration_s: float, games: int) -> None:
         """One turn of the loop is over."""
@@ -117,6 +119,11 @@ class Metrics:
         """The partition is held no longer: what stood here would go on raising alerts."""
         self._lag.remove(partition)
         self._freshness_s.remove(partition)
+
+    def replayed(self, records: int, records_total: int) -> None:
+        """The replay under way has read so many of so many records."""
+        self._replayed.set(records)
+        self._replay_progress.set(records / records_total if records_total else 1.0)
 
     def loop_lagged(self, duration_s: float) -> None:
         """The event loop woke so much later than it was asked to."""

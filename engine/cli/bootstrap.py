@@ -3,7 +3,11 @@
 import os
 import secrets
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+
+import structlog
 
 from engine.adapters.clock import SystemClock
 from engine.adapters.file_dead_letters import FileDeadLetters
@@ -13,6 +17,7 @@ from engine.adapters.kafka_sink import KafkaDeadLetters
 from engine.adapters.metrics import Metrics
 from engine.adapters.probes import serve_probes
 from engine.adapters.redis import RedisStore
+from engine.core.fairness import FairnessCheck
 from engine.errors import CrashfoldError
 from engine.meter import Meter, NullMeter
 from engine.ports import DeadLetters, EventLog, StateStore
@@ -24,6 +29,8 @@ from engine.settings import Settings
 from projections import Plan, plan
 
 CLOCK = SystemClock()
+
+log = structlog.get_logger()
 
 
 def open_store(settings: Settings) -> RedisStore:
@@ -71,7 +78,7 @@ def new_processor(
         event_log,
         store,
         dead_letters,
-        plan(settings.projections),
+        plan_of(settings),
         only_stream=only_stream(settings),
         writer=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
         new_generation=new_generation,
@@ -79,6 +86,7 @@ def new_processor(
         meter=meter or NullMeter(),
         health=health or HealthBoard(CLOCK),
         limits=Limits(engine.batch_games_max, engine.linger_ms, engine.games_held_max),
+        fairness=fairness_of(settings),
         accept_gap=accept_gap,
     )
 
@@ -108,6 +116,17 @@ async def run_engine(
         ).run()
 
 
+@asynccontextmanager
+async def serve_metrics(settings: Settings, metrics: Metrics, port: int | None) -> AsyncIterator[None]:
+    """Serve metrics on that port of `engine.host`; not at all when it is None. For commands that come to an end."""
+    if port is None:
+        yield
+        return
+    async with serve_probes(settings.engine.host, port, HealthBoard(CLOCK), metrics.registry) as bound_port:
+        log.info("serving_metrics", host=settings.engine.host, port=bound_port)
+        yield
+
+
 async def streams_of(settings: Settings, store: StateStore, event_log: EventLog, wanted: str | None) -> list[str]:
     """The stream that was asked for, or all that an engine has met on the topic. Raises CrashfoldError for none."""
     if wanted is not None:
@@ -123,4 +142,11 @@ async def streams_of(settings: Settings, store: StateStore, event_log: EventLog,
 
 def plan_of(settings: Settings) -> Plan:
     """What is folded under these settings."""
-    return plan(settings.projections)
+    check = fairness_of(settings)
+    return plan(settings.projections, rule=check.rule if check else "")
+
+
+def fairness_of(settings: Settings) -> FairnessCheck | None:
+    """How games are checked against their hashes; None when they are not."""
+    fairness = settings.fairness
+    return FairnessCheck.of(fairness.check, fairness.salt, fairness.variant)

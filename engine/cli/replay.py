@@ -6,14 +6,16 @@ from pathlib import Path
 from time import monotonic
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressBar
 
+from engine.adapters.metrics import Metrics
 from engine.cli import options
-from engine.cli.bootstrap import CLOCK, new_processor, open_log, open_store
+from engine.cli.bootstrap import CLOCK, new_processor, open_dead_letters, open_log, open_store, serve_metrics
 from engine.cli.options import Common
 from engine.ports import DeadLetters, StateStore
 from engine.runtime.processor import Processor
-from engine.runtime.rebuild import Rebuild, RebuildReport, Request
+from engine.runtime.rebuild import Progress, Rebuild, RebuildReport, Request
 from engine.settings import Settings
 
 PLAIN_EVERY_S = 2.0
@@ -28,6 +30,7 @@ def replay(
     dry_run: bool = False,
     accept_gap: bool = False,
     file: Path | None = None,
+    port: int | None = None,
     json: bool = False,
     common: Common | None = None,
 ) -> None:
@@ -47,12 +50,14 @@ def replay(
         Swap in even if retention removed records that the live state was folded from.
     file
         Read games from this JSONL or CSV file instead of the topic.
+    port
+        Serve metrics on this port of engine.host while it lasts, its progress among them; 0: a free one.
     json
         Print the result as JSON.
     """
     settings = options.settings(common)
     request = Request(stream, to_offset, dry_run, accept_gap)
-    report = options.run(replay_topic, settings, request, file)
+    report = options.run(replay_topic, settings, request, file, port)
     if json:
         options.print_json(report)
         return
@@ -67,13 +72,26 @@ def replay(
     )
 
 
-async def replay_topic(settings: Settings, request: Request, file: Path | None = None) -> RebuildReport:
+async def replay_topic(
+    settings: Settings, request: Request, file: Path | None = None, port: int | None = None
+) -> RebuildReport:
     """Rebuild as asked, showing how far it is."""
-    with progress_bar("replay") as progressed:
-        async with open_store(settings) as store, open_log(settings, file) as event_log:
+    metrics = Metrics()
 
-            def processor(shadow: StateStore, dead_letters: DeadLetters) -> Processor:
-                return new_processor(settings, event_log, shadow, dead_letters)
+    def show(progress: Progress) -> None:
+        progressed(progress.records, progress.records_total)
+        metrics.replayed(progress.records, progress.records_total)
+
+    with progress_bar("replay") as progressed:
+        async with (
+            serve_metrics(settings, metrics, port),
+            open_store(settings) as store,
+            open_log(settings, file) as event_log,
+            open_dead_letters(settings, file) as dead_letters,
+        ):
+
+            def processor(shadow: StateStore, letters: DeadLetters) -> Processor:
+                return new_processor(settings, event_log, shadow, letters)
 
             rebuild = Rebuild(
                 event_log,
@@ -82,7 +100,8 @@ async def replay_topic(settings: Settings, request: Request, file: Path | None =
                 processor,
                 request,
                 CLOCK,
-                lambda p: progressed(p.records, p.records_total),
+                show,
+                dead_letters=dead_letters,
             )
             return await rebuild.run()
 
@@ -102,7 +121,7 @@ def _bar(title: str, console: Console) -> Iterator[Progressed]:
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as progress:
+    with ProgressBar(*columns, console=console) as progress:
         task = progress.add_task(title, total=None, rate="")
         started_s = monotonic()
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from engine.cli import options
-from engine.cli.bootstrap import open_log, open_store, plan_of, streams_of
+from engine.cli.bootstrap import fairness_of, open_log, open_store, plan_of, streams_of
 from engine.cli.options import Common
 from engine.cli.replay import progress_bar
 from engine.runtime.verify import VerifyReport
@@ -42,7 +42,9 @@ async def verify_topic(settings: Settings, stream: str | None = None, file: Path
     with progress_bar("verify") as progressed:
         async with open_store(settings) as store, open_log(settings, file) as event_log:
             streams = await streams_of(settings, store, event_log, stream)
-            return await verify_streams(event_log, store, plan_of(settings), streams, progressed)
+            return await verify_streams(
+                event_log, store, plan_of(settings), streams, progressed, fairness=fairness_of(settings)
+            )
 
 
 def show(report: VerifyReport) -> None:
