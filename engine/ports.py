@@ -20,7 +20,9 @@ from engine.core.facts import (
     Record,
     Stored,
 )
+from engine.core.reading import CachedAnswer, Piece, Pieces, Standing, WindowPart
 from projections.delta import Value
+from schemas.aggregates import Update
 
 
 class EventLog(AbstractAsyncContextManager["EventLog"], Protocol):
@@ -97,6 +99,36 @@ class StateReader(Protocol):
 
     async def read_model(self, stream: str) -> tuple[Stored, dict[str, Value]] | None:
         """Checkpoint and every key of the stream's aggregates, by name, all of one version."""
+
+
+class Updates(Protocol):
+    """What is told of one stream from the moment the block was entered."""
+
+    async def next(self, wait_s: float) -> Update | None:
+        """The next update; None when there was none for `wait_s`. Some may be lost with the connection: an update says
+        that there is something to read, and none says nothing."""
+
+
+class LiveReader(Protocol):
+    """Reading streams while an engine writes to them. Each call is one round trip, and what it gives of one version."""
+
+    def updates(self, stream: str) -> AbstractAsyncContextManager[Updates]:
+        """Updates of the stream, over a connection of their own."""
+
+    async def standing(self, stream: str) -> Standing | None:
+        """Where the stream stands; None when it has no checkpoint."""
+
+    async def read_pieces(self, stream: str, pieces: Sequence[Piece]) -> Pieces | None:
+        """Some of the read model; None when the stream has no checkpoint. Raises StateError for another type."""
+
+    async def read_window(self, stream: str, above_id: int) -> WindowPart | None:
+        """The games of the window whose ids are above `above_id`; None when the stream has no checkpoint."""
+
+    async def cached(self, stream: str, version: int, request: str) -> bytes | None:
+        """An answer that was kept; None when there is none (any more)."""
+
+    async def keep(self, answers: Sequence[CachedAnswer]) -> None:
+        """Keep answers for a while."""
 
 
 class Clock(Protocol):

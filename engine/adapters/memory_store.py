@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from enum import Enum
 
+import anyio
 import anyio.lowlevel
 import msgspec
 
@@ -27,6 +28,7 @@ from engine.core.facts import (
 from engine.errors import StateError, StoreRefused, StoreUnavailable
 from projections.delta import Delta, SortedSet, Value, apply
 from schemas import keys
+from schemas.aggregates import Update
 from schemas.game import Game, Unreadable, decode
 
 
@@ -122,6 +124,10 @@ class MemoryStore:
         """
         self._data.troubles.append(_Asked(trouble, method, made))
 
+    def calm(self) -> None:
+        """Let no call fail that was to fail and has not come."""
+        self._data.troubles.clear()
+
     async def _begin(self, method: str) -> "_Asked | None":
         """Meet the trouble that is due. Returned is one that comes after the work was done."""
         await anyio.lowlevel.checkpoint()
@@ -150,7 +156,9 @@ class MemoryStore:
         if stored == commit.expected:
             version = 1 if kept is None else kept.version + 1
             model = _applied({} if kept is None else kept.model, commit.delta)
-            self._streams[commit.stream] = _Kept(new, version, model)
+            self._streams[commit.stream] = _Kept(new, version, model, commit.total_games, commit.newest_id)
+            if self._streams is self._data.live:
+                self._data.publish(commit.stream)
             return Applied(version)
         if kept is not None and stored == new.position and kept.checkpoint.writer == new.writer:
             return Duplicate(kept.version)
@@ -195,6 +203,7 @@ class MemoryShadowStore(MemoryStore):
         self._data.live[stream] = msgspec.structs.replace(shadow, version=version)
         self._data.promoted[stream] = shadow.checkpoint.generation
         del self._streams[stream]
+        self._data.publish(stream)
         await self._end(trouble)
         return Promoted(version)
 
@@ -205,6 +214,8 @@ class _Kept(msgspec.Struct, frozen=True):
     checkpoint: Checkpoint
     version: int
     model: dict[str, Value]
+    total_games: int
+    newest_id: int | None
 
     def stored(self, stream: str) -> Stored:
         state, games = self.model.get(keys.CHECKPOINT, {}), self.model.get(keys.GAMES, SortedSet({}))
@@ -233,6 +244,18 @@ class _Data:
         self.promoted: dict[str, str] = {}
         """The generation that was promoted last, per stream: promoting it again is a success."""
         self.troubles: deque[_Asked] = deque()
+        self.cache: dict[tuple[str, int, str], bytes] = {}
+        self.subscribers: dict[str, list[deque[Update]]] = {}
+        """Per stream what each subscriber has not taken yet."""
+        self.published = anyio.Event()
+
+    def publish(self, stream: str) -> None:
+        """Tell the subscribers where the stream stands."""
+        kept = self.live[stream]
+        for waiting in self.subscribers.get(stream, ()):
+            waiting.append(Update(kept.version, kept.total_games, kept.newest_id))
+        self.published.set()
+        self.published = anyio.Event()
 
 
 def _applied(model: Mapping[str, Value], delta: Delta) -> dict[str, Value]:

@@ -5,7 +5,7 @@ sending again is safe. No message and no repr has a password in it.
 """
 
 import re
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from hashlib import sha1
 from importlib.resources import files
@@ -205,9 +205,9 @@ class RedisClient:
             build(pipeline)
             return list(await pipeline.execute())
 
-    async def ask_at_once(self, build: Callable[[Pipeline], object]) -> list[Any]:
+    async def ask_at_once(self, build: Callable[[Pipeline], object], *, is_bulk: bool = True) -> list[Any]:
         """`ask` with nothing of anybody else in between; an error that Redis answered with is its reply."""
-        async with self._asking(self._bulk_timeout_s):
+        async with self._asking(self._bulk_timeout_s if is_bulk else self._timeout_s):
             pipeline = self._reads.pipeline(transaction=True)
             build(pipeline)
             replies = await pipeline.execute(raise_on_error=False)
@@ -223,6 +223,27 @@ class RedisClient:
             found.update(keys)
             if int(cursor) == 0:
                 return sorted(key for key in map(_text, found) if key is not None)
+
+    @asynccontextmanager
+    async def listening(self, channel: str) -> AsyncIterator[Callable[[float], Awaitable[bytes | None]]]:
+        """Messages of a channel, from the moment that the block is entered. What it gives is asked for the next one,
+        with the seconds to wait for it. It holds a connection of the pool for reads."""
+        subscriber = self._reads.pubsub(ignore_subscribe_messages=False)
+
+        async def message(wait_s: float) -> bytes | None:
+            async with self._asking(wait_s + self._timeout_s):
+                told = await subscriber.get_message(timeout=wait_s)
+            return told["data"] if told is not None and told["type"] == "message" else None
+
+        try:
+            async with self._asking(self._timeout_s):
+                await subscriber.subscribe(channel)
+                while await subscriber.get_message(timeout=self._timeout_s) is None:
+                    pass  # till the server has confirmed it
+            yield message
+        finally:
+            with anyio.move_on_after(1, shield=True):
+                await subscriber.aclose()  # type: ignore[no-untyped-call]
 
     @asynccontextmanager
     async def _asking(self, timeout_s: float) -> AsyncIterator[None]:

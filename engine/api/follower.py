@@ -1,24 +1,54 @@
 """The follower: what one process holds of a stream to answer from, kept up with the read model.
 
 Imports the ports, their facts, projections and schemas. What is always true: what is held is of exactly one version,
-and is replaced by what is newer in one assignment, so whoever takes it once and asks it everything gets one version;
-and no version is held that is older than one that was held before, unless the store itself lost it.
+and is replaced by what is newer in one assignment, so whoever takes it once and asks it everything gets one version.
+What was served never goes back: a store that has lost writes is waited for, and only after `HOLD_S` taken at its word.
+
+While the store is away, the topic takes its place where it can be reached: games are folded into the window as the
+engine folds them, beyond the version that was last read. Versions are the store's own, so what is told of such a
+moment is the last version known, and that it is a replica.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Final
+from typing import Final, Literal, Self
 
 import anyio
+import anyio.abc
+import anyio.to_thread
 import msgspec
 import numpy as np
+import structlog
 
+from engine.api.replica import Replica
+from engine.core.reading import Standing, WindowPart
+from engine.errors import CrashfoldError, StateError, StoreRefused, StoreUnavailable
+from engine.ports import Clock, EventLog, LiveReader, Updates
 from projections.columns import Ints
-from projections.games import Games, games_of
-from schemas.game import Game
+from projections.games import Bands, Games, games_of
+from schemas.game import DEFAULT_STREAM, Game, Unreadable, decode
 
 CHANGE_GAMES_MAX: Final = 100
 """Games that a change brings along, at most: the newest."""
+LOOK_EVERY_S: Final = 1.0
+"""How often the store is asked although it said nothing: a connection may be dead without a word."""
+SILENT_S: Final = 3.0
+"""A store that has not answered for so long is as good as away."""
+RETRY_S: Final = 0.25
+HOLD_S: Final = 60.0
+"""How long a store that went back is waited for. It loses a second at most, unless it was restored from an older
+backup, and then its word must be taken."""
+LOG_AFTER_S: Final = 0.5
+"""How long the store may be away before the topic is followed."""
+INLINE_GAMES: Final = 1_000
+"""More games than that are decoded in a thread, so that requests go on."""
+
+STREAMS_MAX: Final = 64
+"""Streams followed at once: each holds its window (some 5 MB) and a connection."""
+IDLE_S: Final = 300.0
+
+_log = structlog.get_logger()
+_NO_BANDS: Final = Bands([])
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -47,15 +77,25 @@ class Change(msgspec.Struct, frozen=True):
 class Held(msgspec.Struct, frozen=True):
     """What is held of a stream, all of one version. `window` is in order of id."""
 
-    generation: str
-    version: int
-    total_games: int
+    standing: Standing
     window: Games
+    is_beyond: bool = False
+    """Whether games of the topic were folded in that the version does not have."""
 
     @property
-    def newest_id(self) -> int:
-        """The id of the newest game; 0 without games."""
-        return int(self.window.ids[-1]) if len(self.window) else 0
+    def generation(self) -> str:
+        """The build of the read model; empty before the first commit."""
+        return self.standing.generation
+
+    @property
+    def version(self) -> int:
+        """The version that was last read; 0 before the first commit."""
+        return self.standing.version
+
+    @property
+    def total_games(self) -> int:
+        """All games of the stream, those before the window included."""
+        return self.standing.total_games
 
     def snapshot(self) -> Change:
         """The newest games, as the first change that a subscriber sees."""
@@ -98,53 +138,397 @@ class Subscription:
 class Follower:
     """One stream, as far as this process knows it. Made and run by `Followers`."""
 
-    def __init__(self, stream: str, held: Held) -> None:
+    def __init__(
+        self,
+        stream: str,
+        reader: LiveReader,
+        clock: Clock,
+        replica: Replica | None = None,
+        new_log: Callable[[], EventLog] | None = None,
+    ) -> None:
         self.stream = stream
-        self._held = held
+        self._reader = reader
+        self._clock = clock
+        self._replica = replica
+        self._new_log = new_log
+        self._held = Held(Standing("", 0, "", 0, 0, 0, 0), Games.empty(_NO_BANDS))
         self._subscriptions: set[Subscription] = set()
+        self._changed = anyio.Event()
+        self._fault: str | None = "it was not asked yet"
+        self._log_fault: str | None = None
+        self._log_scope: anyio.CancelScope | None = None
+        self._behind_since_s: float | None = None
+        self._confirmed_s = clock.monotonic_s()
+        self._used_s = clock.monotonic_s()
+        self._ended = False
 
     @property
     def held(self) -> Held:
         """What is held now. Take it once for an answer: the next call may give a newer one."""
         return self._held
 
+    @property
+    def store_fault(self) -> str | None:
+        """Why the store's word is not what is held: it is away, or has lost what is held. None while all is well."""
+        return self._fault
+
+    @property
+    def log_fault(self) -> str | None:
+        """Why the topic is not followed in the store's place; None while it is, or need not be."""
+        return self._log_fault
+
+    @property
+    def is_replica(self) -> bool:
+        """Whether what is held may not be what the store has."""
+        return self._fault is not None or self.age_s > SILENT_S
+
+    @property
+    def age_s(self) -> float:
+        """How long ago what is held was last known to be the newest."""
+        return max(0.0, self._clock.monotonic_s() - self._confirmed_s)
+
+    @property
+    def is_subscribed(self) -> bool:
+        """Whether anybody wants changes."""
+        return bool(self._subscriptions)
+
+    @property
+    def idle_s(self) -> float:
+        """For how long nobody has used it."""
+        return 0.0 if self._subscriptions else self._clock.monotonic_s() - self._used_s
+
+    def use(self) -> None:
+        """Note that somebody does."""
+        self._used_s = self._clock.monotonic_s()
+
     def snapshot(self) -> Change:
         """What a new subscriber is shown first: the newest games."""
         return self._held.snapshot()
 
+    def subscribe(self) -> AbstractAsyncContextManager[Subscription]:
+        """Every change from now on. Take a snapshot inside the block, before anything is awaited, to miss nothing."""
+        return self._subscribed()
+
+    async def wait_for(self, version: int, timeout_s: float) -> bool:
+        """Whether that version or a later one is held, now or before `timeout_s` is over."""
+        with anyio.move_on_after(timeout_s):
+            while self._held.version < version:
+                await self._changed.wait()
+        return self._held.version >= version
+
+    async def load(self) -> bool:
+        """Read what the store has; False when that is nothing. Raises CrashfoldError when it cannot be read."""
+        await self._refresh()
+        return self._held.version > 0
+
+    async def run(self) -> None:
+        """Keep up, until cancelled. Whatever store and topic do, this goes on."""
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._follow_store)
+                if self._replica is not None and self._new_log is not None:
+                    tasks.start_soon(self._follow_log, self._replica, self._new_log)
+        finally:
+            self._ended = True
+            for subscription in self._subscriptions:
+                subscription.end()
+
+    async def _follow_store(self) -> None:
+        while True:
+            try:
+                async with self._reader.updates(self.stream) as updates:
+                    while True:
+                        await self._refresh()
+                        await self._news(updates)
+            except CrashfoldError as error:
+                self._is_away(str(error))
+            await self._clock.sleep(RETRY_S)
+
+    async def _news(self, updates: Updates) -> None:
+        """Return when there is a newer version, or it is time to look whether there is."""
+        until_s = self._clock.monotonic_s() + LOOK_EVERY_S
+        while (wait_s := until_s - self._clock.monotonic_s()) > 0:
+            told = await updates.next(wait_s)
+            if told is not None and told.version > self._held.version:
+                return  # others are of commits that were read together with an earlier one
+
+    async def _follow_log(self, replica: Replica, new_log: Callable[[], EventLog]) -> None:
+        """Follow the topic whenever the store is away."""
+        while True:
+            if self._fault is None or not self._held.generation:
+                await self._changed.wait()
+                continue
+            await self._clock.sleep(LOG_AFTER_S)
+            with anyio.CancelScope() as scope:
+                self._log_scope = scope
+                if self._fault is not None:
+                    await self._follow_log_once(replica, new_log)
+
+    async def _follow_log_once(self, replica: Replica, new_log: Callable[[], EventLog]) -> None:
+        try:
+            async with new_log() as event_log:
+                held = self._held
+                async for standing, window in replica.follow(event_log, held.standing, held.window):
+                    if standing != self._held.standing:
+                        self._hold(Held(standing, window, is_beyond=True))
+                    self._log_fault = None
+                    self._confirm()
+        except CrashfoldError as error:
+            if self._log_fault is None:
+                _log.warning("log_away", stream=self.stream, fault=str(error))
+            self._log_fault = str(error)
+
+    async def _refresh(self) -> None:
+        """Read what is newer, and hold it."""
+        held = self._held
+        part = await self._reader.read_window(self.stream, held.standing.newest_id)
+        if part is None:
+            if held.generation:
+                self._is_away("it has no such stream any more")
+            else:
+                self._is_there()
+            return
+        match _compare(held, part.standing):
+            case "same":
+                self._is_there()
+                return
+            case "behind" if not self._gives_in(part.standing):
+                return
+        window = await _appended(held, part)
+        if window is None:
+            part = await self._reader.read_window(self.stream, 0)
+            if part is None:
+                return
+            window = await _games(part.games)
+        # Meanwhile the topic may have been folded further than the store was then.
+        if self._held is held or _compare(self._held, part.standing) == "ahead":
+            self._hold(Held(part.standing, window))
+            self._is_there()
+
+    def _hold(self, held: Held) -> None:
+        """Replace what is held, and tell."""
+        before, self._held = self._held, held
+        if self._subscriptions:
+            change = change_between(before, held)
+            for subscription in self._subscriptions:
+                subscription.put(change)
+        self._wake()
+
+    def _is_there(self) -> None:
+        if self._fault is not None:
+            _log.info("store_followed", stream=self.stream, version=self._held.version)
+        self._fault = self._log_fault = self._behind_since_s = None
+        if self._log_scope is not None:
+            self._log_scope.cancel()
+            self._log_scope = None
+        self._confirm()
+
+    def _is_away(self, fault: str) -> None:
+        if self._fault is None:
+            _log.warning("store_away", stream=self.stream, fault=fault, version=self._held.version)
+            self._fault = fault
+            self._wake()
+        self._fault = fault
+
+    def _gives_in(self, standing: Standing) -> bool:
+        """Whether the store, which is behind what is held, was waited for long enough."""
+        now_s = self._clock.monotonic_s()
+        if self._behind_since_s is None:
+            self._behind_since_s = now_s
+        self._is_away(f"it is at version {standing.version}, behind what was read before")
+        return now_s - self._behind_since_s >= HOLD_S
+
+    def _confirm(self) -> None:
+        self._confirmed_s = self._clock.monotonic_s()
+
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, anyio.Event()
+        changed.set()
+
     @asynccontextmanager
     async def _subscribed(self) -> AsyncIterator[Subscription]:
         subscription = Subscription()
+        if self._ended:
+            subscription.end()
         self._subscriptions.add(subscription)
         try:
             yield subscription
         finally:
             self._subscriptions.discard(subscription)
 
-    def subscribe(self) -> AbstractAsyncContextManager[Subscription]:
-        """Every change from now on. Take a snapshot inside the block, before anything is awaited, to miss nothing."""
-        return self._subscribed()
 
-    def _hold(self, held: Held) -> None:
-        """Replace what is held, and tell."""
-        before, self._held = self._held, held
-        change = change_between(before, held)
-        for subscription in self._subscriptions:
-            subscription.put(change)
+Verdict = Literal["same", "ahead", "behind"]
 
 
 def change_between(before: Held, after: Held) -> Change:
     """What is new in `after`."""
-    ids, known = after.window.ids, before.window.ids
-    newest = before.newest_id
-    first = int(ids.searchsorted(newest, "right"))
-    cells = after.window.columns.cells
-    if after.total_games - before.total_games == len(ids) - first:
-        return _change(after, cells[:, first:], len(ids) - first)
-    new = ~np.isin(ids, known, assume_unique=True)
-    return _change(after, cells[:, new], max(int(new.sum()), after.total_games - before.total_games))
+    ids, cells = after.window.ids, after.window.columns.cells
+    first = int(ids.searchsorted(before.standing.newest_id, "right"))
+    more = after.total_games - before.total_games
+    if more == len(ids) - first and before.generation == after.generation:
+        return _change(after, cells[:, first:], more)
+    new = ~np.isin(ids, before.window.ids, assume_unique=True)
+    return _change(after, cells[:, new], max(int(new.sum()), more))
 
 
 def _change(held: Held, cells: Ints, count: int) -> Change:
     games = tuple(games_of(cells[:, -CHANGE_GAMES_MAX:])) if cells.shape[1] else ()
     return Change(held.generation, held.version, held.total_games, games, max(0, count - len(games)))
+
+
+def _compare(held: Held, stored: Standing) -> Verdict:
+    """How the store stands to what is held. Of one generation, a state is a function of the topic's prefix."""
+    known = held.standing
+    if not known.generation:
+        return "ahead"
+    same_topic = (stored.topic, stored.partition) == (known.topic, known.partition)
+    further = same_topic and stored.next_offset >= known.next_offset
+    if stored.generation == known.generation:
+        if stored.version == known.version and stored.next_offset == known.next_offset and not held.is_beyond:
+            return "same"
+        return "ahead" if stored.version > known.version and (further or not held.is_beyond) else "behind"
+    return "ahead" if further or (stored.version > known.version and not held.is_beyond) else "behind"
+
+
+async def _appended(held: Held, part: WindowPart) -> Games | None:
+    """The window with the newer games behind it; None when those alone do not make up the difference."""
+    if part.standing.generation != held.generation or part.standing.version < held.version:
+        return None
+    if part.standing.total_games - held.total_games != len(part.games):
+        return None  # a late game took its place, or games went by that the window no longer has
+    window = held.window.append(await _games(part.games))
+    return window.last(part.window_games) if len(window) >= part.window_games else None
+
+
+async def _games(members: Sequence[bytes]) -> Games:
+    """The games as columns."""
+    if len(members) <= INLINE_GAMES:
+        return _decoded(members)
+    return await anyio.to_thread.run_sync(_decoded, members)
+
+
+def _decoded(members: Sequence[bytes]) -> Games:
+    games: list[Game] = []
+    for member in members:
+        game = decode(member)
+        if isinstance(game, Unreadable):
+            raise StateError(f"the window holds something that is no game ({game.detail}); `crashfold replay` rebuilds")
+        games.append(game)
+    return Games.of(_NO_BANDS, games)
+
+
+class Followers:
+    """The followers of this process: one a stream that is asked for, `streams_max` at most. Made with `only_stream`,
+    for a deployment of one stream, it knows no other, and that one even before its first game.
+
+    `new_log` opens the topic, without a group; None leaves replicas without it.
+    """
+
+    def __init__(
+        self,
+        reader: LiveReader,
+        clock: Clock,
+        *,
+        only_stream: str | None = None,
+        replica: Callable[[str], Replica] | None = None,
+        new_log: Callable[[], EventLog] | None = None,
+        streams_max: int = STREAMS_MAX,
+        idle_s: float = IDLE_S,
+    ) -> None:
+        self._reader = reader
+        self._clock = clock
+        self._only_stream = only_stream
+        self._replica = replica
+        self._new_log = new_log
+        self._streams_max = streams_max
+        self._idle_s = idle_s
+        self._running: dict[str, tuple[Follower, anyio.CancelScope]] = {}
+        self._starting: dict[str, anyio.Lock] = {}
+        self._tasks: anyio.abc.TaskGroup | None = None
+
+    @property
+    def default_stream(self) -> str:
+        """The stream of a question that names none."""
+        return self._only_stream or DEFAULT_STREAM
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Self]:
+        """Follow what is asked for while the block runs."""
+        async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
+            tasks.start_soon(self._let_idle_go)
+            try:
+                yield self
+            finally:
+                self._tasks = None
+                tasks.cancel_scope.cancel()
+
+    def all(self) -> list[Follower]:
+        """Those that run now."""
+        return [follower for follower, _ in self._running.values()]
+
+    def get(self, stream: str) -> Follower | None:
+        """The follower of a stream that is followed already."""
+        found = self._running.get(stream)
+        if found is None:
+            return None
+        found[0].use()
+        return found[0]
+
+    async def follow(self, stream: str) -> Follower | None:
+        """The follower of a stream, with something to answer from; None when there is no such stream.
+
+        Raises Unavailable when it is not followed yet and the store is away, or when there are too many.
+        """
+        if self._only_stream is not None and stream != self._only_stream:
+            return None
+        if (follower := self.get(stream)) is not None:
+            return follower
+        lock = self._starting.setdefault(stream, anyio.Lock())
+        try:
+            async with lock:
+                return self.get(stream) or await self._start(stream)
+        finally:
+            if lock.statistics().tasks_waiting == 0:
+                self._starting.pop(stream, None)
+
+    async def _start(self, stream: str) -> Follower | None:
+        if len(self._running) >= self._streams_max and not self._let_one_go():
+            raise StoreRefused(f"{self._streams_max} streams are followed already; try again later")
+        replica = None if self._replica is None else self._replica(stream)
+        follower = Follower(stream, self._reader, self._clock, replica, self._new_log)
+        if not await follower.load() and stream != self._only_stream:
+            return None
+        if self._tasks is None:
+            raise StoreUnavailable("this process is about to end")
+        scope = anyio.CancelScope()
+        self._running[stream] = (follower, scope)
+        self._tasks.start_soon(self._run, follower, scope)
+        return follower
+
+    async def _run(self, follower: Follower, scope: anyio.CancelScope) -> None:
+        try:
+            with scope:
+                await follower.run()
+        finally:
+            self._running.pop(follower.stream, None)
+
+    async def _let_idle_go(self) -> None:
+        while True:
+            await self._clock.sleep(self._idle_s / 4)
+            for follower, scope in list(self._running.values()):
+                if follower.stream != self.default_stream and follower.idle_s > self._idle_s:
+                    scope.cancel()
+
+    def _let_one_go(self) -> bool:
+        """End the follower that was not used for longest; False when all are in use."""
+        idle = [
+            (follower.idle_s, follower.stream)
+            for follower in self.all()
+            if follower.stream != self.default_stream and not follower.is_subscribed
+        ]
+        if not idle:
+            return False
+        _, stream = max(idle)
+        self._running.pop(stream)[1].cancel()
+        return True

@@ -1,0 +1,89 @@
+"""The replica: the window of a stream, kept up from the topic while the store is away.
+
+Imports the ports, the engine's rules for records, and projections. What is always true: the same games end up in the
+window as would in the store's, for they are sifted and folded by the same functions; without any aggregate, since
+everything else is computed from the window.
+"""
+
+from collections.abc import AsyncIterator
+from typing import Final
+
+import anyio.to_thread
+import msgspec
+
+from engine.core.batch import after, sort_out
+from engine.core.facts import Records
+from engine.core.fairness import FairnessCheck
+from engine.core.reading import Standing
+from engine.errors import StateError
+from engine.ports import EventLog
+from projections.games import Bands, Games
+from projections.projection import Totals
+from projections.settings import ProjectionSettings
+from projections.stream import BASE, Plan, StreamState
+
+GAMES_MAX: Final = 5_000
+"""Records of one step: some milliseconds of work between requests."""
+WAIT_S: Final = 0.5
+
+
+class Replica:
+    """How the stream is folded from the topic; `only` and `fairness` as the engine has them."""
+
+    def __init__(
+        self,
+        stream: str,
+        settings: ProjectionSettings,
+        only: str | None = None,
+        fairness: FairnessCheck | None = None,
+    ) -> None:
+        self._stream = stream
+        self._plan = Plan(settings, (), Bands(()))
+        self._only = only
+        self._fairness = fairness
+
+    async def follow(
+        self, event_log: EventLog, standing: Standing, window: Games
+    ) -> AsyncIterator[tuple[Standing, Games]]:
+        """Where the stream stands and its window, after each look at the topic, from `standing` and `window` on.
+
+        `next_offset` is that behind the last game folded. Raises LogUnavailable, LostRange, and StateError when the
+        topic is another one.
+        """
+        if event_log.topic != standing.topic:
+            raise StateError(f"the stream was made from topic {standing.topic}, not {event_log.topic}")
+        state = await anyio.to_thread.run_sync(self._state, standing, window)
+        while True:
+            polled = await event_log.poll(GAMES_MAX, WAIT_S)
+            if standing.partition in polled.gained:
+                await event_log.seek(standing.partition, standing.next_offset)
+                continue
+            for records in polled.records:
+                if records.partition == standing.partition:
+                    state, standing = self._folded(state, standing, records)
+            yield standing, state.window
+
+    def _state(self, standing: Standing, window: Games) -> StreamState:
+        """The state whose window that is, with no aggregates."""
+        before = standing.total_games - len(window)
+        base = Totals(before, None, None, int(window.ids[0]) - 1 if len(window) and before else None)
+        return StreamState.load(self._plan, {BASE: msgspec.msgpack.encode((base, []))}, window.to_games())
+
+    def _folded(self, state: StreamState, standing: Standing, records: Records) -> tuple[StreamState, Standing]:
+        found = sort_out(records, self._only, self._fairness).streams.get(self._stream)
+        if found is None:
+            return state, standing
+        found = after(found, records, standing.next_offset)
+        if not found.games:
+            return state, standing
+        folded = state.fold(found.games)
+        if not folded.accepted:
+            return state, standing
+        totals = folded.state.totals
+        moved = msgspec.structs.replace(
+            standing,
+            next_offset=records.offsets[found.rows[-1]] + 1,
+            total_games=totals.games,
+            newest_id=totals.newest_id or 0,
+        )
+        return folded.state, moved
