@@ -1,0 +1,66 @@
+"""Trying again."""
+
+from itertools import pairwise
+
+import anyio
+import pytest
+
+from engine.adapters.memory_clock import MemoryClock
+from engine.errors import LostRange, StoreRefused, StoreUnavailable, Unavailable
+from engine.runtime.patience import FIRST_PAUSE_S, LONGEST_PAUSE_S, patiently
+
+
+class Attempts:
+    """Fails so often, and notes when it was tried."""
+
+    def __init__(self, clock: MemoryClock, *failures: Exception) -> None:
+        self._clock = clock
+        self._failures = list(failures)
+        self.tried_s: list[float] = []
+
+    async def __call__(self) -> str:
+        self.tried_s.append(self._clock.monotonic_s())
+        if self._failures:
+            raise self._failures.pop(0)
+        return "done"
+
+
+async def test_what_works_at_once_is_tried_once() -> None:
+    clock = MemoryClock()
+    attempts = Attempts(clock)
+    heard: list[Unavailable] = []
+    assert await patiently(clock, attempts, heard.append) == "done"
+    assert heard == []
+    assert attempts.tried_s == [0]
+
+
+async def test_pauses_grow_up_to_a_bound() -> None:
+    clock = MemoryClock()
+    failures = [StoreUnavailable(str(n)) if n % 2 else StoreRefused(str(n)) for n in range(12)]
+    attempts = Attempts(clock, *failures)
+    heard: list[Unavailable] = []
+    assert await patiently(clock, attempts, heard.append) == "done"
+    assert heard == failures
+    pauses = [b - a for a, b in pairwise(attempts.tried_s)]
+    assert pauses[0] == pytest.approx(FIRST_PAUSE_S)
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == pytest.approx(LONGEST_PAUSE_S)
+
+
+async def test_other_errors_end_it() -> None:
+    clock = MemoryClock()
+    with pytest.raises(LostRange):
+        await patiently(clock, Attempts(clock, StoreRefused("a"), LostRange("b")), lambda error: None)
+
+
+async def test_a_cancellation_ends_it() -> None:
+    clock = MemoryClock()
+
+    async def never() -> None:
+        raise StoreRefused("no")
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(patiently, clock, never, lambda error: None)
+            await anyio.lowlevel.checkpoint()
+            tasks.cancel_scope.cancel()
