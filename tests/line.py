@@ -9,7 +9,7 @@ from engine.adapters.memory_clock import MemoryClock
 from engine.adapters.memory_log import MemoryDeadLetters, MemoryLog, MemoryTopic
 from engine.adapters.memory_store import MemoryStore
 from engine.adapters.metrics import Metrics
-from engine.core.facts import Checkpoint
+from engine.core.facts import Checkpoint, Record
 from engine.core.fairness import FairnessCheck
 from engine.ports import DeadLetters, EventLog, StateStore
 from engine.runtime.health import HealthBoard
@@ -71,6 +71,16 @@ class Deployment:
         key = None if stream is None else stream.encode()
         self.topic.extend(map(encode, games), key=key, partition=partition)
 
+    async def topic_records(self) -> list[tuple[int, Record]]:
+        """Every record there is, by partition."""
+        found = []
+        async with MemoryLog(self.topic, None) as log:
+            for number in sorted(self.topic.partitions):
+                bounds = await log.bounds(number)
+                records = [await log.record(number, offset) for offset in range(bounds.begin, bounds.end)]
+                found += [(number, record) for record in records if record is not None]
+        return found
+
     def processor(
         self,
         log: EventLog,
@@ -125,8 +135,9 @@ class Deployment:
             return False
         async with MemoryLog(self.topic, None) as log:
             ends = {number: (await log.bounds(number)).end for number in positions}
+        manifests = self.store.snapshot().manifests
         for number in positions:
-            manifest = await self.store.read_manifest(self.topic.name, number)
+            manifest = manifests.get((self.topic.name, number))
             if manifest is None or manifest.low_water < ends[number]:
                 return False
         return all(positions[number] >= end for number, end in ends.items())

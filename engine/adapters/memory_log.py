@@ -102,8 +102,9 @@ class MemoryTopic:
 
     def evict(self, log: "MemoryLog") -> None:
         """Throw a member out of its group, as brokers do with one that is silent; it joins again when it polls."""
-        self._leave(log)
-        log._handover.lose(set(log._handover.held))
+        if self._joined(log):
+            self._leave(log)
+            log._handover.lose(set(log._handover.held))
 
     def _join(self, log: "MemoryLog") -> None:
         if log.group_id is None:

@@ -505,6 +505,8 @@ class Processor:
             if known is None and position is not None and position.next_offset < partition.begin:
                 # Nothing is known of it but its checkpoint: the manifest was lost.
                 self._do_without(number, position.next_offset, partition.begin)
+            if position is not None:
+                partition.known[name] = position.next_offset
         if stream.partition != number:
             self._refuse_to_move(name, stream.partition, number)
         self._streams[name] = stream  # the most recently used stands last

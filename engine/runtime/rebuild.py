@@ -100,6 +100,8 @@ class Rebuild:
         self._dead_letters = NoDeadLetters() if dead_letters is None else dead_letters
         self._processor = new_processor(_FreshStore(shadow), self._dead_letters)
         self._request = request
+        # Where there is one stream alone, its checkpoint passes whatever else is on the topic: all of it is read.
+        self._stream = None if self._processor.only_stream is not None else request.stream
         self._clock = clock
         self._progressed = progressed
         self._poll_wait_s = poll_wait_s
@@ -133,6 +135,9 @@ class Rebuild:
 
     async def _begin(self) -> None:
         """Point every partition at its first record, and note where its last one stands now."""
+        only, asked = self._processor.only_stream, self._request.stream
+        if only is not None and asked not in (None, only):
+            raise ConfigurationError(f"there is no stream {asked}: this deployment is of the stream {only} alone")
         partitions = await self._from_log(self._log.partitions)
         if not partitions:
             raise ConfigurationError(f"there is no topic {self._log.topic} to read: create it, or mend kafka.topic")
@@ -209,7 +214,7 @@ class Rebuild:
     def _wanted(self, records: Records) -> Records:
         """Without what lies beyond the offset, belongs to another stream than the one asked for, or to one that has
         been swapped in already, whose records are the live engine's again."""
-        to_offset, stream = self._request.to_offset, self._request.stream
+        to_offset, stream = self._request.to_offset, self._stream
         rows = range(len(records.offsets))
         if to_offset is not None and records.next_offset > to_offset:
             rows = range(bisect_left(records.offsets, to_offset))
@@ -227,7 +232,7 @@ class Rebuild:
         )
 
     def _wants(self, name: str | Unreadable) -> bool:
-        return name not in self._done and (self._request.stream is None or name == self._request.stream)
+        return name not in self._done and (self._stream is None or name == self._stream)
 
     async def _bury(self, letters: list[DeadLetter]) -> None:
         """Hand over the letters of records that no live checkpoint has passed. What names no stream is passed by the
