@@ -9,7 +9,7 @@ READY = .venv/.ready
 
 help:
 	@echo 'make setup       .venv from uv.lock; again only when that or pyproject.toml changed'
-	@echo 'make demo        the whole of it on embedded servers, at http://127.0.0.1:8000'
+	@echo 'make demo        the whole of it on embedded servers, games and all'
 	@echo 'make check       lint, format, types, import rules'
 	@echo 'make test        all tests, with Redis and Apache Kafka; installs them when run as root'
 	@echo 'make test-quick  the tests that need neither Java nor an installed server'

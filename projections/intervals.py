@@ -23,7 +23,7 @@ class IntervalsState(msgspec.Struct, frozen=True):
 
 
 class Intervals:
-    """See SPEC section 3, item 2."""
+    """See docs/rules.md, section 4.2."""
 
     name = "intervals"
     version = 1

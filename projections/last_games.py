@@ -24,7 +24,7 @@ class LastGamesState(msgspec.Struct, frozen=True):
 
 
 class LastGames:
-    """See SPEC section 3, item 4."""
+    """See docs/rules.md, section 4.4."""
 
     name = "last_games"
     version = 1

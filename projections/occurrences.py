@@ -23,7 +23,7 @@ class OccurrencesState(msgspec.Struct, frozen=True):
 
 
 class Occurrences:
-    """See SPEC section 3, item 1."""
+    """See docs/rules.md, section 4.1."""
 
     name = "occurrences"
     version = 1

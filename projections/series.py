@@ -65,7 +65,7 @@ class SeriesState(msgspec.Struct, frozen=True):
 
 
 class SeriesProjection:
-    """See SPEC section 3, item 3."""
+    """See docs/rules.md, section 4.3."""
 
     name = "series"
     version = 1

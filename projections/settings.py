@@ -1,6 +1,6 @@
 """What is counted: predicates, samples and sizes. The section `[projections]` of the settings.
 
-The fixed sizes of SPEC section 3 stand here as constants, with everything else that shapes the read model.
+The fixed sizes of docs/rules.md stand here as constants, with everything else that shapes the read model.
 """
 
 from functools import cached_property
@@ -22,7 +22,7 @@ HOURS_MAX: Final = 168
 
 
 class ProjectionSettings(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
-    """The predicates by kind, the samples and the sizes; the defaults are those of SPEC section 2 and 3.
+    """The predicates by kind, the samples and the sizes; the defaults suit a table with a round every half minute.
 
     Raises ValueError, naming the field, when a value is out of bounds.
     """

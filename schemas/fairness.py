@@ -5,7 +5,7 @@ formula is written, so that the last hundredth agrees with what the site's own v
 
 The formula is the one that crash tables publish for their players: they commit to a chain of hashes by making its last
 one known, play it from the far end, and turn each hash into a crash point by an HMAC with a salt that was fixed after
-the commitment. SPEC section 5 has the constants.
+the commitment. docs/rules.md has it in one place.
 """
 
 import hashlib

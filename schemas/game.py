@@ -68,7 +68,7 @@ _decode_json = msgspec.json.Decoder(Game).decode
 
 
 def decode(value: bytes | None) -> Game | Unreadable:
-    """Decode a record's value into a `Game`, or say why it is `Unreadable` (SPEC section 1).
+    """Decode a record's value into a `Game`, or say why it is `Unreadable` (docs/rules.md, section 1).
 
     None is a tombstone. Never raises.
     """
@@ -142,7 +142,7 @@ def _decode_on_a_fresh_stack(value: bytes) -> Game | Unreadable:
 
 
 def _fault(game: Game) -> str | None:
-    """The rule of SPEC section 1 that a decoded game breaks, of those that the annotations cannot say; or None."""
+    """The rule of docs/rules.md, section 1 that a decoded game breaks, of those that the annotations cannot say; or None."""
     crash_point = game.crash_point
     if round(crash_point * 100) / 100 != crash_point:
         return f"crash_point {crash_point} is not a whole number of hundredths"

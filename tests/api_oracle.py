@@ -1,4 +1,4 @@
-"""The answers of the API by plain loops over a list of games: SPEC section 5, once more and without any tricks.
+"""The answers of the API by plain loops over a list of games: docs/rules.md, once more and without any tricks.
 
 Shares nothing with `engine.api` and the fold. Crash points are compared as the doubles that they are, times are
 datetimes, and a grid is found by looking at the wall clock at every single minute.

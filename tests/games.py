@@ -321,4 +321,4 @@ def _garbage() -> list[Garbage]:
 
 
 GARBAGE: Final = tuple(_garbage())
-"""Every family of unreadable values of SPEC section 1."""
+"""Every family of unreadable values of docs/rules.md, section 1."""

@@ -77,7 +77,7 @@ def last_games(view: View, threshold: Threshold, question: LastGamesQuestion) ->
 
 
 def probability(threshold: Threshold) -> float:
-    """The chance that a game matches, in per cent with two decimals (SPEC section 5)."""
+    """The chance that a game matches, in per cent with two decimals (docs/rules.md)."""
     value = threshold.value
     match threshold.kind:
         case "min":

@@ -130,6 +130,7 @@ async def _servers(common: Common) -> AsyncIterator[Settings]:
         }
         settings = load(common.config, environ, overrides).settings
         logs.configure(settings.log)
+        options.note(f"Redis: {redis_url}   Kafka: {bootstrap_servers}   (gone when the demo ends)")
         await create_topic(bootstrap_servers, settings.kafka.topic)
         yield settings
 
