@@ -14,7 +14,8 @@ import msgspec
 import structlog
 
 from engine.core import batch as batches
-from engine.core.facts import Behind, DeadLetter, Polled, Promoted, Records, Stored
+from engine.core.facts import Behind, Checkpoint, DeadLetter, Polled, Promoted, Records, Stored
+from engine.core.start import was_recreated
 from engine.errors import ConfigurationError, CrashfoldError, LostRange, Unavailable
 from engine.ports import Clock, DeadLetters, EventLog, ShadowStore, StateStore
 from engine.runtime.patience import patiently
@@ -108,6 +109,8 @@ class Rebuild:
         self._begins: dict[int, int] = {}
         self._ends: dict[int, int] = {}
         self._homes: dict[str, int] = {}
+        self._from_elsewhere: set[str] = set()
+        """The streams whose live offsets say nothing about this topic's."""
         self._done: dict[str, Rebuilt] = {}
         self._records = 0
         self._rejected = 0
@@ -120,10 +123,7 @@ class Rebuild:
             await self._read()
         if self._request.stream is not None and not self._homes:
             raise CrashfoldError(f"{self._log.topic} has no record of stream {self._request.stream}")
-        homes = dict(self._homes)
-        for stream, number in homes.items():
-            await self._check_retention(stream, number)
-        for stream, number in homes.items():
+        for stream, number in list(self._homes.items()):
             held = await self._brought_up(stream, number)
             if self._request.dry_run:
                 self._done[stream] = Rebuilt(stream, held.games, held.next_offset, None)
@@ -187,8 +187,11 @@ class Rebuild:
             wanted = self._wanted(batches.joined(pieces[number]))
             letters = await self._processor.fold(wanted)
             self._rejected += len(letters)
+            for stream, held in self._processor.held.items():
+                if stream not in self._homes:
+                    self._homes[stream] = held.partition
+                    await self._compare_with_live(stream, held.partition)
             await self._bury(letters)
-            self._homes.update((stream, held.partition) for stream, held in self._processor.held.items())
         _refuse_rivals(await self._processor.make_room())
 
     async def _skip_what_is_gone(self) -> None:
@@ -247,34 +250,52 @@ class Rebuild:
         new = [
             letter
             for name, letter in zip(names, letters, strict=True)
-            if isinstance(name, str) and letter.record.offset >= (passed[name] or 0)
+            if isinstance(name, str) and (name in self._from_elsewhere or letter.record.offset >= (passed[name] or 0))
         ]
         if new:
             await self._from_log(lambda: self._dead_letters.put(new))
 
-    async def _check_retention(self, stream: str, number: int) -> None:
-        """Refuse to swap in less than the live state has, when the topic no longer holds where it began."""
-        begin = self._begins[number]
-        if self._request.accept_gap or self._request.dry_run:
-            return
+    async def _compare_with_live(self, stream: str, number: int) -> None:
+        """Find out whether the offsets of the live state mean the same records as these, and refuse to swap in less
+        than it has because the topic no longer holds what it was folded from."""
         stored = await self._from_store(lambda: self._live.load(stream))
-        if stored is not None and stored.checkpoint.topic == self._log.topic and stored.checkpoint.first_offset < begin:
-            first = stored.checkpoint.first_offset
-            gone = f"retention removed offsets {first} to {begin - 1}" if first >= 0 else "it was recreated"
+        if stored is None:
+            return
+        checkpoint, begin = stored.checkpoint, self._begins[number]
+        if checkpoint.topic != self._log.topic or checkpoint.partition != number:
+            self._from_elsewhere.add(stream)
+            return
+        gone = None
+        if await self._was_recreated(checkpoint):
+            self._from_elsewhere.add(stream)
+            gone = "it was recreated"
+        elif checkpoint.first_offset < 0:
+            gone = "some came from an earlier topic of that name"
+        elif checkpoint.first_offset < begin:
+            gone = f"offsets {checkpoint.first_offset} to {begin - 1} are gone"
+        if gone is not None and not (self._request.accept_gap or self._request.dry_run):
             raise LostRange(
                 f"{self._log.topic}/{number} no longer has all that stream {stream} was folded from ({gone}): a "
                 "rebuild would have fewer games. If that is what you want, add --accept-gap."
             )
 
+    async def _was_recreated(self, checkpoint: Checkpoint) -> bool:
+        """Whether the partition holds other records than those the live state was folded from."""
+        mark, number = checkpoint.mark, checkpoint.partition
+        if mark is None:
+            return False
+        found = await self._from_log(partial(self._log.record, number, mark.offset))
+        bounds = await self._from_log(partial(self._log.bounds, number))
+        return was_recreated(mark, bounds, found) is not None
+
     async def _swap(self, stream: str, held: Held) -> None:
         """Write the shadow and promote it. A live engine that is ahead is overtaken: read on, commit to the shadow, try
         again."""
         number = held.partition
+        allow_back = self._request.to_offset is not None or stream in self._from_elsewhere
         for _ in range(CATCH_UP_TRIES):
             _refuse_rivals(await self._processor.commit({stream}))
-            match await self._from_store(
-                lambda: self._shadow.promote(stream, allow_back=self._request.to_offset is not None)
-            ):
+            match await self._from_store(lambda: self._shadow.promote(stream, allow_back=allow_back)):
                 case Promoted(version):
                     log.info("promoted", stream=stream, version=version, next_offset=held.next_offset)
                     self._done[stream] = Rebuilt(stream, held.games, held.next_offset, version)
