@@ -71,12 +71,12 @@ class Plan:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits that change with the settings and with every projection's name and version."""
+        """16 hex digits that change with the settings, the rule, and every projection's name and version."""
         # As printed: the same threshold may be written 2 in one place and 2.0 in another.
         predicates = [str(predicate) for predicate in self.settings.predicates]
         sizes = msgspec.structs.replace(self.settings, min=(), max=(), floor=())
         versions = [(projection.name, projection.version) for projection in self.projections]
-        facts = msgspec.json.encode((predicates, sizes, versions))
+        facts = msgspec.json.encode((predicates, sizes, versions, *([self.rule] if self.rule else [])))
         return hashlib.sha256(facts).hexdigest()[:16]
 
 

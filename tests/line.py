@@ -29,11 +29,14 @@ QUICK: Final = Limits(batch_games_max=5, poll_wait_s=0)
 class Engine:
     """A processor and the log that it reads."""
 
-    def __init__(self, log: MemoryLog, processor: Processor, metrics: Metrics, health: HealthBoard) -> None:
+    def __init__(
+        self, log: MemoryLog, processor: Processor, metrics: Metrics, health: HealthBoard, clock: MemoryClock
+    ) -> None:
         self.log = log
         self.processor = processor
         self.metrics = metrics
         self.health = health
+        self.clock = clock
 
     def value(self, name: str, **labels: str) -> float:
         """A metric, by its name without the prefix."""
@@ -115,7 +118,7 @@ class Deployment:
         metrics, health = Metrics(), HealthBoard(self.clock)
         async with MemoryLog(self.topic) as log:
             processor = self.processor(log, limits=limits, accept_gap=accept_gap, metrics=metrics, health=health)
-            yield Engine(log, processor, metrics, health)
+            yield Engine(log, processor, metrics, health, self.clock)
 
     async def catch_up(self, *engines: Engine) -> None:
         """Let the engines take turns until everything on the topic is committed, and noted."""

@@ -467,6 +467,8 @@ class Processor:
                 else:
                     self._move(stream, partition.begin)
             names = [clash.stream for clash in await self.commit(names)]
+        manifest = partition.manifest(partition.begin)
+        await self._from_store(lambda: self._store.write_manifest(self._log.topic, number, manifest))
 
     async def _manifest(self, number: int) -> Manifest | None:
         """Where a restart begins. The only stream's own checkpoint says it best: it was written with the state."""

@@ -1,0 +1,618 @@
+"""The line, one trouble at a time. `tests/property/test_line.py` mixes them."""
+
+from collections.abc import Sequence
+
+import anyio
+import anyio.lowlevel
+import msgspec
+import pytest
+
+from engine.adapters.memory_log import MemoryLog
+from engine.adapters.memory_store import MemoryStore, Trouble
+from engine.core.fairness import FairnessCheck
+from engine.errors import (
+    CrashfoldError,
+    FingerprintMismatch,
+    LostRange,
+    StateError,
+    StreamMoved,
+    TopicRecreated,
+)
+from engine.runtime.processor import Limits
+from schemas.chain import chain_of_games
+from schemas.fairness import DEFAULT_SALT, crash_point
+from schemas.game import Game, encode
+from tests.games import SMALL, game, games_at
+from tests.line import Deployment, Engine
+
+GAMES = tuple(games_at(*(1.0, 2.0, 1.4, 11.0, 3.0) * 8))
+
+
+@pytest.fixture(params=[None, "crash"], ids=["many streams", "one stream"])
+def deployment(request: pytest.FixtureRequest) -> Deployment:
+    return Deployment(only=request.param)
+
+
+async def steps(engine: Engine, count: int) -> None:
+    for _ in range(count):
+        engine.clock.pass_s(1)
+        await engine.processor.step()
+
+
+# --- in order --------------------------------------------------------------------------------------------------------
+
+
+async def test_every_game_is_folded_once_whatever_the_batches(deployment: Deployment) -> None:
+    deployment.publish(*GAMES)
+    for size in (1, 3, 7, 1000):
+        await deployment.run(limits=Limits(batch_games_max=size, poll_wait_s=0))
+        assert await deployment.games() == len(GAMES)
+        deployment.store.restore(MemoryStore().snapshot())
+    await deployment.run()
+    await deployment.check()
+
+
+async def test_a_restart_goes_on_where_the_last_commit_was(deployment: Deployment) -> None:
+    for start in range(0, len(GAMES), 9):
+        deployment.publish(*GAMES[start : start + 9])
+        await deployment.run()
+        assert await deployment.games() == len(GAMES[: start + 9])
+    before = await deployment.store.load("crash")
+    await deployment.run()
+    assert await deployment.store.load("crash") == before
+    await deployment.check()
+
+
+async def test_a_partition_of_many_streams_is_committed_stream_by_stream() -> None:
+    deployment = Deployment(2)
+    for number, stream in enumerate(("a", "b", "c", "d")):
+        deployment.publish(*GAMES[: 10 + number], stream=stream, partition=number % 2)
+    async with deployment.engine() as one, deployment.engine() as other:
+        await deployment.catch_up(one, other)
+        assert set(one.processor.held) | set(other.processor.held) == {"a", "b", "c", "d"}
+        assert one.value("partitions_held") == 1
+        assert one.value("streams_held") == 2
+    await deployment.check("a", "b", "c", "d")
+
+
+async def test_a_step_that_lingers_makes_one_batch_of_what_comes_meanwhile() -> None:
+    deployment = Deployment()
+    async with deployment.engine(limits=Limits(batch_games_max=100, linger_ms=50, poll_wait_s=0)) as engine:
+        await steps(engine, 2)
+        deployment.publish(GAMES[0])
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(steps, engine, 1)
+            while deployment.clock.monotonic_s() < 3.05:
+                await anyio.lowlevel.checkpoint()
+            deployment.publish(GAMES[1])
+        await deployment.catch_up(engine)
+    stored = await deployment.store.load("crash")
+    assert stored is not None
+    assert (stored.version, await deployment.games()) == (1, 2)
+
+
+# --- bad records -----------------------------------------------------------------------------------------------------
+
+
+async def test_bad_records_are_dead_letters_and_the_checkpoint_passes_them(deployment: Deployment) -> None:
+    deployment.publish(GAMES[0])
+    deployment.topic.append(b"no game")
+    deployment.topic.append(encode(GAMES[1]), key=b"no name")
+    deployment.publish(GAMES[1], msgspec.structs.replace(GAMES[0], crash_point=7.0), *GAMES[2:20], GAMES[0])
+    await deployment.run()
+    assert deployment.reasons() == [(1, "unreadable"), (2, "unreadable"), (4, "conflict"), (23, "late")]
+    assert (await deployment.checkpoint()).next_offset == 24
+    await deployment.check()
+
+
+async def test_a_topic_of_garbage_is_passed_once() -> None:
+    deployment = Deployment()
+    for _ in range(12):
+        deployment.topic.append(None, key=b"no name")
+    await deployment.run()
+    assert len(deployment.letters.letters) == 12
+    async with deployment.engine() as engine:
+        await steps(engine, 2)
+        assert engine.processor.next_offsets == {0: 12}
+
+
+async def test_records_of_another_stream_are_passed_by_the_only_one_s_checkpoint() -> None:
+    deployment = Deployment(only="a")
+    deployment.publish(GAMES[0], stream="a")
+    deployment.publish(*GAMES[:9], stream="b")
+    await deployment.run()
+    assert deployment.reasons() == [(offset, "stream") for offset in range(1, 10)]
+    assert (await deployment.checkpoint("a")).next_offset == 10
+    assert await deployment.store.load("b") is None
+
+
+async def test_nothing_is_committed_before_its_dead_letters_are_handed_over(deployment: Deployment) -> None:
+    deployment.publish(GAMES[0])
+    deployment.topic.append(b"no game")
+    async with deployment.engine() as engine:
+        await steps(engine, 1)
+        deployment.letters.available = False
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(steps, engine, 1)
+            for _ in range(200):
+                await anyio.lowlevel.checkpoint()
+            assert await deployment.store.load("crash") is None
+            assert engine.health.ready()
+            deployment.letters.available = True
+        assert await deployment.games() == 1
+        assert deployment.reasons() == [(1, "unreadable")]
+
+
+# --- the store -------------------------------------------------------------------------------------------------------
+
+CALLS = ("load", "commit", "positions", "read_manifest", "write_manifest")
+
+
+@pytest.mark.parametrize("method", CALLS)
+@pytest.mark.parametrize("trouble", Trouble)
+async def test_a_call_that_fails_is_made_again(deployment: Deployment, trouble: Trouble, method: str) -> None:
+    deployment.publish(*GAMES)
+    async with deployment.engine() as engine:
+        for _ in range(6):
+            deployment.store.fail_next(trouble, method=method)
+            await steps(engine, 1)
+        deployment.store.calm()
+        await deployment.catch_up(engine)
+        assert engine.health.ready() == []
+        assert engine.value("commits_total", outcome="conflict") == 0
+    assert await deployment.games() == len(GAMES)
+    await deployment.check()
+
+
+async def test_a_store_that_is_away_is_noticed_while_nothing_comes(deployment: Deployment) -> None:
+    deployment.publish(*GAMES[:3])
+    async with deployment.engine() as engine:
+        await deployment.catch_up(engine)
+        for method in ("positions", "read_manifest")[: 1 if await deployment.games() else 2]:
+            deployment.store.fail_next(Trouble.UNAVAILABLE, method=method)
+        await steps(engine, 1)
+        assert "the store is away" in engine.health.ready()[0]
+        await steps(engine, 1)
+        assert engine.health.ready() == []
+
+
+async def test_a_store_that_is_away_is_noticed_by_an_engine_that_has_met_no_stream() -> None:
+    deployment = Deployment()
+    async with deployment.engine() as engine:
+        await steps(engine, 2)
+        assert engine.health.ready() == []
+        deployment.store.fail_next(Trouble.UNAVAILABLE)
+        await steps(engine, 1)
+        assert "the store is away" in engine.health.ready()[0]
+
+
+async def test_lost_writes_are_made_again(deployment: Deployment) -> None:
+    async with deployment.engine() as engine:
+        deployment.publish(*GAMES[:10])
+        await deployment.catch_up(engine)
+        then = deployment.store.snapshot()
+        deployment.publish(*GAMES[10:20])
+        await deployment.catch_up(engine)
+        deployment.store.restore(then)
+        deployment.publish(*GAMES[20:])
+        await deployment.catch_up(engine)
+    assert await deployment.games() == len(GAMES)
+    await deployment.check()
+
+
+async def test_lost_writes_are_made_again_though_nothing_comes(deployment: Deployment) -> None:
+    async with deployment.engine() as engine:
+        deployment.publish(*GAMES[:10])
+        await deployment.catch_up(engine)
+        then = deployment.store.snapshot()
+        deployment.publish(*GAMES[10:20])
+        await deployment.catch_up(engine)
+        deployment.store.restore(then)
+        await deployment.catch_up(engine)
+    assert await deployment.games() == 20
+
+
+@pytest.mark.parametrize("killed_after", range(0, 40, 3))
+async def test_an_idle_stream_that_lost_writes_is_not_forgotten_over_a_busy_one(killed_after: int) -> None:
+    """The busy stream lost nothing, so its commits go on, and with them the offset at which a restart would begin."""
+    deployment = Deployment()
+    async with deployment.engine() as engine:
+        deployment.publish(*GAMES[:5], stream="busy")
+        await deployment.catch_up(engine)
+        then = deployment.store.snapshot()
+        deployment.publish(*GAMES[:9], stream="idle")
+        await deployment.catch_up(engine)
+        deployment.store.restore(then)
+        deployment.publish(*GAMES[5:], stream="busy")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(steps, engine, 5)
+            for _ in range(killed_after):
+                await anyio.lowlevel.checkpoint()
+            tasks.cancel_scope.cancel()
+    await deployment.run()
+    assert await deployment.games("idle") == 9
+    await deployment.check("busy", "idle")
+
+
+async def test_a_stream_let_go_from_memory_notices_what_it_lost() -> None:
+    deployment = Deployment()
+    tight = Limits(batch_games_max=5, games_held_max=600, poll_wait_s=0)
+    async with deployment.engine(limits=tight) as engine:
+        deployment.publish(*GAMES[:5], stream="a")
+        await deployment.catch_up(engine)
+        then = deployment.store.snapshot()
+        deployment.publish(*GAMES[5:9], stream="a")
+        deployment.publish(*GAMES[:9], stream="b")
+        await deployment.catch_up(engine)
+        assert list(engine.processor.held) == ["b"]
+        deployment.store.restore(then)
+        deployment.publish(*GAMES[9:12], stream="a")
+        await engine.processor.step()  # before it is time to look
+        await deployment.catch_up(engine)
+    assert [await deployment.games(stream) for stream in ("a", "b")] == [12, 9]
+    await deployment.check("a", "b")
+
+
+async def test_an_emptied_store_is_filled_from_the_start_of_the_topic(deployment: Deployment) -> None:
+    async with deployment.engine() as engine:
+        deployment.publish(*GAMES[:20])
+        await deployment.catch_up(engine)
+        deployment.store.restore(MemoryStore().snapshot())
+        deployment.publish(*GAMES[20:])
+        await deployment.catch_up(engine)
+        assert await deployment.games() == len(GAMES)
+    deployment.store.restore(MemoryStore().snapshot())
+    await deployment.run()
+    await deployment.check()
+
+
+@pytest.mark.parametrize("more", [0, 7])
+async def test_a_rebuild_that_is_swapped_in_is_taken_up(deployment: Deployment, more: int) -> None:
+    """With no record in between, the rebuilt checkpoint has the same offset and another generation."""
+    deployment.publish(*GAMES[:20])
+    async with deployment.engine() as engine:
+        await deployment.catch_up(engine)
+        before = await deployment.checkpoint()
+        deployment.publish(*GAMES[20 : 20 + more])
+        await deployment.rebuild()
+        generation = (await deployment.checkpoint()).generation
+        assert generation != before.generation
+        deployment.publish(*GAMES[20 + more :])
+        await deployment.catch_up(engine)
+        assert engine.value("commits_total", outcome="conflict") == 1
+    assert (await deployment.checkpoint()).generation == generation
+    assert await deployment.games() == len(GAMES)
+    await deployment.check()
+
+
+# --- several engines -------------------------------------------------------------------------------------------------
+
+
+async def test_an_engine_that_does_not_know_it_was_thrown_out_changes_nothing(deployment: Deployment) -> None:
+    async with deployment.engine() as silent, deployment.engine() as other:
+        deployment.publish(*GAMES[:10])
+        await deployment.catch_up(silent, other)
+        holder, next_one = (silent, other) if silent.processor.next_offsets else (other, silent)
+        deployment.publish(*GAMES[10:20])
+        await steps(holder, 1)  # has polled ahead
+        deployment.topic.evict(holder.log)
+        await steps(next_one, 4)
+        deployment.publish(*GAMES[20:])
+        await steps(next_one, 4)
+        await steps(holder, 1)
+        await deployment.catch_up(silent, other)
+    assert await deployment.games() == len(GAMES)
+    await deployment.check()
+
+
+async def test_two_engines_on_one_partition_count_nothing_twice(deployment: Deployment) -> None:
+    """Both read everything, as if each were alone: half of the commits conflict."""
+    async with MemoryLog(deployment.topic, None) as first, MemoryLog(deployment.topic, None) as second:
+        one, other = deployment.processor(first), deployment.processor(second)
+        for start in range(0, len(GAMES), 8):
+            deployment.publish(*GAMES[start : start + 8])
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(one.step)
+                tasks.start_soon(other.step)
+        for _ in range(30):
+            await one.step()
+            await other.step()
+        assert one.next_offsets == other.next_offsets == {0: len(GAMES)}
+    assert await deployment.games() == len(GAMES)
+    await deployment.check()
+
+
+async def test_a_partition_that_changes_hands_between_two_steps_is_read_on_by_the_next(
+    deployment: Deployment,
+) -> None:
+    async with deployment.engine() as one, deployment.engine() as other:
+        for start in range(0, len(GAMES), 4):
+            deployment.publish(*GAMES[start : start + 4])
+            await steps(one, 1)
+            deployment.topic.rebalance()
+            await steps(other, 1)
+        await deployment.catch_up(one, other)
+    assert await deployment.games() == len(GAMES)
+    await deployment.check()
+
+
+@pytest.mark.parametrize("killed_after", range(120))
+async def test_an_engine_may_be_killed_at_every_await(deployment: Deployment, killed_after: int) -> None:
+    deployment.publish(*GAMES[:12])
+    deployment.topic.append(b"no game")
+    deployment.publish(*GAMES[12:])
+    async with anyio.create_task_group() as tasks:
+
+        async def run() -> None:
+            async with deployment.engine() as engine:
+                await steps(engine, 50)
+
+        tasks.start_soon(run)
+        for _ in range(killed_after):
+            await anyio.lowlevel.checkpoint()
+        tasks.cancel_scope.cancel()
+    await deployment.run()
+    assert await deployment.games() == len(GAMES)
+    assert deployment.reasons() == [(12, "unreadable")]
+    await deployment.check()
+
+
+# --- what the topic no longer holds ----------------------------------------------------------------------------------
+
+
+async def test_records_that_retention_removed_stop_the_engine_unless_they_are_done_without(
+    deployment: Deployment,
+) -> None:
+    deployment.publish(*GAMES[:10])
+    await deployment.run()
+    deployment.publish(*GAMES[10:20])
+    deployment.topic.truncate_before(15)
+    with pytest.raises(LostRange, match=r"offsets 10 to 14 of games/0.*--accept-gap"):
+        await deployment.run()
+    assert await deployment.games() == 10
+    await deployment.run(accept_gap=True)
+    assert await deployment.games() == 15
+    deployment.publish(*GAMES[20:])
+    await deployment.run()
+    assert await deployment.games() == 35
+
+
+async def test_a_gap_is_accepted_once_though_nothing_comes_after_it(deployment: Deployment) -> None:
+    deployment.publish(*GAMES[:10])
+    await deployment.run()
+    deployment.publish(*GAMES[10:20])
+    deployment.topic.truncate_before(20)
+    await deployment.run(accept_gap=True)
+    await deployment.run()
+    deployment.publish(*GAMES[20:])
+    await deployment.run()
+    assert await deployment.games() == 30
+
+
+async def test_what_retention_removed_after_it_was_read_is_no_loss(deployment: Deployment) -> None:
+    deployment.publish(*GAMES[:20])
+    await deployment.run()
+    deployment.topic.truncate_before(20)
+    deployment.publish(*GAMES[20:])
+    await deployment.run()
+    assert await deployment.games() == len(GAMES)
+
+
+async def test_retention_that_overtakes_a_running_engine_stops_it(deployment: Deployment) -> None:
+    deployment.publish(*GAMES)
+    async with deployment.engine() as engine:
+        await steps(engine, 3)
+        deployment.topic.truncate_before(30)
+        with pytest.raises(LostRange, match=r"to 29 of games/0.*--accept-gap"):
+            await steps(engine, 5)
+    folded = await deployment.games()
+    assert 0 < folded < 30
+    await deployment.run(accept_gap=True)
+    assert await deployment.games() == folded + len(GAMES) - 30
+
+
+async def test_a_running_engine_does_without_what_it_may(deployment: Deployment) -> None:
+    deployment.publish(*GAMES)
+    async with deployment.engine(accept_gap=True) as engine:
+        await steps(engine, 3)
+        deployment.topic.truncate_before(30)
+        await deployment.catch_up(engine)
+    assert await deployment.games() in range(len(GAMES) - 30 + 1, len(GAMES))
+
+
+@pytest.mark.parametrize("records", [0, 5, 30])
+async def test_a_recreated_topic_stops_the_engine(deployment: Deployment, records: int) -> None:
+    deployment.publish(*GAMES[:20])
+    await deployment.run()
+    deployment.topic.recreate()
+    deployment.publish(*GAMES[-records:] if records else ())
+    with pytest.raises(TopicRecreated, match=r"games/0 is not the partition.*--accept-gap"):
+        await deployment.run()
+    assert await deployment.games() == 20
+
+
+async def test_a_topic_that_is_recreated_under_a_running_engine_stops_it(deployment: Deployment) -> None:
+    async with deployment.engine() as engine:
+        deployment.publish(*GAMES[:20])
+        await deployment.catch_up(engine)
+        deployment.topic.recreate()
+        deployment.publish(*GAMES[20:25])
+        with pytest.raises(TopicRecreated):
+            await steps(engine, 5)
+
+
+@pytest.mark.parametrize("records", [0, 5, 20])
+async def test_the_state_of_a_recreated_topic_may_be_kept(deployment: Deployment, records: int) -> None:
+    deployment.publish(*GAMES[:20])
+    await deployment.run()
+    before = await deployment.checkpoint()
+    deployment.topic.recreate()
+    deployment.publish(*GAMES[20 : 20 + records])
+    await deployment.run(accept_gap=True)
+    after = await deployment.checkpoint()
+    assert await deployment.games() == 20 + records
+    assert (after.next_offset, after.first_offset) == (records, -1)
+    assert after.generation != before.generation
+    deployment.publish(*GAMES[20 + records :])
+    await deployment.run()
+    assert await deployment.games() == len(GAMES)
+    with pytest.raises(StateError, match="recreated"):
+        await deployment.check()
+
+
+# --- what does not fit -----------------------------------------------------------------------------------------------
+
+
+async def test_a_stream_on_a_second_partition_stops_the_engine() -> None:
+    deployment = Deployment(2)
+    deployment.publish(*GAMES[:10], partition=0)
+    await deployment.run()
+    deployment.publish(*GAMES[10:], partition=1)
+    with pytest.raises(StreamMoved, match=r"stream crash lives on partition 0 .* turned up on partition 1"):
+        await deployment.run()
+    assert await deployment.games() == 10
+
+
+async def test_a_new_stream_on_two_partitions_of_two_engines_stops_one_of_them() -> None:
+    deployment = Deployment(2)
+    async with deployment.engine() as one, deployment.engine() as other:
+        await steps(one, 2)
+        await steps(other, 2)
+        deployment.publish(*GAMES[:10], partition=0)
+        deployment.publish(*GAMES[:10], partition=1)
+        stopped = []
+
+        async def run(engine: Engine) -> None:
+            try:
+                await steps(engine, 6)
+            except StreamMoved:
+                stopped.append(engine)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run, one)
+            tasks.start_soon(run, other)
+    assert len(stopped) == 1
+    assert await deployment.games() == 10
+
+
+async def test_a_state_of_other_settings_is_refused_before_anything_is_read(deployment: Deployment) -> None:
+    deployment.publish(*GAMES[:10])
+    await deployment.run()
+    deployment.settings = msgspec.structs.replace(SMALL, min=(1.5, 4))
+    async with deployment.engine() as engine:
+        with pytest.raises(FingerprintMismatch, match="crashfold replay"):
+            await engine.processor.step()
+
+
+async def test_a_running_engine_stops_when_a_rebuild_with_other_settings_is_swapped_in(
+    deployment: Deployment,
+) -> None:
+    async with deployment.engine() as engine:
+        deployment.publish(*GAMES[:10])
+        await deployment.catch_up(engine)
+        deployment.settings = msgspec.structs.replace(SMALL, min=(1.5, 4))
+        await deployment.rebuild()
+        deployment.publish(*GAMES[10:])
+        with pytest.raises(FingerprintMismatch):
+            await steps(engine, 3)
+    await deployment.run()
+    await deployment.check()
+
+
+async def test_the_state_of_another_topic_is_refused() -> None:
+    deployment = Deployment(only="crash")
+    deployment.publish(*GAMES[:10])
+    await deployment.run()
+    deployment.topic.name = "others"
+    with pytest.raises(TopicRecreated, match="folded from topic games, not from others"):
+        await deployment.run()
+
+
+async def test_an_error_comes_out_as_it_is(deployment: Deployment) -> None:
+    """An exit code is read from it, which a group of errors has not."""
+    deployment.publish(*GAMES)
+    async with deployment.engine() as engine:
+        await steps(engine, 2)
+        deployment.topic.truncate_before(len(GAMES))
+        with pytest.raises(CrashfoldError) as caught:
+            await steps(engine, 5)
+    assert caught.value.exit_code == 78
+
+
+async def test_a_log_that_is_away_is_waited_for(deployment: Deployment) -> None:
+    deployment.publish(*GAMES)
+    async with deployment.engine() as engine:
+        await steps(engine, 1)
+        deployment.topic.available = False
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(steps, engine, 1)
+            for _ in range(50):
+                await anyio.lowlevel.checkpoint()
+            assert "the log is away" in engine.health.ready()[0]
+            deployment.topic.available = True
+        await deployment.catch_up(engine)
+        assert engine.health.ready() == []
+    await deployment.check()
+
+
+# --- fairness --------------------------------------------------------------------------------------------------------
+
+
+def unfair_games() -> tuple[Sequence[Game], int]:
+    """A chain of which one game does not fit its hash and two links are broken, and the offset of that game."""
+    games = list(chain_of_games(3, 20))
+    games[7] = msgspec.structs.replace(games[7], crash_point=games[7].crash_point + 1)
+    games[12] = msgspec.structs.replace(games[12], hash=None)
+    games[16] = game(games[16].game_id, games[16].crash_point, hash="ab" * 32)
+    games[16] = msgspec.structs.replace(games[16], crash_point=_point("ab" * 32))
+    return games, 7
+
+
+def _point(digits: str) -> float:
+    found = crash_point(digits)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(("rejects", "folded"), [(False, 20), (True, 19)])
+async def test_unfair_games_are_counted_once_or_rejected(rejects: bool, folded: int) -> None:
+    deployment = Deployment(fairness=FairnessCheck(DEFAULT_SALT, "exact", rejects=rejects))
+    games, wrong = unfair_games()
+    deployment.publish(*games, *games)
+    async with deployment.engine() as engine:
+        await deployment.catch_up(engine)
+        assert engine.value("fairness_mismatches_total", kind="hash") == (2 if rejects else 1)
+        assert engine.value("fairness_mismatches_total", kind="chain") == 2
+    assert await deployment.games() == folded
+    again = {(20 + wrong, "fairness"), (wrong, "fairness")} if rejects else set()
+    late = {(offset, "late") for offset in range(20, 30 - rejects)} - {(20 + wrong, "late")}
+    assert {one for one in deployment.reasons() if one[1] == "fairness"} == again
+    assert late <= set(deployment.reasons())
+    await deployment.check()
+    await deployment.rebuild()
+    assert await deployment.games() == folded
+    await deployment.check()
+
+
+async def test_without_a_check_nothing_is_counted() -> None:
+    deployment = Deployment()
+    deployment.publish(*unfair_games()[0])
+    async with deployment.engine() as engine:
+        await deployment.catch_up(engine)
+        assert engine.value("fairness_mismatches_total", kind="hash") == 0
+    assert await deployment.games() == 20
+
+
+async def test_a_rule_that_rejects_makes_another_state_and_one_that_counts_does_not() -> None:
+    deployment = Deployment()
+    deployment.publish(*GAMES[:5])
+    await deployment.run()
+    deployment.fairness = FairnessCheck(DEFAULT_SALT, "exact", rejects=False)
+    await deployment.run()
+    deployment.fairness = FairnessCheck(DEFAULT_SALT, "exact", rejects=True)
+    with pytest.raises(FingerprintMismatch):
+        await deployment.run()
+    await deployment.rebuild()
+    deployment.publish(*GAMES[5:])
+    await deployment.run()
+    await deployment.check()
