@@ -1,0 +1,136 @@
+"""The page's files, as they are served: nothing from elsewhere, nothing inline, and what the browser is held to."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from importlib import resources
+
+import pytest
+from litestar import Litestar
+from litestar.testing import TestClient
+
+from engine.api import page
+from engine.api.page import FILES, INDEX, page_routes
+
+VOID = {"meta", "link", "img", "input"}
+TEXTS = {name: (resources.files(page) / name).read_text("utf-8") for name in FILES}
+SCRIPTS = {name: text for name, text in TEXTS.items() if name.endswith(".js")}
+NAMESPACE = "http://www.w3.org/2000/svg"
+
+
+class Elements(HTMLParser):
+    """Every element of a document, with its attributes; fails on one that is not closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.inline: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] in ("script", "style") and data.strip():
+            self.inline.append(data)
+
+    def of(self, *tags: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.found if tag in tags]
+
+
+@pytest.fixture(scope="module")
+def document() -> Elements:
+    return Elements(TEXTS[INDEX])
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[TestClient[Litestar]]:
+    with TestClient(Litestar(page_routes(), openapi_config=None)) as client:
+        yield client
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_file_names_another_host(name: str) -> None:
+    text = TEXTS[name].replace(NAMESPACE, "")
+    assert re.findall(r"(?:https?|wss?):|[\"'(]//|@import", text) == []
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_scripts_put_text_in_as_text(name: str) -> None:
+    forbidden = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|\beval\b|new Function|srcdoc|setHTML"
+    assert re.findall(forbidden, SCRIPTS[name]) == []
+
+
+def test_the_document_has_no_inline_script_style_or_handler(document: Elements) -> None:
+    assert document.inline == []
+    for tag, attributes in document.found:
+        assert tag != "style"
+        assert "style" not in attributes
+        assert [name for name in attributes if name.startswith("on")] == []
+
+
+def test_everything_that_is_loaded_is_served_and_relative(document: Elements) -> None:
+    loaded = [attributes.get("src") or attributes.get("href") for attributes in document.of("script", "link", "img")]
+    imports = [name for text in SCRIPTS.values() for name in re.findall(r'from "\./([^"]+)"', text)]
+    assert loaded
+    assert {f"page/{name}" for name in imports} | {path for path in loaded if path} <= {
+        f"page/{name}" for name in FILES
+    }
+
+
+def test_every_name_that_a_script_looks_for_is_in_the_document(document: Elements) -> None:
+    ids = [attributes["id"] for _, attributes in document.found if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert {name for text in SCRIPTS.values() for name in re.findall(r'\$\("([^"]+)"\)', text)} <= set(ids)
+
+
+def test_every_control_has_a_label_and_every_reference_a_target(document: Elements) -> None:
+    ids = {attributes["id"] for _, attributes in document.found if "id" in attributes}
+    labelled = {attributes["for"] for attributes in document.of("label")}
+    assert {attributes["id"] for attributes in document.of("input", "select")} == labelled <= ids
+    assert {attributes["aria-labelledby"] for attributes in document.of("section")} <= ids
+    assert document.of("html")[0]["lang"] == "en"
+    assert all("alt" in attributes for attributes in document.of("img"))
+
+
+def test_the_page_says_that_rounds_are_independent() -> None:
+    assert "Rounds are independent" in TEXTS[INDEX]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_scripts_parse(name: str) -> None:
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("needs node")
+    subprocess.run([node, "--input-type=module", "--check"], input=SCRIPTS[name].encode(), check=True, timeout=30)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_each_file_is_served_under_a_strict_policy(client: TestClient[Litestar], name: str) -> None:
+    answer = client.get("/" if name == INDEX else f"/page/{name}")
+    assert answer.status_code == 200
+    assert answer.text == TEXTS[name]
+    assert answer.headers["content-type"] == FILES[name]
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    policy = dict(part.strip().split(" ", 1) for part in answer.headers["content-security-policy"].split(";"))
+    assert policy["default-src"] == "'none'"
+    assert {policy[name] for name in ("script-src", "style-src", "connect-src")} == {"'self'"}
+    assert policy["img-src"] == "'self' data:"
+    assert "unsafe" not in answer.headers["content-security-policy"]
+
+
+def test_a_file_that_is_known_is_not_sent_again(client: TestClient[Litestar]) -> None:
+    etag = client.get("/").headers["etag"]
+    known = client.get("/", headers={"If-None-Match": f'"other", W/{etag}'})
+    assert (known.status_code, known.content, known.headers["etag"]) == (304, b"", etag)
+    assert client.get("/", headers={"If-None-Match": '"other"'}).status_code == 200
+    assert client.get("/page/other.js").status_code == 404
