@@ -219,7 +219,7 @@ class Follower:
     async def load(self) -> bool:
         """Read what the store has; False when that is nothing. Raises CrashfoldError when it cannot be read."""
         await self._refresh()
-        return self._held.version > 0
+        return self._held.generation != ""
 
     async def run(self) -> None:
         """Keep up, until cancelled. Whatever store and topic do, this goes on."""
@@ -445,6 +445,8 @@ class Followers:
         self._running: dict[str, tuple[Follower, anyio.CancelScope]] = {}
         self._starting: dict[str, anyio.Lock] = {}
         self._tasks: anyio.abc.TaskGroup | None = None
+        self.is_started = False
+        """Whether the store has answered, so that there is something to answer from."""
 
     @property
     def default_stream(self) -> str:
@@ -456,6 +458,7 @@ class Followers:
         """Follow what is asked for while the block runs."""
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks
+            tasks.start_soon(self._begin)
             tasks.start_soon(self._let_idle_go)
             try:
                 yield self
@@ -492,12 +495,23 @@ class Followers:
             if lock.statistics().tasks_waiting == 0:
                 self._starting.pop(stream, None)
 
+    async def _begin(self) -> None:
+        """Follow the default stream before anybody asks, as soon as the store answers."""
+        while not self.is_started:
+            try:
+                await self.follow(self.default_stream)
+            except CrashfoldError as error:
+                _log.warning("store_away", stream=self.default_stream, fault=str(error))
+                await self._clock.sleep(LOOK_EVERY_S)
+
     async def _start(self, stream: str) -> Follower | None:
         if len(self._running) >= self._streams_max and not self._let_one_go():
             raise StoreRefused(f"{self._streams_max} streams are followed already; try again later")
         replica = None if self._replica is None else self._replica(stream)
         follower = Follower(stream, self._reader, self._clock, replica, self._new_log)
-        if not await follower.load() and stream != self._only_stream:
+        is_known = await follower.load()
+        self.is_started = True
+        if not is_known and stream != self._only_stream:
             return None
         if self._tasks is None:
             raise StoreUnavailable("this process is about to end")

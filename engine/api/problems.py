@@ -49,6 +49,37 @@ def out_of_bounds(detail: str, parameter: str | None = None) -> Problem:
     return Problem(f"{_TYPE}out-of-bounds", "Out of bounds", 422, detail, parameter)
 
 
+def unauthorized() -> Problem:
+    """401: the bearer token is missing or another one."""
+    return Problem(f"{_TYPE}unauthorized", "Unauthorized", 401, "a valid bearer token is needed")
+
+
+def host_not_allowed() -> Problem:
+    """400: the request is for a host that this is not."""
+    return Problem(f"{_TYPE}host-not-allowed", "Host not allowed", 400, "this server does not answer for that host")
+
+
+def too_slow() -> Problem:
+    """408: the body did not arrive in time."""
+    return Problem(f"{_TYPE}too-slow", "Request timeout", 408, "the body did not arrive in time")
+
+
+def body_too_large(bytes_max: int) -> Problem:
+    """413: the body is bigger than any question."""
+    return Problem(f"{_TYPE}body-too-large", "Content too large", 413, f"the body has more than {bytes_max} bytes")
+
+
+def target_too_long(bytes_max: int) -> Problem:
+    """414: path and query are longer than any question."""
+    return Problem(f"{_TYPE}target-too-long", "URI too long", 414, f"path and query have more than {bytes_max} bytes")
+
+
+def headers_too_large(bytes_max: int) -> Problem:
+    """431: the headers are bigger than anybody needs."""
+    detail = f"the headers have more than {bytes_max} bytes"
+    return Problem(f"{_TYPE}headers-too-large", "Request header fields too large", 431, detail)
+
+
 def too_many_requests(retry_after_s: int) -> Problem:
     """429: the client asks more often than is allowed."""
     detail = f"ask again in {retry_after_s} s"

@@ -101,6 +101,11 @@ def ask(request: Request, limits: Limits, zones: Zones) -> Asked | Problem:
     return method_not_allowed()
 
 
+def methods_of(path: str) -> frozenset[str]:
+    """The methods that a path answers; none when it is no path of ours."""
+    return frozenset(route.method for route in ROUTES if route.pattern.fullmatch(path) is not None)
+
+
 def answer(
     request: Request, window: Games, now_ms: int, *, limits: Limits, zones: Zones, past: Past = NO_PAST
 ) -> tuple[int, Any]:

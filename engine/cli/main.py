@@ -18,6 +18,7 @@ from engine.cli.options import note, with_settings_as_flags
 from engine.cli.publish import publish
 from engine.cli.replay import replay
 from engine.cli.run import run
+from engine.cli.serve import serve
 from engine.cli.status import status
 from engine.cli.verify import verify
 from engine.errors import CrashfoldError
@@ -31,7 +32,7 @@ app = App(
     help_format="plaintext",
     result_action="return_value",
 )
-for command in (run, replay, verify, publish, demo, status, doctor, bench):
+for command in (run, serve, replay, verify, publish, demo, status, doctor, bench):
     app.command(command)
 app.command(dead_letters_app)
 app.command(config_app)

@@ -1,0 +1,479 @@
+"""Answers: a request in, status, headers and bytes out. Which source answers, from which version, and what is kept.
+
+Imports the follower, the port for reading and everything pure of the read side; no HTTP library. What is always true:
+an answer is of one version and names it, and that version was held when the answer was made, so no answer of this
+process is older than one before it. `ETag` stands only on answers that follow from the version alone.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import anyio
+import anyio.to_thread
+import msgspec
+import structlog
+
+from engine.api import problems, questions
+from engine.api.follower import Follower, Followers, Held
+from engine.api.games import GamesPage
+from engine.api.meter import Aggregate, ApiMeter, Source
+from engine.api.past import NO_PAST, Past
+from engine.api.precomputed import Lack, aggregate_of, past_of, past_pieces, past_wanted, precomputed, thresholds_of
+from engine.api.problems import Problem
+from engine.api.questions import ZONE_HEADER, Limits
+from engine.api.routes import Asked, Request, Success, ask
+from engine.api.times import MINUTE_S, Zones
+from engine.api.view import View
+from engine.core.reading import CachedAnswer, Piece, Pieces
+from engine.errors import CrashfoldError, Unavailable
+from engine.ports import Clock, LiveReader
+from engine.settings import AnswerSource, Settings
+from schemas import fairness
+
+MIN_VERSION_WAIT_S: Final = 5.0
+CATCH_UP_S: Final = 0.25
+"""How long an answer read from the store waits for the follower to hold the same version."""
+READS_MAX: Final = 3
+"""How often pieces are read anew because a commit came in between."""
+KEPT_BYTES_MAX: Final = 32 << 20
+"""Answers kept in memory of one version of a stream."""
+SHARED_BYTES_MAX: Final = 256 << 10
+"""A bigger answer is not kept in the store."""
+SHARED_BYTES_PER_S: Final = 128 << 10
+"""What this process adds to the store per second, at most: whoever asks for ever new thresholds must not fill it."""
+COSTLY_S: Final = 0.002
+"""A question that took longer is looked up in the store the next time: asking it takes a tenth of that."""
+COSTLY_KNOWN: Final = 1_024
+INLINE_ITEMS: Final = 3_000
+"""Bigger answers are made in a thread, so that streams and other requests go on meanwhile."""
+THREADS: Final = 2
+
+JSON: Final = b"application/json"
+PROBLEM: Final = problems.MEDIA_TYPE.encode()
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+_log = structlog.get_logger()
+_encode = msgspec.json.Encoder().encode
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """What goes over the wire."""
+
+    status: int
+    headers: Headers
+    body: bytes
+    source: Source = "none"
+    etag: bytes | None = None
+    route: str = "other"
+    """The path of the route, with its parameters' names."""
+
+    def unless_known(self, if_none_match: str | None) -> "Reply":
+        """304 when the client has it already."""
+        if if_none_match is None or self.etag is None or not _matches(if_none_match, self.etag.decode()):
+            return self
+        kept = tuple((name, value) for name, value in self.headers if not name.startswith(b"content-"))
+        return Reply(304, kept, b"", self.source, self.etag, self.route)
+
+
+class _Kept(msgspec.Struct, frozen=True):
+    """An answer kept in memory, until that moment; one that was computed says afterwards that it was kept."""
+
+    reply: Reply
+    until_us: int | None
+
+
+class _Shelf:
+    """The answers kept of what is held."""
+
+    def __init__(self, held: Held) -> None:
+        self.held = held
+        self.answers: dict[tuple[str, str, str, str, bytes], _Kept] = {}
+        self.room = KEPT_BYTES_MAX
+
+    def put(self, key: tuple[str, str, str, str, bytes], kept: _Kept) -> None:
+        """Keep it, if there is room."""
+        weight = len(kept.reply.body) + len(key[2]) + len(key[4]) + 1_000
+        if weight <= self.room:
+            self.room -= weight
+            self.answers[key] = kept
+
+
+class Answers:
+    """Answers every question of `engine.api.routes`, by these settings."""
+
+    def __init__(
+        self,
+        followers: Followers,
+        reader: LiveReader,
+        settings: Settings,
+        *,
+        clock: Clock,
+        meter: ApiMeter,
+        zones: Zones,
+    ) -> None:
+        self._followers = followers
+        self._reader = reader
+        self._settings = settings.projections
+        self._limits = Limits(settings.projections.window_games)
+        self._clock = clock
+        self._meter = meter
+        self._zones = zones
+        self._cache_ttl_s = settings.api.cache_ttl_s
+        self._sources: dict[Aggregate | None, AnswerSource] = {
+            "occurrences": settings.api.source_occurrences,
+            "intervals": settings.api.source_intervals,
+            "series": settings.api.source_series,
+            "last_games": settings.api.source_last_games,
+            None: "computed",
+        }
+        self._calculate: Callable[[str], float | None] = calculation(settings)
+        self._shelves: dict[str, _Shelf] = {}
+        self._costly: dict[tuple[str, Any], None] = {}
+        self._to_share: list[CachedAnswer] = []
+        self._shared_bytes = 0.0
+        self._share_due = anyio.Event()
+        self._threads = anyio.CapacityLimiter(THREADS)
+
+    def kept(self, method: str, path: str, query: str, headers: Mapping[str, str], body: bytes) -> Reply | None:
+        """The answer to a request that was answered before from what is held now. Quick, and never waits."""
+        stream = self._followers.default_stream
+        if "stream=" in query:
+            stream = questions.split_query(query).get("stream", stream)
+        follower, shelf = self._followers.get(stream), self._shelves.get(stream)
+        if follower is None or shelf is None or shelf.held is not follower.held or follower.is_replica:
+            return None
+        found = shelf.answers.get((method, path, query, headers.get(ZONE_HEADER, ""), body))
+        if found is None or (found.until_us is not None and self._clock.now_ms() * 1000 >= found.until_us):
+            self._meter.cache_asked("process", hit=False)
+            return None
+        self._meter.cache_asked("process", hit=True)
+        return found.reply.unless_known(headers.get("if-none-match")) if method == "GET" else found.reply
+
+    async def follower_of(self, stream: str) -> Follower | Problem:
+        """The follower of a stream, or what is against it."""
+        try:
+            follower = await self._followers.follow(stream)
+        except Unavailable:
+            return problems.unavailable("the store cannot be reached, and nothing is held of this stream", 1)
+        return follower or problems.not_found("there is no such stream")
+
+    def problem_of(self, request: Request) -> Problem | None:
+        """What is wrong with a request, as far as that can be said without an answer."""
+        asked = ask(request, self._limits, self._zones)
+        return asked if isinstance(asked, Problem) else None
+
+    async def answer(self, request: Request) -> Reply:
+        """The answer to a request: never an exception for anything that a client or a server can do."""
+        asked = ask(request, self._limits, self._zones)
+        if isinstance(asked, Problem):
+            return problem_reply(asked)
+        stream = asked.terms.stream if "stream=" in request.query else self._followers.default_stream
+        found = await self.follower_of(stream)
+        if isinstance(found, Problem):
+            return problem_reply(found)
+        least = asked.terms.min_version
+        if least is not None and not await found.wait_for(least, MIN_VERSION_WAIT_S):
+            return problem_reply(problems.unavailable("that version is not there yet", 1))
+        reply = await self._answer(asked, request, found)
+        return reply.unless_known(request.headers.get("if-none-match")) if request.method == "GET" else reply
+
+    async def share(self) -> None:
+        """Put computed answers into the store for other processes, until cancelled. What cannot be put is lost."""
+        while True:
+            await self._share_due.wait()
+            self._share_due = anyio.Event()
+            batch, self._to_share = self._to_share, []
+            try:
+                await self._reader.keep(batch)
+            except CrashfoldError as error:
+                _log.debug("answers_not_shared", fault=str(error))
+            await self._clock.sleep(0.1)
+            self._shared_bytes = max(0.0, self._shared_bytes - SHARED_BYTES_PER_S / 10)
+
+    async def _answer(self, asked: Asked, request: Request, follower: Follower) -> Reply:
+        aggregate = aggregate_of(asked)
+        mode = self._sources[aggregate]
+        if aggregate is not None and mode == "precomputed" and not follower.is_replica:
+            reply = await self._precomputed(asked, request, follower, aggregate)
+            if reply is not None:
+                return reply
+        reply, data = await self._computed(asked, request, follower)
+        if aggregate is not None and mode == "shadow" and not follower.is_replica:
+            await self._compare(asked, follower, aggregate, data)
+        return reply
+
+    async def _precomputed(
+        self, asked: Asked, request: Request, follower: Follower, aggregate: Aggregate
+    ) -> Reply | None:
+        """The answer of the read model; None when it has none."""
+        wanted = precomputed(asked, self._settings)
+        if wanted is None:
+            return None
+        read = await self._read(follower, wanted.pieces)
+        if read is None:
+            return None
+        held, pieces = read
+        view = self._view(asked, held)
+        try:
+            data = wanted.build(pieces.values, pieces.standing, view)
+        except (msgspec.MsgspecError, ValueError):
+            data = Lack.MISSING
+        if data is Lack.UNSUITABLE:
+            return None
+        if data is Lack.MISSING:
+            self._meter.precomputed_missing(aggregate)
+            _log.error(
+                "precomputed_missing", stream=follower.stream, version=held.version, pieces=_names(wanted.pieces)
+            )
+            return None
+        if data is Lack.NO_MATCH:
+            data = problems.not_found("no game matches")
+        return self._reply(asked, request, follower, held, data, "precomputed")
+
+    async def _computed(self, asked: Asked, request: Request, follower: Follower) -> tuple[Reply, Any]:
+        """The answer from the window, and its data (None when it came from the cache)."""
+        held = follower.held
+        shape = (asked.route.path, asked.question)
+        shared = self._request_name(asked, request, held) if self._may_share(asked, follower, held) else None
+        if shared is not None and shape in self._costly:
+            body = await self._cached(follower.stream, held, shared)
+            if body is not None and follower.held is held:
+                return self._body_reply(asked, request, follower, held, body, "cached"), None
+        began_s = self._clock.monotonic_s()
+        held, past, is_whole = await self._past(asked, follower)
+        view = self._view(asked, held, past)
+        data = await self._in_turn(asked, view)
+        reply = self._reply(asked, request, follower, held, data, "computed", is_whole=is_whole)
+        if self._clock.monotonic_s() - began_s > COSTLY_S:
+            self._note_costly(shape)
+        if shared is not None and is_whole and reply.status == 200 and reply.etag is not None:
+            self._share(follower.stream, held, self._request_name(asked, request, held), reply.body)
+        return reply, data
+
+    async def _in_turn(self, asked: Asked, view: View) -> Any:
+        """The answer from a view; a big one in a thread."""
+        if _items(asked, view) <= INLINE_ITEMS:
+            return asked.answer(view)
+        return await anyio.to_thread.run_sync(asked.answer, view, limiter=self._threads)
+
+    async def _past(self, asked: Asked, follower: Follower) -> tuple[Held, Past, bool]:
+        """What is held, and what is known of the time before it where the answer needs that; and whether it is all."""
+        held = follower.held
+        wanted = past_wanted(asked, self._view(asked, held), self._settings, held.total_games)
+        if not wanted:
+            return held, NO_PAST, True
+        read = None if follower.is_replica else await self._read(follower, past_pieces(asked, wanted))
+        if read is None:
+            return follower.held, NO_PAST, False
+        held, pieces = read
+        try:
+            return held, past_of(asked, wanted, pieces, held.window), True
+        except (msgspec.MsgspecError, ValueError):
+            _log.error("past_unreadable", stream=follower.stream, version=held.version)
+            return held, NO_PAST, False
+
+    async def _read(self, follower: Follower, pieces: tuple[Piece, ...]) -> tuple[Held, Pieces] | None:
+        """Pieces of the read model together with what is held, both of one version; None when that cannot be had.
+
+        A commit may come between: then the follower is waited for, or the pieces are read again.
+        """
+        for _ in range(READS_MAX):
+            try:
+                read = await self._reader.read_pieces(follower.stream, pieces)
+            except CrashfoldError as error:
+                _log.warning("precomputed_unreadable", stream=follower.stream, fault=str(error))
+                return None
+            if read is None or not await follower.wait_for(read.standing.version, CATCH_UP_S):
+                return None
+            held = follower.held
+            if held.standing == read.standing:
+                return held, read
+        return None
+
+    async def _compare(self, asked: Asked, follower: Follower, aggregate: Aggregate, data: Any) -> None:
+        """Count whether the read model would have answered the same."""
+        wanted = precomputed(asked, self._settings)
+        read = None if wanted is None else await self._read(follower, wanted.pieces)
+        if wanted is None or read is None:
+            return
+        held, pieces = read
+        view = self._view(asked, held)
+        theirs, ours = wanted.build(pieces.values, pieces.standing, view), asked.answer(view)
+        if theirs is Lack.UNSUITABLE:
+            return
+        if theirs is Lack.MISSING:
+            self._meter.compared(aggregate, "missing")
+        elif isinstance(ours, Problem) == (theirs is Lack.NO_MATCH) and (
+            isinstance(ours, Problem) or _encode(ours) == _encode(theirs)
+        ):
+            self._meter.compared(aggregate, "equal")
+            return
+        else:
+            self._meter.compared(aggregate, "different")
+        _log.warning(
+            "answers_differ",
+            stream=follower.stream,
+            version=held.version,
+            pieces=_names(wanted.pieces),
+            at=asked.route.path,
+        )
+
+    def _view(self, asked: Asked, held: Held, past: Past = NO_PAST) -> View:
+        now_us = self._clock.now_ms() * 1000
+        return View.of(held.window, asked.terms.zone, now_us, asked.terms.at_us, past, self._calculate)
+
+    def _reply(
+        self,
+        asked: Asked,
+        request: Request,
+        follower: Follower,
+        held: Held,
+        data: Any,
+        source: Source,
+        *,
+        is_whole: bool = True,
+    ) -> Reply:
+        if isinstance(data, Problem):
+            return problem_reply(data, *_version_headers(held, "replica" if follower.is_replica else source))
+        body = _encode(data if isinstance(data, GamesPage) else Success(data=data))
+        return self._body_reply(asked, request, follower, held, body, source, is_whole=is_whole)
+
+    def _body_reply(
+        self,
+        asked: Asked,
+        request: Request,
+        follower: Follower,
+        held: Held,
+        body: bytes,
+        source: Source,
+        *,
+        is_whole: bool = True,
+    ) -> Reply:
+        """The reply, kept for the next who asks if it is worth it."""
+        is_replica = follower.is_replica or held.is_beyond
+        etag = None
+        if not asked.by_clock and not held.is_beyond and is_whole and held.generation:
+            zone = asked.terms.zone.name
+            etag = f'"{held.generation}-{held.version}{"" if zone == "UTC" else f"-{zone}"}"'.encode()
+        route = asked.route.path
+        reply = _success(held, body, "replica" if is_replica else source, etag, route)
+        if is_replica:
+            return _aged(reply, follower.age_s)
+        if held is follower.held and (etag is not None or isinstance(asked.question, questions.IntervalsQuestion)):
+            shelf = self._shelves.get(follower.stream)
+            if shelf is None or shelf.held is not held:
+                shelf = self._shelves[follower.stream] = _Shelf(held)
+            later = reply if source == "precomputed" else _success(held, body, "cached", etag, route)
+            key = (request.method, request.path, request.query, request.headers.get(ZONE_HEADER, ""), request.body)
+            shelf.put(key, _Kept(later, self._valid_until_us(asked)))
+        return reply
+
+    def _valid_until_us(self, asked: Asked) -> int | None:
+        """When the server's clock makes the answer another one: intervals of the last hours, at the next line."""
+        if not asked.by_clock:
+            return None
+        step_us = asked.question.interval_minutes * MINUTE_S * 1_000_000
+        return int((self._clock.now_ms() * 1000 // step_us + 1) * step_us)
+
+    def _may_share(self, asked: Asked, follower: Follower, held: Held) -> bool:
+        return bool(self._cache_ttl_s and not asked.by_clock and held.generation) and not (
+            follower.is_replica or held.is_beyond or asked.route.kind is None
+        )
+
+    def _request_name(self, asked: Asked, request: Request, held: Held) -> str:
+        """What the answer is called in the store: its route, for people, and a digest of all it depends on."""
+        parts = (held.generation, request.method, request.path, request.query, asked.terms.zone.name)
+        digest = hashlib.sha256(b"\0".join([*(part.encode() for part in parts), request.body])).hexdigest()[:32]
+        return f"{aggregate_of(asked) or 'games'}:{digest}"
+
+    async def _cached(self, stream: str, held: Held, name: str) -> bytes | None:
+        try:
+            body = await self._reader.cached(stream, held.version, name)
+        except CrashfoldError:
+            return None
+        self._meter.cache_asked("store", hit=body is not None)
+        return body
+
+    def _share(self, stream: str, held: Held, name: str, body: bytes) -> None:
+        if len(body) > SHARED_BYTES_MAX or self._shared_bytes + len(body) > SHARED_BYTES_PER_S:
+            return
+        self._shared_bytes += len(body) + 200
+        self._to_share.append(CachedAnswer(stream, held.version, name, body, self._cache_ttl_s))
+        self._share_due.set()
+
+    def _note_costly(self, shape: tuple[str, Any]) -> None:
+        if len(self._costly) >= COSTLY_KNOWN:
+            self._costly.pop(next(iter(self._costly)))
+        self._costly[shape] = None
+
+
+def problem_reply(problem: Problem, *headers: tuple[bytes, bytes]) -> Reply:
+    """A problem as it goes over the wire."""
+    body = _encode(problem)
+    fixed = [(b"content-type", PROBLEM), (b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store")]
+    if problem.retry_after_s is not None:
+        fixed.append((b"retry-after", b"%d" % problem.retry_after_s))
+    return Reply(problem.status, (*fixed, *headers), body)
+
+
+def _success(held: Held, body: bytes, source: Source, etag: bytes | None, route: str) -> Reply:
+    headers = [
+        (b"content-type", JSON),
+        (b"content-length", b"%d" % len(body)),
+        *_version_headers(held, source),
+        (b"vary", b"X-Timezone"),
+        (b"cache-control", b"no-store" if etag is None else b"no-cache"),
+    ]
+    if etag is not None:
+        headers.append((b"etag", etag))
+    return Reply(200, tuple(headers), body, source, etag, route)
+
+
+def _version_headers(held: Held, source: Source) -> Headers:
+    return ((b"x-crashfold-version", b"%d" % held.version), (b"x-crashfold-source", source.encode()))
+
+
+def _aged(reply: Reply, age_s: float) -> Reply:
+    age = ((b"age", b"%d" % age_s), (b"x-crashfold-age-s", b"%.3f" % age_s))
+    return msgspec.structs.replace(reply, headers=(*reply.headers, *age))
+
+
+def _matches(if_none_match: str, etag: str) -> bool:
+    """Whether the header names the tag, compared weakly as RFC 9110 says."""
+    if if_none_match.strip() == "*":
+        return True
+    return any(tag.strip().removeprefix("W/") == etag for tag in if_none_match.split(","))
+
+
+def _items(asked: Asked, view: View) -> int:
+    """About how many items the answer has: what it costs."""
+    question, values = asked.question, max(1, len(thresholds_of(asked)))
+    match question:
+        case questions.SeriesQuestion() | questions.LastGamesQuestion():
+            return min(question.limit, len(view.games))
+        case questions.SeriesByTimeQuestion():
+            return len(view.games) * question.hours // 168
+        case questions.GameSetsQuestion():
+            return int(values * question.total_games // question.games_per_set)
+        case questions.IntervalsQuestion():
+            return int(values * question.hours * 60 // question.interval_minutes)
+        case questions.DateRangeQuestion():
+            days = (question.end_date - question.start_date).days + 1
+            return int(values * days * 1440 // question.interval_minutes)
+    return 0
+
+
+def _names(pieces: tuple[Piece, ...]) -> list[str]:
+    return [piece.name for piece in pieces[:10]]
+
+
+def calculation(settings: Settings) -> Callable[[str], float | None]:
+    """How the crash point follows from a hash, by these settings."""
+    salt, variant = settings.fairness.salt, settings.fairness.variant
+
+    def calculate(digits: str) -> float | None:
+        return fairness.crash_point(digits, salt, variant)
+
+    return calculate

@@ -1,0 +1,235 @@
+"""The application: every route as a Litestar handler, the reference, probes, and the edge around them.
+
+Imports litestar and everything of the read side. What is always true: whatever is below `/api` is understood by
+`routes.ask` and by nothing else, unknown paths included; Litestar chooses the handler and describes it.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from importlib.metadata import version
+from importlib.resources import files
+from typing import Any, Final, Literal
+
+import msgspec
+from litestar import Litestar, Request
+from litestar.enums import HttpMethod
+from litestar.exceptions import HTTPException, MethodNotAllowedException
+from litestar.handlers import HTTPRouteHandler, WebsocketRouteHandler
+from litestar.openapi import ResponseSpec
+from litestar.openapi.config import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.spec import Components, Reference, SecurityScheme
+from litestar.response.base import ASGIResponse
+from litestar.types import Receive, Scope, Send
+
+from engine.api import operations, problems, routes
+from engine.api.answers import JSON, Answers, Reply, problem_reply
+from engine.api.edge import NOTE, Edge, Note, send_reply
+from engine.api.health import ApiHealth
+from engine.api.meter import ApiMeter
+from engine.api.questions import Limits
+from engine.api.routes import ROUTES, Route
+from engine.ports import Clock
+from engine.settings import Settings, masked_text
+
+MetricsText = Callable[[str], tuple[bytes, str]]
+"""The metrics for a client that sends this `Accept`, and their content type."""
+
+REFERENCE: Final = {
+    "/schema": ("index.html", "text/html; charset=utf-8"),
+    "/schema/reference.js": ("reference.js", "text/javascript; charset=utf-8"),
+    "/schema/reference.css": ("reference.css", "text/css; charset=utf-8"),
+}
+_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none';"
+    " frame-ancestors 'none'"
+)
+_DESCRIPTION: Final = """Precomputed analytics for crash games. Answers are `{"status":"success","data":…}`; errors are
+RFC 9457 problems. `X-Crashfold-Version` names the version that an answer is of."""
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What a probe says; `notes` (of `/readyz`) are what is not as it should be, though requests are answered."""
+
+    status: Literal["ok", "failing"]
+    reasons: list[str]
+    notes: list[str] = []
+
+
+def create_app(
+    answers: Answers,
+    health: ApiHealth,
+    settings: Settings,
+    *,
+    clock: Clock,
+    meter: ApiMeter,
+    metrics: MetricsText,
+    handlers: Sequence[HTTPRouteHandler | WebsocketRouteHandler] = (),
+    open_paths: Sequence[str] = (),
+) -> Edge:
+    """The ASGI application. `handlers` are further routes, `open_paths` those among them that need no token."""
+    limits = Limits(settings.projections.window_games)
+    litestar = Litestar(
+        [
+            *(_handler(route, answers, limits) for route in ROUTES),
+            *_probes(health, metrics),
+            *(_static(path, *found) for path, found in REFERENCE.items()),
+            *handlers,
+        ],
+        openapi_config=_openapi(settings),
+        exception_handlers={HTTPException: _refuse(answers), Exception: _fail},
+    )
+    return Edge(litestar, answers, settings.api, clock=clock, meter=meter, open_paths=(*REFERENCE, *open_paths))
+
+
+def _handler(route: Route, answers: Answers, limits: Limits) -> HTTPRouteHandler:
+    """The handler of one route."""
+
+    async def handle(request: Request[Any, Any, Any]) -> ASGIResponse:
+        return await _answered(answers, request, route.path)
+
+    handler: HTTPRouteHandler = HTTPRouteHandler(
+        route.path.replace("{value}", "{value:str}").replace("{game_id}", "{game_id:str}"),
+        http_method=HttpMethod(route.method),
+        status_code=200,
+        name=f"{route.method} {route.path}",
+        operation_id=operations.name_of(route),
+        operation_class=operations.operation_of(route, limits),
+        responses=operations.responses_of(route),
+        summary=operations.summary_of(route),
+        tags=[operations.tag_of(route)],
+    )(handle)
+    return handler
+
+
+async def _answered(answers: Answers, request: Request[Any, Any, Any], route: str) -> ASGIResponse:
+    body = await request.body() if request.method == "POST" else b""
+    return _response(await answers.answer(_request_of(request, body)), request.scope, route)
+
+
+def _request_of(request: Request[Any, Any, Any], body: bytes = b"") -> routes.Request:
+    """What is read of a request; of its path what was sent, for in the decoded one a slash may be part of a value."""
+    scope: Any = request.scope
+    raw_path = scope.get("raw_path") or scope["path"].encode()
+    return routes.Request(
+        request.method,
+        raw_path.partition(b"?")[0].decode("latin-1"),
+        scope["query_string"].decode("latin-1"),
+        body,
+        {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]},
+    )
+
+
+class _Sent(ASGIResponse):
+    """A reply as Litestar passes it on."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(body=reply.body, status_code=reply.status)
+        self._reply = reply
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it as it is."""
+        await send_reply(self._reply, send)
+
+    def to_asgi_response(self, *_: Any, **__: Any) -> ASGIResponse:
+        """Itself: exception handlers return it too."""
+        return self
+
+
+def _response(reply: Reply, scope: Any, route: str) -> ASGIResponse:
+    note = scope.get(NOTE)
+    if isinstance(note, Note):
+        note.route, note.source = route, reply.source
+    return _Sent(reply)
+
+
+def _refuse(answers: Answers) -> Callable[[Request[Any, Any, Any], HTTPException], Any]:
+    """What Litestar would not route, as a problem: below `/api` the one that `ask` finds."""
+
+    def refuse(request: Request[Any, Any, Any], error: HTTPException) -> ASGIResponse:
+        if error.status_code >= 500:
+            raise error  # the edge logs it
+        asked = _request_of(request)
+        problem = answers.problem_of(asked)
+        if problem is None and isinstance(error, MethodNotAllowedException):
+            problem = problems.method_not_allowed()
+        if problem is None:
+            is_unknown = error.status_code == 404
+            problem = problems.no_such_route() if is_unknown else problems.malformed("the request cannot be read")
+        if problem.status != 405:
+            return _response(problem_reply(problem), request.scope, "other")
+        allowed = ", ".join(sorted(routes.methods_of(asked.path) or ("GET",)))
+        return _response(problem_reply(problem, (b"allow", allowed.encode())), request.scope, "other")
+
+    return refuse
+
+
+def _fail(_request: Request[Any, Any, Any], error: Exception) -> Any:
+    """Leave it to the edge, which logs it and answers 500."""
+    raise error
+
+
+def _probes(health: ApiHealth, metrics: MetricsText) -> list[HTTPRouteHandler]:
+    def probe(path: str, reasons: Callable[[], list[str]], meaning: str) -> HTTPRouteHandler:
+        async def handle(request: Request[Any, Any, Any]) -> ASGIResponse:
+            against = [masked_text(reason) for reason in reasons()]
+            body = {"status": "failing" if against else "ok", "reasons": against}
+            if path == "/readyz":
+                body["notes"] = [masked_text(note) for note in health.notes()]
+            return _response(_plain(503 if against else 200, JSON, msgspec.json.encode(body)), request.scope, path)
+
+        described = {
+            status: ResponseSpec(Verdict, generate_examples=False, description=description)
+            for status, description in ((200, "Yes"), (503, "No, and why"))
+        }
+        handler: HTTPRouteHandler = _get(
+            path, handle, summary=meaning, tags=["service"], responses=described, name=path
+        )
+        return handler
+
+    async def show(request: Request[Any, Any, Any]) -> ASGIResponse:
+        body, content_type = metrics(request.headers.get("accept", ""))
+        return _response(_plain(200, content_type.encode(), body), request.scope, "/metrics")
+
+    text = {200: ResponseSpec(str, generate_examples=False, description="The metrics", media_type="text/plain")}
+    return [
+        probe("/livez", health.live, "Whether this process should go on"),
+        probe("/readyz", health.ready, "Whether requests should come here"),
+        probe("/startupz", health.started, "Whether it has begun to answer"),
+        _get("/metrics", show, summary="Metrics for Prometheus", tags=["service"], responses=text, name="/metrics"),
+    ]
+
+
+def _static(path: str, file: str, content_type: str) -> HTTPRouteHandler:
+    """A file of the reference page."""
+    content = files("engine.api").joinpath("reference", file).read_bytes()
+    policy = (b"content-security-policy", _POLICY.encode())
+
+    async def handle(request: Request[Any, Any, Any]) -> ASGIResponse:
+        return _response(_plain(200, content_type.encode(), content, policy), request.scope, path)
+
+    handler: HTTPRouteHandler = _get(path, handle, include_in_schema=False, name=path)
+    return handler
+
+
+def _get(path: str, handle: Callable[[Request[Any, Any, Any]], Awaitable[ASGIResponse]], **kwargs: Any) -> Any:
+    return HTTPRouteHandler(path, http_method=HttpMethod.GET, status_code=200, **kwargs)(handle)
+
+
+def _plain(status: int, content_type: bytes, body: bytes, *headers: tuple[bytes, bytes]) -> Reply:
+    fixed = ((b"content-type", content_type), (b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store"))
+    return Reply(status, (*fixed, *headers), body)
+
+
+def _openapi(settings: Settings) -> OpenAPIConfig:
+    schemes: dict[str, SecurityScheme | Reference] = {}
+    if settings.api.token:
+        schemes["token"] = SecurityScheme(type="http", scheme="bearer", description="The setting `api.token`.")
+    return OpenAPIConfig(
+        title="Crashfold",
+        version=version("crashfold"),
+        description=_DESCRIPTION,
+        path="/schema",
+        render_plugins=[JsonRenderPlugin()],
+        components=Components(security_schemes=schemes),
+        security=[{"token": []}] if schemes else None,
+    )

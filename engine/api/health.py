@@ -1,0 +1,42 @@
+"""Is the read side alive, is it ready: `engine.core.health.Health` over what its followers know. No I/O.
+
+It is ready while it can answer, from the store or not: taken out of a balancer it would answer nobody. What it answers
+from is in the notes.
+"""
+
+from engine.api.follower import Followers
+
+
+class ApiHealth:
+    """What the probes ask."""
+
+    def __init__(self, followers: Followers) -> None:
+        self._followers = followers
+        self.stopping = False
+
+    def live(self) -> list[str]:
+        """Nothing: whoever can say so is alive, and a store that is away does not come back by a restart."""
+        return []
+
+    def ready(self) -> list[str]:
+        """Why requests should go elsewhere."""
+        if self.stopping:
+            return ["it is about to stop"]
+        return self.started()
+
+    def started(self) -> list[str]:
+        """Why nothing can be answered yet."""
+        return [] if self._followers.is_started else ["the store was not reached yet"]
+
+    def notes(self) -> list[str]:
+        """What is not as it should be, though everything is answered."""
+        notes = []
+        for follower in self._followers.all():
+            if follower.is_replica:
+                notes.append(
+                    f"stream {follower.stream} is a replica, {follower.age_s:.1f} s old: the store:"
+                    f" {follower.store_fault or 'does not answer'}"
+                )
+                if follower.log_fault is not None:
+                    notes.append(f"nor is the topic followed: {follower.log_fault}")
+        return notes

@@ -1,0 +1,318 @@
+"""Precomputed answers: which pieces of the read model answer a question, and how; and what they tell of the past.
+
+Imports schemas, projections, the read side's own answers and numpy. Pure: pieces are named here and read elsewhere. An
+answer from pieces is the one that would be computed from games reaching back far enough, or it is none.
+
+Kept by the engine and answered from it: occurrences of the last N games, intervals on the engine's own grid, the last
+game and the newest last games, each for configured predicates and without a moment. Not answered from it: occurrences
+by hours, since a sample of hours ends now and not with the newest game; and series, whose stored lists are longer to
+read than the window is to walk. Of these two the window gives the answer, and the stored series where it begins.
+"""
+
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from engine.api import questions
+from engine.api.games import shown
+from engine.api.intervals import IntervalItem, IntervalsAnswer
+from engine.api.last_games import LastGameAnswer, LastGamesAnswer, Probability, probability
+from engine.api.meter import Aggregate
+from engine.api.occurrences import (
+    ComparedOccurrences,
+    Occurrences,
+    OccurrencesAnswer,
+    OccurrencesBatchAnswer,
+    SampleParams,
+)
+from engine.api.past import Past, older_matches, opening_of
+from engine.api.questions import Threshold
+from engine.api.routes import Asked
+from engine.api.times import MINUTE_S
+from engine.api.view import View, matching, percentage
+from engine.core.reading import AllFields, Fields, First, Piece, Pieces, Read, Standing, Text
+from projections.games import Games
+from projections.settings import LAST_GAMES_KEPT, SERIES_KEPT, ProjectionSettings
+from schemas import keys
+from schemas.aggregates import Interval, LastGame, Sample, Series
+from schemas.game import Game
+from schemas.predicate import Predicate
+
+_BUCKET: Final = len(keys.bucket(0)) - 1
+"""Characters before the number in the field of a bucket."""
+
+_decode_sample = msgspec.json.Decoder(Sample).decode
+_decode_buckets = msgspec.json.Decoder(list[Interval]).decode
+_decode_last_game = msgspec.json.Decoder(LastGame).decode
+_decode_games = msgspec.json.Decoder(list[Game]).decode
+_decode_series = msgspec.json.Decoder(list[Series]).decode
+
+
+class Lack(Enum):
+    """Why pieces give no answer."""
+
+    MISSING = "missing"
+    """A key is not there although it should be."""
+    UNSUITABLE = "unsuitable"
+    """They say something else than what was asked."""
+    NO_MATCH = "no match"
+    """There is nothing to say: no game has ever matched."""
+
+
+class Precomputed(msgspec.Struct, frozen=True):
+    """The pieces that answer a question, and how; `build` takes what was read of them."""
+
+    pieces: tuple[Piece, ...]
+    build: Callable[[Sequence[Any], Standing, View], Any]
+
+
+def aggregate_of(asked: Asked) -> Aggregate | None:
+    """The aggregate that a question is about; None when it is about games themselves."""
+    match asked.question:
+        case questions.OccurrencesQuestion():
+            return "occurrences"
+        case questions.SeriesQuestion() | questions.SeriesByTimeQuestion():
+            return "series"
+        case questions.LastGamesQuestion() | questions.LastGameBatch():
+            return "last_games"
+        case questions.PageQuestion():
+            return None
+        case questions.Nothing():
+            return None if asked.route.kind is None else "last_games"
+    return "intervals"
+
+
+def precomputed(asked: Asked, settings: ProjectionSettings) -> Precomputed | None:
+    """How the read model answers; None when it cannot."""
+    if asked.terms.at_us is not None or asked.route.kind is None:
+        return None
+    thresholds = thresholds_of(asked)
+    if any(threshold.predicate not in settings.predicates for threshold in thresholds):
+        return None
+    question = asked.question
+    match question:
+        case questions.OccurrencesBatch():
+            if question.by_time or question.comparison or question.games not in settings.samples_games:
+                return None
+            return _occurrences_batch(thresholds, question)
+        case questions.OccurrencesQuestion():
+            if question.by_time or question.games not in settings.samples_games:
+                return None
+            return _occurrences(thresholds[0], question.games)
+        case questions.IntervalsBatch():
+            return None
+        case questions.IntervalsQuestion():
+            if question.interval_minutes != settings.interval_minutes or question.hours > settings.interval_hours:
+                return None
+            return _intervals(thresholds[0], question)
+        case questions.LastGamesQuestion():
+            return _last_games(thresholds[0], question.limit) if question.limit <= LAST_GAMES_KEPT else None
+        case questions.LastGameBatch():
+            return _last_game_batch(thresholds)
+        case questions.Nothing():
+            return _last_game(thresholds[0])
+    return None
+
+
+def thresholds_of(asked: Asked) -> tuple[Threshold, ...]:
+    """The thresholds that a question is about."""
+    match asked.subject:
+        case Threshold():
+            return (asked.subject,)
+        case tuple():
+            return asked.subject
+    return ()
+
+
+def _occurrences(threshold: Threshold, games: int) -> Precomputed:
+    field = keys.sample_games(games)
+
+    def build(values: Sequence[Any], standing: Standing, view: View) -> OccurrencesAnswer | Lack:
+        sample, count = values[0][0], values[1][0]
+        if sample is None or count is None:
+            return Lack.MISSING
+        fields = _fields(sample, int(count), view)
+        params = SampleParams(games=games)
+        return OccurrencesAnswer(by_time=False, params=params, occurrences=Occurrences(**fields), **threshold.echo)
+
+    return Precomputed((Fields(keys.SAMPLES, (field,)), Fields(keys.occurrences(threshold.predicate), (field,))), build)
+
+
+def _occurrences_batch(thresholds: Sequence[Threshold], question: questions.OccurrencesBatch) -> Precomputed:
+    field = keys.sample_games(question.games)
+
+    def build(values: Sequence[Any], standing: Standing, view: View) -> OccurrencesBatchAnswer | Lack:
+        sample, *counts = (found[0] for found in values)
+        if sample is None or None in counts:
+            return Lack.MISSING
+        results = {
+            threshold.label: ComparedOccurrences(**_fields(sample, int(count), view))
+            for threshold, count in zip(thresholds, counts, strict=True)
+        }
+        return OccurrencesBatchAnswer(False, SampleParams(games=question.games), False, results)
+
+    pieces = [Fields(keys.occurrences(threshold.predicate), (field,)) for threshold in thresholds]
+    return Precomputed((Fields(keys.SAMPLES, (field,)), *pieces), build)
+
+
+def _fields(stored: bytes, count: int, view: View) -> dict[str, Any]:
+    sample = _decode_sample(stored)
+    times = (sample.first_game_time, sample.last_game_time)
+    first, last = (None if time_ms is None else view.zone.isoformat(time_ms * 1000) for time_ms in times)
+    return {
+        "count": count,
+        "total_games": sample.total_games,
+        "percentage": percentage(count, sample.total_games),
+        "first_game_time": first,
+        "last_game_time": last,
+    }
+
+
+def _intervals(threshold: Threshold, question: questions.IntervalsQuestion) -> Precomputed:
+    step_s = question.interval_minutes * MINUTE_S
+
+    def build(values: Sequence[Any], standing: Standing, view: View) -> IntervalsAnswer | Lack:
+        (fields,) = values
+        if not fields:
+            return Lack.MISSING
+        stored = sorted(
+            zip(
+                (int(name[_BUCKET:]) for name in fields),
+                _decode_buckets(b"[" + b",".join(fields.values()) + b"]"),
+                strict=True,
+            )
+        )
+        newest = view.now_us // 1_000_000 // step_s * step_s
+        oldest = (newest - question.hours * 3600) // step_s * step_s
+        if stored[-1][0] > newest:
+            return Lack.UNSUITABLE  # games of a clock ahead of ours have pushed out older buckets
+        kept = [(start, bucket) for start, bucket in stored if start >= oldest]
+        starts = np.array([start for start, _ in kept], np.int64)
+        zone = view.zone
+        items = [
+            IntervalItem(start, end, bucket.count, bucket.total_games, percentage(bucket.count, bucket.total_games))
+            for start, end, (_, bucket) in zip(
+                zone.isoformats(starts * 1000) if kept else (),
+                zone.isoformats((starts + step_s) * 1000) if kept else (),
+                kept,
+                strict=True,
+            )
+        ]
+        return IntervalsAnswer(threshold.value, question.interval_minutes, question.hours, len(items), items)
+
+    return Precomputed((AllFields(keys.intervals(threshold.predicate)),), build)
+
+
+def _last_game(threshold: Threshold) -> Precomputed:
+    def build(values: Sequence[Any], standing: Standing, view: View) -> LastGameAnswer | Lack:
+        return _last_game_of(threshold, values[0], values[1][0], standing, view)
+
+    return Precomputed(_last_game_pieces(threshold), build)
+
+
+def _last_game_batch(thresholds: Sequence[Threshold]) -> Precomputed:
+    def build(values: Sequence[Any], standing: Standing, view: View) -> dict[str, LastGameAnswer | None] | Lack:
+        results: dict[str, LastGameAnswer | None] = {}
+        for number, threshold in enumerate(thresholds):
+            stored, (count,) = values[2 * number], values[2 * number + 1]
+            found = _last_game_of(threshold, stored, count, standing, view)
+            if found is Lack.MISSING:
+                return Lack.MISSING
+            results[threshold.label] = None if isinstance(found, Lack) else found
+        return results
+
+    pieces = [piece for threshold in thresholds for piece in _last_game_pieces(threshold)]
+    return Precomputed(tuple(pieces), build)
+
+
+def _last_game_pieces(threshold: Threshold) -> tuple[Piece, ...]:
+    """The last game; and how many matches there were, to know whether there must be one."""
+    predicate = threshold.predicate
+    return (Text(keys.last_game(predicate)), Fields(keys.occurrences(predicate), ("count",)))
+
+
+def _last_game_of(
+    threshold: Threshold, stored: bytes | None, count: bytes | None, standing: Standing, view: View
+) -> LastGameAnswer | Lack:
+    if stored is None:
+        return Lack.NO_MATCH if count == b"0" else Lack.MISSING
+    game = _decode_last_game(stored)
+    since = standing.total_games - game.ordinal
+    return LastGameAnswer(shown(view, [game])[0], since, Probability(probability(threshold), since))
+
+
+def _last_games(threshold: Threshold, limit: int) -> Precomputed:
+    def build(values: Sequence[Any], standing: Standing, view: View) -> LastGamesAnswer | Lack:
+        stored, (count,) = values
+        if count is None or len(stored) < min(limit, int(count)):
+            return Lack.MISSING
+        games = shown(view, _decode_games(b"[" + b",".join(stored) + b"]"))
+        return LastGamesAnswer(limit=limit, count=len(games), games=games, **threshold.echo)
+
+    predicate = threshold.predicate
+    return Precomputed(
+        (First(keys.last_games(predicate), limit), Fields(keys.occurrences(predicate), ("count",))), build
+    )
+
+
+def past_wanted(asked: Asked, view: View, settings: ProjectionSettings, total_games: int) -> tuple[Predicate, ...]:
+    """The predicates of whose past an answer from this view needs to know: none while the window holds every game, and
+    seldom otherwise, for the window mostly reaches back far enough."""
+    if asked.route.kind is None or total_games <= len(view.games):
+        return ()
+    predicates = [threshold.predicate for threshold in thresholds_of(asked)]
+    known = [predicate for predicate in predicates if predicate in settings.predicates]
+    hundredths, question = view.games.hundredths, asked.question
+    match question:
+        case questions.SeriesQuestion():
+            before = max(0, len(view.games) - question.limit)
+        case questions.SeriesByTimeQuestion():
+            inside = np.flatnonzero(view.within(view.hours_ago_us(question.hours), view.now_us))
+            before = int(inside[0]) if len(inside) else len(view.games)
+        case questions.LastGamesQuestion():
+            return tuple(p for p in known if np.count_nonzero(matching(hundredths, p)) < question.limit)
+        case questions.Nothing() | questions.LastGameBatch():
+            return tuple(p for p in known if not matching(hundredths, p).any())
+        case _:
+            return ()
+    return tuple(p for p in known if not matching(hundredths[:before], p).any())
+
+
+def past_pieces(asked: Asked, predicates: Sequence[Predicate]) -> tuple[Piece, ...]:
+    """What to read of the past of those predicates."""
+    if aggregate_of(asked) == "series":
+        return tuple(First(keys.series(predicate), SERIES_KEPT) for predicate in predicates)
+    pieces: list[Piece] = [AllFields(keys.GAPS)]
+    for predicate in predicates:
+        pieces += (Text(keys.last_game(predicate)), First(keys.last_games(predicate), LAST_GAMES_KEPT))
+    return tuple(pieces)
+
+
+def past_of(asked: Asked, predicates: Sequence[Predicate], read: Pieces, window: Games) -> Past:
+    """The past, from what was read of `past_pieces`."""
+    if aggregate_of(asked) == "series":
+        openings = {}
+        for predicate, stored in zip(predicates, read.values, strict=True):
+            opening = opening_of(window, _decode_series(_joined(stored)))
+            if opening is not None:
+                openings[predicate] = opening
+        return Past(openings=openings)
+    fields = read.values[0]
+    assert isinstance(fields, dict)
+    gaps = {int(first): int(last) for first, last in fields.items()}
+    matches = {}
+    for number, predicate in enumerate(predicates):
+        newest, stored = read.values[1 + 2 * number], read.values[2 + 2 * number]
+        last_game = _decode_last_game(newest) if isinstance(newest, bytes) else None
+        games = _decode_games(_joined(stored))
+        matches[predicate] = older_matches(window, read.standing.total_games, last_game, games, gaps)
+    return Past(matches=matches)
+
+
+def _joined(elements: Read) -> bytes:
+    """The JSON elements of a list as one array."""
+    assert isinstance(elements, list)
+    return b"[" + b",".join(element for element in elements if element is not None) + b"]"

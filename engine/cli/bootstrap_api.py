@@ -1,0 +1,67 @@
+"""The read side's half of `bootstrap`: the only module that wires it and its adapters together.
+
+A module of its own, so that no other command waits for the framework to be imported.
+"""
+
+import socket
+
+import anyio
+import structlog
+
+from engine.adapters import web
+from engine.adapters.api_metrics import ApiMetrics
+from engine.adapters.redis_reader import RedisReader
+from engine.api.answers import Answers, calculation
+from engine.api.app import create_app
+from engine.api.feed import Live
+from engine.api.follower import Followers
+from engine.api.health import ApiHealth
+from engine.api.replica import Replica
+from engine.api.stream import live_routes
+from engine.api.times import Zones
+from engine.cli.bootstrap import CLOCK, only_stream, open_log
+from engine.core.fairness import FairnessCheck
+from engine.settings import Settings
+
+log = structlog.get_logger()
+
+
+async def serve_api(settings: Settings, reserved: socket.socket, worker: int = 0) -> None:
+    """The read side as a service on the reserved address, until it is told to stop."""
+    only, metrics, zones = only_stream(settings), ApiMetrics(worker), Zones()
+    fairness = FairnessCheck.of(settings.fairness.check, settings.fairness.salt, settings.fairness.variant)
+    redis = settings.redis
+    reader = RedisReader(redis.url, password=redis.password, key_prefix=redis.key_prefix)
+    followers = Followers(
+        reader,
+        CLOCK,
+        only_stream=only,
+        replica=lambda stream: Replica(stream, settings.projections, only, fairness),
+        new_log=lambda: open_log(settings),
+    )
+    answers = Answers(followers, reader, settings, clock=CLOCK, meter=metrics, zones=zones)
+    live = Live(answers.follower_of, zones, calculation(settings), meter=metrics)
+    health = ApiHealth(followers)
+    metrics.look = lambda: metrics.follow(
+        {one.stream: (one.held.version, one.age_s, one.is_replica) for one in followers.all()}
+    )
+    app = create_app(
+        answers,
+        health,
+        settings,
+        clock=CLOCK,
+        meter=metrics,
+        metrics=metrics.text,
+        handlers=live_routes(live),
+    )
+
+    def stop() -> None:
+        health.stopping = True
+        live.stop()
+
+    async with reader, followers.running(), live.running(), anyio.create_task_group() as tasks:
+        tasks.start_soon(answers.share)
+        host, port = reserved.getsockname()[:2]
+        log.info("api_listens", address=f"http://{host}:{port}", worker=worker)
+        await web.serve_app(app, reserved, stop_s=settings.engine.shutdown_timeout_s, stopping=stop)
+        tasks.cancel_scope.cancel()

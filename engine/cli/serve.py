@@ -1,0 +1,38 @@
+"""`crashfold serve`: the API and its page as a service.
+
+What only this command needs is imported by it alone: the framework takes half a second, which others need not wait for.
+"""
+
+import socket
+import sys
+from typing import Final
+
+from engine.cli import options
+from engine.cli.options import Common
+from engine.settings import Settings
+
+SWITCH_S: Final = 0.0005
+"""How soon a thread at work on a big answer lets the event loop go on; Python's own 5 ms would show in every answer."""
+
+
+def serve(*, common: Common | None = None) -> None:
+    """Answer over HTTP from what the engine keeps in Redis, until told to stop (SIGTERM or Ctrl-C)."""
+    from engine.adapters import web
+
+    settings = options.settings(common)
+    with web.reserve(settings.api.host, settings.api.port) as reserved:
+
+        def work(number: int) -> None:
+            _work(settings, reserved, number)
+
+        if settings.api.workers == 1:
+            work(0)
+        else:
+            web.run_workers(settings.api.workers, work)
+
+
+def _work(settings: Settings, reserved: socket.socket, number: int) -> None:
+    from engine.cli.bootstrap_api import serve_api
+
+    sys.setswitchinterval(SWITCH_S)
+    options.run(serve_api, settings, reserved, number)
