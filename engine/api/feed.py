@@ -17,6 +17,7 @@ from engine.api.follower import Change, Ended, Follower
 from engine.api.live import Backlog, Calculate, Cursor, Frame
 from engine.api.problems import Problem, unavailable
 from engine.api.times import Zones
+from schemas.game import DEFAULT_STREAM
 
 Transport = Literal["sse", "websocket"]
 
@@ -117,8 +118,10 @@ class Live:
         *,
         meter: LiveMeter | None = None,
         limits: LiveLimits | None = None,
+        default_stream: str = DEFAULT_STREAM,
     ) -> None:
         self.zones = zones
+        self.default_stream = default_stream
         self.meter: LiveMeter = meter or NullLiveMeter()
         self.limits = limits or LiveLimits()
         self.stopping = False

@@ -12,7 +12,7 @@ from litestar import Litestar
 from litestar.testing import TestClient
 
 from engine.api import page
-from engine.api.page import FILES, INDEX, page_routes
+from engine.api.page import FILES, INDEX, PATHS, page_routes
 
 VOID = {"meta", "link", "img", "input"}
 TEXTS = {name: (resources.files(page) / name).read_text("utf-8") for name in FILES}
@@ -116,7 +116,7 @@ def test_scripts_parse(name: str) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_each_file_is_served_under_a_strict_policy(client: TestClient[Litestar], name: str) -> None:
-    answer = client.get("/" if name == INDEX else f"/page/{name}")
+    answer = client.get(PATHS[name])
     assert answer.status_code == 200
     assert answer.text == TEXTS[name]
     assert answer.headers["content-type"] == FILES[name]

@@ -23,6 +23,8 @@ FILES: Final = {
     "icon.svg": "image/svg+xml",
 }
 INDEX: Final = "index.html"
+PATHS: Final = {name: "/" if name == INDEX else f"/page/{name}" for name in FILES}
+"""Where each is served. None of them holds data, so they need no token: the page asks for it."""
 
 POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
@@ -45,7 +47,7 @@ class _File(msgspec.Struct, frozen=True):
 
 def page_routes() -> Sequence[HTTPRouteHandler]:
     """The handlers of `/` and of the files below `/page/`."""
-    return [_handler("/" if name == INDEX else f"/page/{name}", _read(name)) for name in FILES]
+    return [_handler(path, _read(name)) for name, path in PATHS.items()]
 
 
 def _handler(path: str, file: _File) -> HTTPRouteHandler:
