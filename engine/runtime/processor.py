@@ -28,7 +28,7 @@ from engine.core.facts import (
     Records,
 )
 from engine.core.fairness import FairnessCheck, Faults
-from engine.core.start import Begin, Lost, Recreated, where_to_begin
+from engine.core.start import Begin, Lost, Recreated, was_recreated, where_to_begin
 from engine.errors import FingerprintMismatch, LostRange, StateError, StreamMoved, TopicRecreated, Unavailable
 from engine.meter import Meter
 from engine.ports import Clock, DeadLetters, EventLog, StateStore
@@ -44,6 +44,10 @@ LOOKED_AT_PER_S: Final = 500
 """Streams for which that is affordable every second; with more of them it is done less often."""
 
 T = TypeVar("T")
+
+BEHIND_RECORDS: Final = 500
+"""So many records at once do not come from tables that are played on: the engine is behind."""
+BEHIND_WAIT_S: Final = 0.05
 
 log = structlog.get_logger()
 
@@ -327,21 +331,28 @@ class Processor:
         await self._note_manifests()
 
     async def _poll_ahead(self) -> None:
-        """Poll. What comes stands in `_ahead` from the moment it is taken from the log: nobody is cancelled with it."""
-        games_max, linger_ms = self._limits.batch_games_max, self._limits.linger_ms
+        """Poll, and while records come in such numbers that the engine must be behind, poll on: one big commit costs
+        less than many. What comes stands in `_ahead` from the moment it is taken from the log: nobody is cancelled
+        with it."""
+        limits, linger_s = self._limits, self._limits.linger_ms / 1000
         try:
-            first = self._ahead = await self._from_log(lambda: self._log.poll(games_max, self._limits.poll_wait_s))
+            newest = ahead = self._ahead = await self._from_log(
+                lambda: self._log.poll(limits.batch_games_max, limits.poll_wait_s)
+            )
+            while (missing := limits.batch_games_max - ahead.count) > 0 and not (newest.gained or newest.lost):
+                if newest.count >= BEHIND_RECORDS:
+                    wait_s = min(BEHIND_WAIT_S, limits.poll_wait_s)
+                elif linger_s and newest is ahead and newest.count:
+                    await self._clock.sleep(linger_s)
+                    wait_s = 0.0
+                else:
+                    return
+                newest = await self._from_log(partial(self._log.poll, missing, wait_s))
+                ahead = self._ahead = Polled(newest.gained, newest.lost, (*ahead.records, *newest.records))
         except LostRange as error:
-            self._out_of_range = error
-            return
-        missing = games_max - first.count
-        if linger_ms and first.count and missing and not (first.gained or first.lost):
-            await self._clock.sleep(linger_ms / 1000)
-            try:
-                more = await self._from_log(lambda: self._log.poll(missing, 0))
-            except LostRange:
-                return  # it is raised again by the next poll, when what came before is folded
-            self._ahead = Polled(more.gained, more.lost, (*first.records, *more.records))
+            if self._ahead is None:
+                self._out_of_range = error
+            # Otherwise the next poll raises it again, when what came before is folded.
 
     async def _settle(self, letters: list[DeadLetter]) -> None:
         """Make what was folded lasting: dead letters first, then the commits, then the manifests."""
@@ -508,11 +519,28 @@ class Processor:
                 # Nothing is known of it but its checkpoint: the manifest was lost.
                 self._do_without(number, position.next_offset, partition.begin)
             if position is not None:
-                partition.known[name] = position.next_offset
+                if position.next_offset > partition.folded.next_offset:
+                    await self._recognise(stream)
+                partition.known[name] = stream.next_offset
         if stream.partition != number:
             self._refuse_to_move(name, stream.partition, number)
         self._streams[name] = stream  # the most recently used stands last
         return stream
+
+    async def _recognise(self, stream: _Stream) -> None:
+        """See that a stream which claims to be further than this partition was read has been folded from this topic:
+        otherwise its next records would be taken for records that it has. Raises TopicRecreated when it was not."""
+        number, checkpoint = stream.partition, stream.checkpoint
+        assert checkpoint is not None
+        mark = checkpoint.mark
+        bounds = await self._from_log(lambda: self._log.bounds(number))
+        found = await self._from_log(partial(self._log.record, number, mark.offset)) if mark else None
+        if recreated := was_recreated(mark, bounds, found):
+            self._begin_anew(
+                number, f"the record that stream {stream.name} was folded to is another; {recreated.evidence}"
+            )
+            stream.next_offset, stream.first_offset = self._partitions[number].folded.next_offset, -1
+            stream.generation = self._new_generation()
 
     async def _load(self, name: str, number: int) -> _Stream:
         stored = await self._from_store(lambda: self._store.load(name))
