@@ -4,8 +4,8 @@
 - `redis_server`, `valkey`: the `RedisServer` behind it, which other tests use too.
 - `kafka`, `tansu`: a `KafkaCluster` of one broker, a `TansuBroker`, which other tests use too. `each_kafka` runs the
   test on both, and gives `bootstrap_servers`.
-- `new_deployment`: a function that makes a deployment of the engine with a topic of its own on `kafka`, to be used by the
-  command line; `deployment`: one stream on one partition, in an empty Redis.
+- `new_deployment`: a function that makes a deployment of the engine with a topic of its own on `kafka`, to be used by
+  the command line; `deployment`: one stream on one partition, in an empty Redis.
 - `unique`: `unique("games")` makes a name that nobody else has, for topics, groups and key prefixes.
 - `new_redis`, `new_valkey`, `new_tansu`, `new_kafka`: a function that starts one for this test alone, to kill, pause
   and start again.

@@ -20,7 +20,10 @@ from tests.servers import kafka_cluster, redis_server
 STREAMS: Final = ("crash", "table-2", "table-3")
 PARTITIONS: Final = 2
 KEY_PREFIX: Final = "analytics:{stream}"
-SETTINGS: Final = {"projections": {**PREDICATES, "window_games": 1_000}, "engine": {"batch_games_max": 500}}
+SETTINGS: Final[dict[str, dict[str, object]]] = {
+    "projections": {**PREDICATES, "window_games": 1_000},
+    "engine": {"batch_games_max": 500},
+}
 
 
 class Survived(msgspec.Struct, frozen=True):
@@ -32,15 +35,16 @@ class Survived(msgspec.Struct, frozen=True):
     games: int
     versions: int
     dead_letters: int
-    dead_letters_twice: int
+    dead_letters_again: int
     reads: int
     duration_s: float
 
     def __str__(self) -> str:
         return (
             f"{self.kills} kills, {self.lives_that_committed} of them after commits; {self.records} records, "
-            f"{self.games} games, {self.versions} versions; {self.dead_letters} dead letters, {self.dead_letters_twice} "
-            f"of them twice; {self.reads} reads without a step back; verify equal; {self.duration_s:.0f} s"
+            f"{self.games} games, {self.versions} versions; {self.dead_letters} dead letters, handed over "
+            f"{self.dead_letters_again} times again; {self.reads} reads without a step back; "
+            f"verify equal; {self.duration_s:.0f} s"
         )
 
 
@@ -69,7 +73,7 @@ def soak(deployment: Deployment, *, kills: int, records: int, seed: int) -> Surv
         games=sum(len(games) for games in wanted.games.values()),
         versions=sum(one["version"] for one in verified.values()),
         dead_letters=len(set(letters)),
-        dead_letters_twice=len(letters) - len(set(letters)),
+        dead_letters_again=len(letters) - len(set(letters)),
         reads=watcher.reads,
         duration_s=time.monotonic() - began_s,
     )
@@ -79,8 +83,8 @@ def _live_and_die(deployment: Deployment, random: Random, life: int) -> bool:
     """One engine from start to kill; whether it committed.
 
     Every other one is killed at a moment counted from its start, so that start-up, joining and loading are hit; the
-    rest at a moment counted from its first commit. Each has a consumer group of its own: a group waits for a member that
-    was killed, and nearly no life would get to read anything.
+    rest at a moment counted from its first commit. Each has a consumer group of its own: a group waits for a member
+    that was killed, and nearly no life would get to read anything.
     """
     before = _versions(deployment)
     with deployment.engine("--kafka.group_id", f"{deployment.topic}-{life}") as engine:

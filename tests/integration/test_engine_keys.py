@@ -17,11 +17,16 @@ from tests.games import DATA
 SAMPLE = DATA / "games.jsonl.gz"
 PlainGame = dict[str, Any]
 
-MIN = "1.5 2 3 4 5 6 7 8 9 10 15 20 25 30 40 50 75 100 150 200 250 300 400 500 1000".split()
-MAX = "1 1.01 1.2 1.5 2 3 5 10".split()
-FLOOR = [str(n) for n in range(1, 11)]
-NAMES = [*(f"min:{v}" for v in MIN), *(f"max:{v}" for v in MAX), *(f"floor:{v}" for v in FLOOR)]
-PER_PREDICATE = {"occurrences": "hash", "intervals": "hash", "series": "list", "last_game": "string", "last_games": "list"}
+MIN = (1.5, 2, 3, 4, 5, 6, 7, 8, 9, 10, 15, 20, 25, 30, 40, 50, 75, 100, 150, 200, 250, 300, 400, 500, 1000)
+MAX = (1, 1.01, 1.2, 1.5, 2, 3, 5, 10)
+NAMES = [*(f"min:{v}" for v in MIN), *(f"max:{v}" for v in MAX), *(f"floor:{v}" for v in range(1, 11))]
+PER_PREDICATE = {
+    "occurrences": "hash",
+    "intervals": "hash",
+    "series": "list",
+    "last_game": "string",
+    "last_games": "list",
+}
 
 
 def read(path: Path) -> list[PlainGame]:
@@ -32,12 +37,12 @@ def read(path: Path) -> list[PlainGame]:
 def matches(name: str, game: PlainGame) -> bool:
     kind, value = name.split(":")
     hundredths, bound = round(game["crash_point"] * 100), round(float(value) * 100)
-    return {"min": hundredths >= bound, "max": hundredths <= bound, "floor": hundredths // 100 == int(float(value))}[kind]
+    return {"min": hundredths >= bound, "max": hundredths <= bound, "floor": hundredths // 100 == int(float(value))}[
+        kind
+    ]
 
 
-def test_the_sample_games_come_out_as_a_plain_count_says(
-    new_deployment: NewDeployment, each_redis_url: str
-) -> None:
+def test_the_sample_games_come_out_as_a_plain_count_says(new_deployment: NewDeployment, each_redis_url: str) -> None:
     deployment = new_deployment(each_redis_url, partitions=0, settings={"projections": {}})
     games = read(SAMPLE)
 
