@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import anyio
@@ -64,30 +64,27 @@ async def serve_app(
     *,
     stop_s: float,
     stopping: Callable[[], None],
-    http: type[Any] | None = None,
-    websocket: type[Any] | None = None,
+    options: Mapping[str, Any],
 ) -> None:
-    """Serve on the reserved address until SIGTERM or SIGINT; then call `stopping`, and finish within `stop_s`."""
+    """Serve on the reserved address until SIGTERM or SIGINT; then call `stopping`, and finish within `stop_s`.
+
+    `options` go to uvicorn before those of this module.
+    """
     listener = socket.socket(reserved.family, reserved.type, reserved.proto)
     _share_port(listener)
     listener.bind(reserved.getsockname())
-    config = uvicorn.Config(
-        app,
-        http=http or "auto",
-        ws=websocket or "auto",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        date_header=True,
-        proxy_headers=False,
-        backlog=BACKLOG,
-        limit_concurrency=CONNECTIONS_MAX,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=max(1, int(stop_s) - 2),
-        ws_ping_interval=20.0,
-        ws_max_size=1 << 16,
-    )
+    ours: dict[str, Any] = {
+        "lifespan": "off",
+        "log_config": None,
+        "access_log": False,
+        "server_header": False,
+        "proxy_headers": False,
+        "backlog": BACKLOG,
+        "limit_concurrency": CONNECTIONS_MAX,
+        "timeout_keep_alive": KEEP_ALIVE_S,
+        "timeout_graceful_shutdown": max(1, int(stop_s) - 3),
+    }
+    config = uvicorn.Config(app, **{**ours, **options})
     server = _Server(config)
     async with anyio.create_task_group() as tasks:
 

@@ -35,9 +35,9 @@ MetricsText = Callable[[str], tuple[bytes, str]]
 """The metrics for a client that sends this `Accept`, and their content type."""
 
 REFERENCE: Final = {
-    "/schema": ("index.html", "text/html; charset=utf-8"),
-    "/schema/reference.js": ("reference.js", "text/javascript; charset=utf-8"),
-    "/schema/reference.css": ("reference.css", "text/css; charset=utf-8"),
+    "/docs": ("index.html", "text/html; charset=utf-8"),
+    "/docs/reference.js": ("reference.js", "text/javascript; charset=utf-8"),
+    "/docs/reference.css": ("reference.css", "text/css; charset=utf-8"),
 }
 _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none';"
@@ -63,19 +63,31 @@ def create_app(
     clock: Clock,
     meter: ApiMeter,
     metrics: MetricsText,
-    handlers: Sequence[HTTPRouteHandler | WebsocketRouteHandler] = (),
+    handlers: Callable[[], Sequence[HTTPRouteHandler | WebsocketRouteHandler]] = list,
     open_paths: Sequence[str] = (),
 ) -> Edge:
-    """The ASGI application. `handlers` are further routes, `open_paths` those among them that need no token."""
+    """The ASGI application. `handlers` makes further routes, `open_paths` are those among them that need no token."""
     limits = Limits(settings.projections.window_games)
-    litestar = Litestar(
-        [
+
+    def routed() -> list[HTTPRouteHandler | WebsocketRouteHandler]:
+        return [
             *(_handler(route, answers, limits) for route in ROUTES),
             *_probes(health, metrics),
-            *(_static(path, *found) for path, found in REFERENCE.items()),
-            *handlers,
-        ],
-        openapi_config=_openapi(settings),
+            *handlers(),
+        ]
+
+    # Litestar serves its description with pages of its own for whatever it does not know there. So it is asked for the
+    # description once, and the application that answers serves that as a file among others.
+    described = Litestar(routed(), openapi_config=_openapi(settings))
+    description = msgspec.json.encode(described.openapi_schema.to_schema())
+    page = files("engine.api").joinpath("reference")
+    static = [
+        *(_static(path, page.joinpath(file).read_bytes(), kind) for path, (file, kind) in REFERENCE.items()),
+        _static("/schema/openapi.json", description, "application/vnd.oai.openapi+json"),
+    ]
+    litestar = Litestar(
+        [*routed(), *static],
+        openapi_config=None,
         exception_handlers={HTTPException: _refuse(answers), Exception: _fail},
     )
     return Edge(litestar, answers, settings.api, clock=clock, meter=meter, open_paths=(*REFERENCE, *open_paths))
@@ -149,7 +161,7 @@ def _refuse(answers: Answers) -> Callable[[Request[Any, Any, Any], HTTPException
         if error.status_code >= 500:
             raise error  # the edge logs it
         asked = _request_of(request)
-        problem = answers.problem_of(asked)
+        problem = answers.problem_of(asked) if asked.path.startswith("/api/") else None
         if problem is None and isinstance(error, MethodNotAllowedException):
             problem = problems.method_not_allowed()
         if problem is None:
@@ -199,9 +211,8 @@ def _probes(health: ApiHealth, metrics: MetricsText) -> list[HTTPRouteHandler]:
     ]
 
 
-def _static(path: str, file: str, content_type: str) -> HTTPRouteHandler:
-    """A file of the reference page."""
-    content = files("engine.api").joinpath("reference", file).read_bytes()
+def _static(path: str, content: bytes, content_type: str) -> HTTPRouteHandler:
+    """A file."""
     policy = (b"content-security-policy", _POLICY.encode())
 
     async def handle(request: Request[Any, Any, Any]) -> ASGIResponse:

@@ -4,6 +4,7 @@ A module of its own, so that no other command waits for the framework to be impo
 """
 
 import socket
+from typing import Any
 
 import anyio
 import structlog
@@ -11,6 +12,7 @@ import structlog
 from engine.adapters import web
 from engine.adapters.api_metrics import ApiMetrics
 from engine.adapters.redis_reader import RedisReader
+from engine.api import page
 from engine.api.answers import Answers, calculation
 from engine.api.app import create_app
 from engine.api.feed import Live
@@ -40,7 +42,9 @@ async def serve_api(settings: Settings, reserved: socket.socket, worker: int = 0
         new_log=lambda: open_log(settings),
     )
     answers = Answers(followers, reader, settings, clock=CLOCK, meter=metrics, zones=zones)
-    live = Live(answers.follower_of, zones, calculation(settings), meter=metrics)
+    live = Live(
+        answers.follower_of, zones, calculation(settings), meter=metrics, default_stream=followers.default_stream
+    )
     health = ApiHealth(followers)
     metrics.look = lambda: metrics.follow(
         {one.stream: (one.held.version, one.age_s, one.is_replica) for one in followers.all()}
@@ -52,7 +56,8 @@ async def serve_api(settings: Settings, reserved: socket.socket, worker: int = 0
         clock=CLOCK,
         meter=metrics,
         metrics=metrics.text,
-        handlers=live_routes(live),
+        handlers=lambda: [*live_routes(live), *page.page_routes()],
+        open_paths=[*page.PATHS.values()],
     )
 
     def stop() -> None:
@@ -63,5 +68,16 @@ async def serve_api(settings: Settings, reserved: socket.socket, worker: int = 0
         tasks.start_soon(answers.share)
         host, port = reserved.getsockname()[:2]
         log.info("api_listens", address=f"http://{host}:{port}", worker=worker)
-        await web.serve_app(app, reserved, stop_s=settings.engine.shutdown_timeout_s, stopping=stop)
+        stop_s = settings.engine.shutdown_timeout_s
+        await web.serve_app(app, reserved, stop_s=stop_s, stopping=stop, options=_connections())
         tasks.cancel_scope.cancel()
+
+
+def _connections() -> dict[str, Any]:
+    """What uvicorn needs for live clients."""
+    try:
+        from engine.api.connections import OPTIONS
+    except ModuleNotFoundError as missing:
+        log.warning("no_websockets", reason=f"{missing.name} is not installed; /api/stream says the same")
+        return {}
+    return OPTIONS
