@@ -1,6 +1,6 @@
 """From records to games: decode, split by stream, put aside what cannot be folded. No I/O."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import msgspec
@@ -90,6 +90,14 @@ def joined(pieces: Sequence[Records]) -> Records:
         [key for piece in pieces for key in piece.keys],
         [value for piece in pieces for value in piece.values],
     )
+
+
+def joined_by_partition(pieces: Iterable[Records]) -> list[Records]:
+    """Records of several partitions, each partition's in the order in which they were read, as one of each."""
+    by_partition: dict[int, list[Records]] = {}
+    for piece in pieces:
+        by_partition.setdefault(piece.partition, []).append(piece)
+    return [joined(some) for some in by_partition.values()]
 
 
 def _stream_of(key: bytes | None, only: str | None, batch: Batch) -> StreamBatch | tuple[Reason, str]:

@@ -224,7 +224,7 @@ class Processor:
         started_s = self._clock.monotonic_s()
         await self._reassign(polled)
         letters: list[DeadLetter] = []
-        for records in polled.records:
+        for records in batches.joined_by_partition(polled.records):
             letters += await self.fold(records, live=True)
         async with task_group() as tasks:
             tasks.start_soon(self._poll_ahead)
