@@ -2,7 +2,7 @@
 
     CrashfoldError                1   something failed
     ├── ConfigurationError       78   a setting is wrong: mend it
-    ├── StateError               78   stored state and the topic or the settings do not fit: the message names the way out
+    ├── StateError               78   stored state does not fit the topic or the settings: the message names the way out
     │   ├── FingerprintMismatch       predicates, sizes or projections changed: rebuild
     │   ├── LostRange                 records that the checkpoint needs are gone: accept the gap or rebuild
     │   ├── TopicRecreated            the topic is not the one that was read: rebuild

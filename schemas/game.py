@@ -142,7 +142,7 @@ def _decode_on_a_fresh_stack(value: bytes) -> Game | Unreadable:
 
 
 def _fault(game: Game) -> str | None:
-    """The rule of docs/rules.md, section 1 that a decoded game breaks, of those that the annotations cannot say; or None."""
+    """The rule of docs/rules.md that a decoded game breaks, of those that the annotations cannot say; or None."""
     crash_point = game.crash_point
     if round(crash_point * 100) / 100 != crash_point:
         return f"crash_point {crash_point} is not a whole number of hundredths"

@@ -1,8 +1,8 @@
 """Series: runs of games below a threshold, each with the game that ended it.
 
-Pure functions of a view and a question. Other than the stored series (docs/rules.md, section 4.3) a series opens at any game when
-none is open and includes the first game that reaches the threshold, so every game belongs to exactly one. The series
-that was open already when the window begins has its true start if the view's past knows it.
+Pure functions of a view and a question. Other than the stored series (docs/rules.md, section 4.3) a series opens at any
+game when none is open and includes the first game that reaches the threshold, so every game belongs to exactly one. The
+series that was open already when the window begins has its true start if the view's past knows it.
 """
 
 import msgspec
