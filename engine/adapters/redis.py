@@ -79,7 +79,8 @@ class _Listing(msgspec.Struct, frozen=True):
 class RedisStore:
     """`StateStore` and `StateReader`. Entering does nothing, leaving closes the connections.
 
-    `url` is `redis://`, `rediss://` (TLS) or `unix://`; `password` goes before one in it; `key_prefix` may have `{stream}` in it. Times are seconds.
+    `url` is `redis://`, `rediss://` (TLS) or `unix://`; `password` goes before one in it; `key_prefix`
+    may have `{stream}` in it. Times are seconds.
     """
 
     def __init__(
