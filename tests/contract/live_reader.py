@@ -1,5 +1,7 @@
 """The contract of `LiveReader`. A test module names a store, and a reader of what it holds; see `state_store.py`."""
 
+from typing import Any
+
 import anyio
 import pytest
 
@@ -43,7 +45,7 @@ class LiveReaderContract(StreamFixture):
                 *(Fields("fields:none", ("y", "none")), First("elements:none", 2), AllFields("none"), Text("none")),
             ],
         )
-        found = [[b"2", None], [b"c", b"b"], {"x": b"1", "y": b"2"}, b"\xff", [None, None], [], {}, None]
+        found: list[Any] = [[b"2", None], [b"c", b"b"], {"x": b"1", "y": b"2"}, b"\xff", [None, None], [], {}, None]
         assert read == Pieces(standing(7, version=1), found)
         assert await reader.standing(stream) == standing(7, version=1)
 

@@ -37,9 +37,9 @@ def read(path: Path) -> list[PlainGame]:
 def matches(name: str, game: PlainGame) -> bool:
     kind, value = name.split(":")
     hundredths, bound = round(game["crash_point"] * 100), round(float(value) * 100)
-    return {"min": hundredths >= bound, "max": hundredths <= bound, "floor": hundredths // 100 == int(float(value))}[
-        kind
-    ]
+    if kind == "floor":
+        return bool(hundredths // 100 == int(float(value)))
+    return bool(hundredths >= bound if kind == "min" else hundredths <= bound)
 
 
 def test_the_sample_games_come_out_as_a_plain_count_says(new_deployment: NewDeployment, each_redis_url: str) -> None:
