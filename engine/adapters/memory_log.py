@@ -206,7 +206,7 @@ class MemoryLog:
     async def partitions(self) -> frozenset[int]:
         """All partitions of the topic."""
         await anyio.lowlevel.checkpoint()
-        self._topic._partition(0)
+        self._topic._require_available()
         return self._topic.partitions
 
     async def record(self, partition: int, offset: int) -> Record | None:

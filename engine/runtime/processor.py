@@ -494,7 +494,8 @@ class Processor:
 
     async def _refuse_other_settings(self, number: int) -> None:
         """Raise FingerprintMismatch now rather than with the first record; the stream that was busy last tells."""
-        known = self._partitions[number].known
+        partition = self._partitions[number]
+        known = {name: known for name, known in partition.known.items() if known <= partition.begin}
         if known:
             await self._stream(max(known, key=lambda name: known[name]), number)
 

@@ -14,8 +14,8 @@ import msgspec
 import structlog
 
 from engine.core import batch as batches
-from engine.core.facts import Behind, Checkpoint, DeadLetter, Polled, Promoted, Records, Stored
-from engine.core.start import was_recreated
+from engine.core.facts import Behind, Checkpoint, DeadLetter, Manifest, Polled, Promoted, Records, Stored
+from engine.core.start import Begin, was_recreated, where_to_begin
 from engine.errors import ConfigurationError, CrashfoldError, LostRange, Unavailable
 from engine.ports import Clock, DeadLetters, EventLog, ShadowStore, StateStore
 from engine.runtime.patience import patiently
@@ -129,6 +129,9 @@ class Rebuild:
                 self._done[stream] = Rebuilt(stream, held.games, held.next_offset, None)
             else:
                 await self._swap(stream, held)
+        if self._request.stream is None and not self._request.dry_run:
+            for number in self._begins:
+                await self._mend_manifest(number)
         streams = tuple(self._done[stream] for stream in sorted(self._done))
         duration_s = self._clock.monotonic_s() - started_s
         return RebuildReport(streams, self._records, self._rejected, duration_s)
@@ -309,6 +312,21 @@ class Rebuild:
             f"the live engine stayed ahead of the rebuild of {stream}. Run replay again when there is less traffic, or "
             "while the engine is stopped."
         )
+
+    async def _mend_manifest(self, number: int) -> None:
+        """Where the live manifest is of another topic or asks for what is gone, let the engine begin with the first
+        record: it would stop again, and all that it needs has been rebuilt."""
+        manifest = await self._from_store(lambda: self._live.read_manifest(self._log.topic, number))
+        if manifest is None:
+            return
+        bounds = await self._from_log(partial(self._log.bounds, number))
+        mark = manifest.mark
+        found = None if mark is None else await self._from_log(partial(self._log.record, number, mark.offset))
+        if isinstance(where_to_begin(manifest, manifest.streams, bounds, found), Begin):
+            return
+        streams = {name: done.next_offset for name, done in self._done.items() if self._homes[name] == number}
+        mended = Manifest(low_water=bounds.begin, streams=streams, mark=None)
+        await self._from_store(lambda: self._live.write_manifest(self._log.topic, number, mended))
 
     async def _brought_up(self, stream: str, number: int) -> Held:
         """The stream, its checkpoint beyond all that was read: a live engine's may stand behind its last record."""

@@ -1,0 +1,416 @@
+"""Rebuilding beside a live state, and swapping."""
+
+from contextlib import suppress
+
+import anyio
+import anyio.lowlevel
+import msgspec
+import pytest
+
+from engine.adapters.memory_log import MemoryLog
+from engine.adapters.memory_store import MemoryStore, Trouble
+from engine.errors import ConfigurationError, CrashfoldError, LostRange, StreamMoved, TopicRecreated
+from engine.ports import DeadLetters, StateStore
+from engine.runtime import rebuild
+from engine.runtime.processor import Limits, Processor
+from engine.runtime.rebuild import Progress, Rebuilt, Request
+from schemas.game import encode
+from tests.games import SMALL, games_at
+from tests.line import Deployment
+
+GAMES = tuple(games_at(*(1.0, 2.0, 1.4, 11.0, 3.0) * 8))
+
+
+@pytest.fixture(params=[None, "crash"], ids=["many streams", "one stream"])
+def deployment(request: pytest.FixtureRequest) -> Deployment:
+    return Deployment(only=request.param)
+
+
+async def test_the_rebuilt_state_is_the_live_one_in_every_key(deployment: Deployment) -> None:
+    deployment.publish(*GAMES[:30], *GAMES[10:25], *reversed(GAMES[25:]))
+    await deployment.run(limits=Limits(batch_games_max=3, poll_wait_s=0))
+    live = await deployment.store.read_model("crash")
+    report = await deployment.rebuild()
+    after = await deployment.store.read_model("crash")
+    assert live is not None
+    assert after is not None
+    assert after[1] == live[1]
+    assert after[0].version > live[0].version
+    assert report.streams == (Rebuilt("crash", len(live[0].window) + 30, 60, after[0].version),)
+    await deployment.check()
+
+
+async def test_a_topic_nobody_has_read_can_be_rebuilt(deployment: Deployment) -> None:
+    deployment.publish(*GAMES)
+    report = await deployment.rebuild()
+    assert [(one.games, one.version) for one in report.streams] == [(len(GAMES), 2)]
+    assert (report.records, report.dead_letters) == (len(GAMES), 0)
+    await deployment.check()
+
+
+async def test_what_no_engine_has_passed_is_handed_over_and_nothing_else() -> None:
+    deployment = Deployment(only="crash")
+    deployment.topic.append(b"no game")
+    deployment.publish(GAMES[0])
+    await deployment.run()
+    deployment.letters._letters.clear()
+    deployment.topic.append(b"no game either")
+    deployment.topic.append(encode(GAMES[0]), key=b"no name")
+    deployment.publish(msgspec.structs.replace(GAMES[0], crash_point=9.0))
+    report = await deployment.rebuild(Request(dry_run=True))
+    assert (report.dead_letters, deployment.reasons()) == (4, [])
+    report = await deployment.rebuild()
+    assert report.dead_letters == 4
+    assert deployment.reasons() == [(2, "unreadable"), (3, "unreadable"), (4, "conflict")]
+
+
+async def test_a_dry_run_changes_nothing(deployment: Deployment) -> None:
+    deployment.publish(*GAMES[:20])
+    await deployment.run()
+    deployment.publish(*GAMES[20:])
+    before = deployment.store.snapshot()
+    report = await deployment.rebuild(Request(dry_run=True))
+    assert report.streams == (Rebuilt("crash", len(GAMES), len(GAMES), None),)
+    assert deployment.store.snapshot() == before
+
+
+async def test_only_the_stream_that_was_asked_for_is_rebuilt() -> None:
+    deployment = Deployment(2)
+    for number, stream in enumerate("abc"):
+        deployment.publish(*GAMES, stream=stream, partition=number % 2)
+    async with deployment.engine() as engine:
+        await deployment.catch_up(engine)
+    before = {stream: await deployment.store.load(stream) for stream in "abc"}
+    report = await deployment.rebuild(Request(stream="b"))
+    assert [one.stream for one in report.streams] == ["b"]
+    assert await deployment.store.load("a") == before["a"]
+    assert await deployment.store.load("c") == before["c"]
+    await deployment.check("a", "b", "c")
+    with pytest.raises(CrashfoldError, match="no record of stream d"):
+        await deployment.rebuild(Request(stream="d"))
+
+
+async def test_where_there_is_one_stream_no_other_can_be_asked_for() -> None:
+    deployment = Deployment(only="a")
+    deployment.publish(*GAMES, stream="a")
+    with pytest.raises(ConfigurationError, match="of the stream a alone"):
+        await deployment.rebuild(Request(stream="b"))
+
+
+async def test_a_state_can_be_put_back_to_an_offset_and_the_engine_goes_on_from_there(deployment: Deployment) -> None:
+    deployment.publish(*GAMES)
+    async with deployment.engine() as engine:
+        await deployment.catch_up(engine)
+        report = await deployment.rebuild(Request(to_offset=17))
+        assert [(one.games, one.next_offset) for one in report.streams] == [(17, 17)]
+        await deployment.check()
+        await deployment.catch_up(engine)
+        for _ in range(8):
+            deployment.clock.pass_s(1)
+            await engine.processor.step()
+    assert await deployment.games() == len(GAMES)
+    await deployment.check()
+
+
+async def test_an_offset_needs_a_stream_where_there_are_several_partitions() -> None:
+    deployment = Deployment(2)
+    deployment.publish(*GAMES, stream="a")
+    with pytest.raises(ConfigurationError, match="--stream"):
+        await deployment.rebuild(Request(to_offset=3))
+    report = await deployment.rebuild(Request(stream="a", to_offset=3))
+    assert [one.games for one in report.streams] == [3]
+
+
+async def test_a_live_engine_whose_checkpoint_is_beyond_the_last_record_is_overtaken() -> None:
+    """The live batches end elsewhere than those of the rebuild, so its checkpoint of an idle stream is further."""
+    deployment = Deployment()
+    deployment.publish(*GAMES[:5], stream="idle")
+    deployment.publish(*GAMES, stream="busy")
+    deployment.topic.skip(3)
+    await deployment.run(limits=Limits(batch_games_max=1000, poll_wait_s=0))
+    assert (await deployment.checkpoint("idle")).next_offset == 48
+    report = await deployment.rebuild()
+    assert [(one.stream, one.next_offset) for one in report.streams] == [("busy", 48), ("idle", 48)]
+
+
+async def test_a_busy_live_engine_is_overtaken(deployment: Deployment) -> None:
+    deployment.publish(*GAMES[:20])
+    async with deployment.engine() as engine, anyio.create_task_group() as tasks:
+        await deployment.catch_up(engine)
+
+        async def live() -> None:
+            for one in GAMES[20:]:
+                deployment.publish(one)
+                await engine.processor.step()
+
+        tasks.start_soon(live)
+        await deployment.rebuild()
+    await deployment.run()
+    assert await deployment.games() == len(GAMES)
+    await deployment.check()
+
+
+@pytest.mark.parametrize("killed_after", range(0, 60, 2))
+async def test_a_rebuild_that_was_killed_has_changed_nothing_or_is_done(
+    deployment: Deployment, killed_after: int
+) -> None:
+    deployment.publish(*GAMES)
+    await deployment.run()
+    before = await deployment.store.read_model("crash")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(deployment.rebuild)
+        for _ in range(killed_after):
+            await anyio.lowlevel.checkpoint()
+        tasks.cancel_scope.cancel()
+    after = await deployment.store.read_model("crash")
+    assert before is not None
+    assert after is not None
+    assert after[1] == before[1]
+    await deployment.rebuild()
+    await deployment.run()
+    await deployment.check()
+
+
+@pytest.mark.parametrize("method", ["load", "commit", "promote", "clear", "positions"])
+@pytest.mark.parametrize("trouble", Trouble)
+async def test_a_call_that_fails_is_made_again(deployment: Deployment, trouble: Trouble, method: str) -> None:
+    deployment.publish(*GAMES)
+    deployment.topic.append(b"no game")
+    await deployment.run()
+    deployment.store.fail_next(trouble, method=method)
+    await deployment.rebuild()
+    deployment.store.calm()
+    assert await deployment.games() == len(GAMES)
+    await deployment.check()
+
+
+async def test_two_rebuilds_of_a_stream_do_not_mix(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rebuild, "BATCH_GAMES", 5)
+    deployment.publish(*GAMES)
+    done = []
+
+    async def run() -> None:
+        with suppress(CrashfoldError):
+            done.append(await deployment.rebuild())
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run)
+        tasks.start_soon(run)
+    assert done
+    assert await deployment.games() == len(GAMES)
+    await deployment.check()
+
+
+async def test_memory_is_bounded_however_many_streams_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rebuild, "BATCH_GAMES", 10)
+    deployment = Deployment()
+    names = [f"s{number}" for number in range(12)]
+    for start in range(0, 40, 10):
+        for name in names:
+            deployment.publish(*GAMES[start : start + 10], stream=name)
+    held = []
+    async with MemoryLog(deployment.topic, None) as log:
+        limits = Limits(games_held_max=2_000, poll_wait_s=0)
+        made: list[Processor] = []
+
+        def new_processor(store: StateStore, letters: DeadLetters) -> Processor:
+            made.append(deployment.processor(log, store=store, letters=letters, limits=limits))
+            return made[0]
+
+        await rebuild.Rebuild(
+            log,
+            deployment.store,
+            deployment.store.shadow(),
+            new_processor,
+            Request(),
+            deployment.clock,
+            lambda progress: held.append(len(made[0].held)),
+            poll_wait_s=0,
+        ).run()
+    assert max(held) <= 4
+    await deployment.check(*names)
+
+
+async def test_progress_is_told_while_nothing_comes_too(deployment: Deployment) -> None:
+    deployment.publish(*GAMES)
+    told: list[Progress] = []
+    async with anyio.create_task_group() as tasks:
+
+        async def run() -> None:
+            await deployment.rebuild(progressed=told)
+            tasks.cancel_scope.cancel()
+
+        tasks.start_soon(run)
+        while not told:
+            await anyio.lowlevel.checkpoint()
+    assert told[-1] == Progress(len(GAMES), len(GAMES))
+    deployment.topic.skip(2)  # where nothing is read there is nothing to fold, but an end to reach
+    told.clear()
+    await deployment.rebuild(progressed=told)
+    assert told[-1].records == len(GAMES)
+    assert told[-1].records_total == len(GAMES) + 2
+
+
+async def test_partitions_that_are_lost_and_gained_meanwhile_are_read_on(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a client does that had to connect anew."""
+    monkeypatch.setattr(rebuild, "BATCH_GAMES", 5)
+    deployment.publish(*GAMES)
+    async with MemoryLog(deployment.topic, None) as log:
+        at = [20]
+
+        def reconnect(progress: Progress) -> None:
+            if progress.records in at:
+                at.clear()
+                deployment.topic.evict(log)
+
+        report = await rebuild.Rebuild(
+            log,
+            deployment.store,
+            deployment.store.shadow(),
+            lambda store, letters: deployment.processor(log, store=store, letters=letters),
+            Request(),
+            deployment.clock,
+            reconnect,
+            poll_wait_s=0,
+        ).run()
+    assert [one.games for one in report.streams] == [len(GAMES)]
+    await deployment.check()
+
+
+async def test_a_state_that_would_lose_games_is_not_swapped_in_unasked(deployment: Deployment) -> None:
+    deployment.publish(*GAMES)
+    await deployment.run()
+    deployment.topic.truncate_before(30)
+    with pytest.raises(LostRange, match="--accept-gap"):
+        await deployment.rebuild()
+    assert await deployment.games() == len(GAMES)
+    await deployment.rebuild(Request(accept_gap=True))
+    assert await deployment.games() == len(GAMES) - 30
+    await deployment.check()
+
+
+async def test_nor_is_one_of_a_topic_that_was_recreated(deployment: Deployment) -> None:
+    deployment.publish(*GAMES[:20])
+    await deployment.run()
+    deployment.topic.recreate()
+    deployment.publish(*GAMES[20:])
+    await deployment.run(accept_gap=True)
+    with pytest.raises(LostRange, match="earlier topic"):
+        await deployment.rebuild()
+    await deployment.rebuild(Request(accept_gap=True))
+    assert await deployment.games() == 20
+    await deployment.check()
+
+
+async def test_an_engine_goes_on_after_a_rebuild_from_what_retention_left() -> None:
+    deployment = Deployment()
+    deployment.publish(*GAMES[:10], stream="a")
+    deployment.publish(*GAMES[:3], stream="idle")
+    await deployment.run()
+    deployment.publish(*GAMES[10:], stream="a")
+    deployment.topic.truncate_before(20)
+    with pytest.raises(LostRange):
+        await deployment.run()
+    await deployment.rebuild(Request(accept_gap=True))
+    await deployment.run()
+    assert [await deployment.games(stream) for stream in ("a", "idle")] == [23, 3]
+    deployment.publish(*GAMES[3:6], stream="idle")
+    await deployment.run()
+    assert await deployment.games("idle") == 6
+
+
+@pytest.mark.parametrize("accept_gap", [False, True])
+async def test_an_engine_goes_on_after_a_rebuild_from_a_recreated_topic(accept_gap: bool) -> None:
+    """A stream that was not on the new topic yet stands at an offset of the old one, which must not hide its games."""
+    deployment = Deployment()
+    deployment.publish(*GAMES[:10], stream="a")
+    deployment.publish(*GAMES[:10], stream="b")
+    await deployment.run()
+    deployment.topic.recreate()
+    deployment.publish(*GAMES[:12], stream="a")
+    with pytest.raises(TopicRecreated):
+        await deployment.run()
+    await deployment.rebuild(Request(accept_gap=True))
+    await deployment.run()
+    await deployment.check("a")
+    deployment.publish(*GAMES[10:15], stream="b")
+    if accept_gap:
+        await deployment.run(accept_gap=True)
+        assert await deployment.games("b") == 15
+    else:
+        with pytest.raises(TopicRecreated, match="stream b"):
+            await deployment.run()
+        await deployment.rebuild(Request(stream="b", accept_gap=True))
+        await deployment.run()
+        await deployment.check("a", "b")
+
+
+@pytest.mark.parametrize("accept_gap", [False, True])
+async def test_retention_that_overtakes_a_rebuild_is_told_or_accepted(
+    deployment: Deployment, accept_gap: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rebuild, "BATCH_GAMES", 5)
+    deployment.publish(*GAMES)
+    async with MemoryLog(deployment.topic, None) as log:
+        made = rebuild.Rebuild(
+            log,
+            deployment.store,
+            deployment.store.shadow(),
+            lambda store, letters: deployment.processor(log, store=store, letters=letters),
+            Request(accept_gap=accept_gap),
+            deployment.clock,
+            lambda progress: deployment.topic.truncate_before(30),
+            poll_wait_s=0,
+        )
+        if not accept_gap:
+            with pytest.raises(LostRange, match="while they were being read"):
+                await made.run()
+            return
+        report = await made.run()
+    assert [one.games for one in report.streams] == [5 + 10]
+
+
+async def test_a_topic_that_is_not_there_is_said_to_be() -> None:
+    deployment = Deployment(0)
+    with pytest.raises(ConfigurationError, match="no topic games"):
+        await deployment.rebuild()
+
+
+async def test_a_stream_on_two_partitions_is_not_rebuilt() -> None:
+    deployment = Deployment(2)
+    deployment.publish(*GAMES, partition=0)
+    deployment.publish(*GAMES, partition=1)
+    with pytest.raises(StreamMoved):
+        await deployment.rebuild()
+    assert deployment.store.snapshot().live == {}
+
+
+async def test_a_rebuild_with_other_settings_takes_away_the_keys_of_the_old_ones(deployment: Deployment) -> None:
+    deployment.publish(*GAMES)
+    await deployment.run()
+    deployment.settings = msgspec.structs.replace(SMALL, min=(4,), floor=())
+    await deployment.rebuild()
+    read = await deployment.store.read_model("crash")
+    assert read is not None
+    assert {name for name in read[1] if name.startswith("occurrences")} == {
+        *("occurrences:min:4", "occurrences:max:1", "occurrences:max:2")
+    }
+    await deployment.check()
+
+
+async def test_a_store_emptied_meanwhile_ends_a_rebuild(deployment: Deployment) -> None:
+    deployment.publish(*GAMES)
+    async with anyio.create_task_group() as tasks:
+
+        async def run() -> None:
+            with suppress(CrashfoldError):
+                await deployment.rebuild()
+
+        tasks.start_soon(run)
+        for _ in range(18):
+            await anyio.lowlevel.checkpoint()
+            deployment.store.restore(MemoryStore().snapshot())
+    await deployment.rebuild()
+    await deployment.check()
