@@ -6,7 +6,8 @@ from engine.cli import options
 from engine.cli.bootstrap import fairness_of, open_log, open_store, plan_of, streams_of
 from engine.cli.options import Common
 from engine.cli.replay import progress_bar
-from engine.runtime.verify import VerifyReport
+from engine.errors import Unavailable
+from engine.runtime.verify import CannotCompare, VerifyReport
 from engine.runtime.verify import verify as verify_streams
 from engine.settings import Settings
 
@@ -29,7 +30,11 @@ def verify(
     json
         Print the result as JSON.
     """
-    report = options.run(verify_topic, options.settings(common), stream, file)
+    settings = options.settings(common)
+    try:
+        report = options.run(verify_topic, settings, stream, file)
+    except Unavailable as error:
+        raise CannotCompare(str(error)) from error
     if json:
         options.print_json(report)
     else:

@@ -229,12 +229,12 @@ class Processor:
         async with task_group() as tasks:
             tasks.start_soon(self._poll_ahead)
             await self._settle(letters)
+            if polled.count:
+                self._meter.step_took(self._clock.monotonic_s() - started_s, polled.count)
             if self._seeks:
                 tasks.cancel_scope.cancel()
         await self._return_to_range()
         await self._seek()
-        if polled.count:
-            self._meter.step_took(self._clock.monotonic_s() - started_s, polled.count)
         return polled.count
 
     async def fold(self, records: Records, *, live: bool = False) -> list[DeadLetter]:
@@ -265,6 +265,7 @@ class Processor:
             if live:
                 faults += self._faults(before, folded)
         self._pass(records, partition, passed)
+        letters.sort(key=lambda letter: letter.record.offset)
         for letter in letters:
             self._meter.rejected(letter.reason)
         if live:
