@@ -102,15 +102,20 @@ class ApiServer:
         return httpx.AsyncClient(base_url=self.url, trust_env=False, timeout=20, **kwargs)  # type: ignore[arg-type]
 
 
-@contextmanager
-def api_server(redis_url: str, *flags: str, ready: bool = True, port: int | None = None) -> Iterator[ApiServer]:
-    """`crashfold serve` on that Redis, with further flags; once it is ready, unless that is not asked for."""
-    port = port or free_port()
-    command = [
+def serve_command(redis_url: str, port: int, *flags: str) -> list[str]:
+    """The command line of `crashfold serve`."""
+    return [
         *(sys.executable, "-m", "engine.cli", "serve", "--redis.url", redis_url, "--api.port", str(port)),
         *("--api.host", "127.0.0.1", "--log.format", "json"),
         *flags,
     ]
+
+
+@contextmanager
+def api_server(redis_url: str, *flags: str, ready: bool = True, port: int | None = None) -> Iterator[ApiServer]:
+    """`crashfold serve` on that Redis, with further flags; once it is ready, unless that is not asked for."""
+    port = port or free_port()
+    command = serve_command(redis_url, port, *flags)
     environ = {name: value for name, value in os.environ.items() if not name.startswith("CRASHFOLD_")}
     root = Path(__file__).resolve().parent.parent
     with TemporaryFile() as log:

@@ -42,6 +42,7 @@ SHARED_BYTES_MAX: Final = 256 << 10
 """A bigger answer is not kept in the store."""
 SHARED_BYTES_PER_S: Final = 128 << 10
 """What this process adds to the store per second, at most: whoever asks for ever new thresholds must not fill it."""
+SHARE_EVERY_S: Final = 0.05
 COSTLY_S: Final = 0.002
 """A question that took longer is looked up in the store the next time: asking it takes a tenth of that."""
 COSTLY_KNOWN: Final = 1_024
@@ -132,7 +133,7 @@ class Answers:
         self._shelves: dict[str, _Shelf] = {}
         self._costly: dict[tuple[str, Any], None] = {}
         self._to_share: list[CachedAnswer] = []
-        self._shared_bytes = 0.0
+        self._shared_bytes, self._shared_s = 0.0, clock.monotonic_s()
         self._share_due = anyio.Event()
         self._threads = anyio.CapacityLimiter(THREADS)
 
@@ -189,8 +190,7 @@ class Answers:
                 await self._reader.keep(batch)
             except CrashfoldError as error:
                 _log.debug("answers_not_shared", fault=str(error))
-            await self._clock.sleep(0.1)
-            self._shared_bytes = max(0.0, self._shared_bytes - SHARED_BYTES_PER_S / 10)
+            await self._clock.sleep(SHARE_EVERY_S)
 
     async def _answer(self, asked: Asked, request: Request, follower: Follower) -> Reply:
         aggregate = aggregate_of(asked)
@@ -397,7 +397,10 @@ class Answers:
         return body
 
     def _share(self, stream: str, held: Held, name: str, body: bytes) -> None:
-        if len(body) > SHARED_BYTES_MAX or self._shared_bytes + len(body) > SHARED_BYTES_PER_S:
+        now_s = self._clock.monotonic_s()
+        self._shared_bytes = max(0.0, self._shared_bytes - (now_s - self._shared_s) * SHARED_BYTES_PER_S)
+        self._shared_s = now_s
+        if len(body) > SHARED_BYTES_MAX or self._shared_bytes > SHARED_BYTES_PER_S:
             return
         self._shared_bytes += len(body) + 200
         self._to_share.append(CachedAnswer(stream, held.version, name, body, self._cache_ttl_s))

@@ -1,0 +1,619 @@
+"""The API as a process over HTTP, on a real Redis that the engine's own fold has filled."""
+
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+from redis.asyncio import Redis
+
+from engine.adapters.redis import RedisStore
+from engine.api.edge import BODY_BYTES_MAX, HEADERS_BYTES_MAX, TARGET_BYTES_MAX
+from projections.settings import ProjectionSettings
+from schemas.game import Game
+from tests import servers
+from tests.api_server import ApiServer, Writer, api_server, serve_command
+from tests.conftest import enter
+from tests.games import game, sample_games
+from tests.servers import RedisServer
+from tests.unit.test_api_examples import EXAMPLES, assert_same
+
+ROOT = "/api/analytics"
+DEADLINE_S = 20
+PROBLEM = "application/problem+json"
+
+QUESTIONS = [
+    *(
+        f"occurrences/{kind}/{value}?games={n}"
+        for kind, value in (("min-crash-point", "2"), ("exact-floor", "3"))
+        for n in (100, 500, 1000)
+    ),
+    *("occurrences/max-crash-point/1.01", "occurrences/min-crash-point/1000?games=1000"),
+    *(
+        f"last-game/{name}"
+        for name in ("min-crash-point/2", "min-crash-point/1000", "exact-floor/7", "max-crash-point/1")
+    ),
+    *(
+        f"last-games/{name}"
+        for name in ("min-crash-point/2?limit=100", "max-crash-point/1.01", "exact-floor/9?limit=3")
+    ),
+    *("series/without-min-crash-point/2", "series/without-min-crash-point/100?limit=5000&sort_by=length"),
+    *("intervals/min-crash-point/2", "intervals/min-crash-point/10?hours=3"),
+]
+"""What the engine keeps, and some of what it does not."""
+BODIES: list[tuple[str, dict[str, Any]]] = [
+    ("occurrences/min-crash-points/batch", {"values": [2, 10], "comparison": False}),
+    ("last-games/exact-floors", {"values": [1, 7]}),
+    ("last-games/min-crash-points", {"values": [2, 2.5, 1000]}),
+]
+PRECOMPUTED = [path for path in QUESTIONS if not path.startswith("series")]
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[RedisServer]:
+    """A server of this module's own, with the sample data and its newest games ending about now."""
+    with ExitStack() as stack:
+        server = enter(stack, servers.redis_server())
+        anyio.run(_fill, server.url, sample_games())
+        yield server
+
+
+@pytest.fixture(scope="module")
+def server(redis: RedisServer) -> Iterator[ApiServer]:
+    with api_server(redis.url) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def computing(redis: RedisServer) -> Iterator[ApiServer]:
+    """The same, which computes everything."""
+    flags = [f"--api.source_{name}=computed" for name in ("occurrences", "intervals", "series", "last_games")]
+    with api_server(redis.url, *flags) as server:
+        yield server
+
+
+@pytest.fixture
+async def client(server: ApiServer) -> AsyncIterator[httpx.AsyncClient]:
+    async with server.client() as client:
+        yield client
+
+
+async def _fill(url: str, games: Sequence[Game], **settings: Any) -> Writer:
+    async with RedisStore(url) as store:
+        writer = Writer(store, ProjectionSettings(**settings))
+        await writer.commit(games)
+    return writer
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: f"{example['method']} {example['path']}")
+async def test_every_example_gets_its_answer(example: dict[str, Any], client: httpx.AsyncClient) -> None:
+    url = f"{example['path']}?{example['query']}" if example["query"] else example["path"]
+    for _ in range(2):  # the second time it may have been kept
+        told = await client.request(example["method"], url, json=example["body"], headers=example["headers"])
+        assert told.status_code == example["expect_status"], told.text
+        if told.status_code == 200:
+            assert told.headers["content-type"] == "application/json"
+            assert told.headers["x-crashfold-version"] == "1"
+            assert_same(told.json()["data"], example["expect_data"])
+        else:
+            assert told.headers["content-type"] == PROBLEM
+            assert told.json()["status"] == told.status_code
+
+
+@pytest.mark.parametrize("path", QUESTIONS)
+async def test_precomputed_and_computed_answers_are_the_same(
+    path: str, client: httpx.AsyncClient, computing: ApiServer
+) -> None:
+    async with computing.client() as other:
+        for headers in ({}, {"X-Timezone": "Asia/Kolkata"}):
+            one = await client.get(f"{ROOT}/{path}", headers=headers)
+            two = await other.get(f"{ROOT}/{path}", headers=headers)
+            assert one.status_code == two.status_code == 200
+            assert one.content == two.content
+            assert one.headers.get("etag") == two.headers.get("etag")
+            expected = "precomputed" if path in PRECOMPUTED else "computed"
+            assert (one.headers["x-crashfold-source"], two.headers["x-crashfold-source"]) == (expected, "computed")
+
+
+@pytest.mark.parametrize(("path", "body"), BODIES)
+async def test_batches_are_the_same_from_both_sources(
+    path: str, body: dict[str, Any], client: httpx.AsyncClient, computing: ApiServer
+) -> None:
+    async with computing.client() as other:
+        one, two = await client.post(f"{ROOT}/{path}", json=body), await other.post(f"{ROOT}/{path}", json=body)
+        assert one.status_code == two.status_code == 200
+        assert one.content == two.content
+
+
+async def test_shadow_serves_what_is_computed_and_counts_comparisons(redis: RedisServer) -> None:
+    flags = [f"--api.source_{name}=shadow" for name in ("occurrences", "intervals", "series", "last_games")]
+    with api_server(redis.url, *flags) as server:
+        async with server.client() as client, Redis.from_url(redis.url) as store:
+            for path in PRECOMPUTED:
+                told = await client.get(f"{ROOT}/{path}")
+                assert (told.status_code, told.headers["x-crashfold-source"]) == (200, "computed")
+            metrics = await _metrics(client)
+            compared = 'crashfold_api_shadow_comparisons_total{aggregate="%s",outcome="%s"}'
+            asked = {name: sum(path.startswith(name) for path in PRECOMPUTED) for name in ("occurrences", "intervals")}
+            for aggregate, count in (*asked.items(), ("last_games", len(PRECOMPUTED) - sum(asked.values()))):
+                assert metrics[compared % (aggregate, "equal")] == count
+                assert metrics[compared % (aggregate, "different")] == 0
+            right = await store.hget("analytics:occurrences:floor:5", "games:500")
+            assert isinstance(right, bytes)
+            await store.hset("analytics:occurrences:floor:5", "games:500", "499")
+            try:
+                told = await client.get(f"{ROOT}/occurrences/exact-floor/5?games=500")
+            finally:
+                await store.hset("analytics:occurrences:floor:5", "games:500", right)
+            assert told.json()["data"]["occurrences"]["count"] == int(right)
+            assert (await _metrics(client))[compared % ("occurrences", "different")] == 1
+
+
+async def test_a_computed_answer_is_kept_and_says_so(client: httpx.AsyncClient) -> None:
+    url = f"{ROOT}/series/without-min-crash-point/2.345?limit=777"
+    first, second = await client.get(url), await client.get(url)
+    assert (first.headers["x-crashfold-source"], second.headers["x-crashfold-source"]) == ("computed", "cached")
+    assert first.content == second.content
+
+
+async def test_a_computed_answer_is_put_into_the_store_under_its_version_with_an_end(
+    client: httpx.AsyncClient, redis: RedisServer
+) -> None:
+    told = await client.get(f"{ROOT}/occurrences/min-crash-point/3.33?games=333")
+    async with Redis.from_url(redis.url) as store:
+
+        async def found() -> bool:
+            kept = [key async for key in store.scan_iter("analytics:cache:1:occurrences:*")]
+            for key in kept:
+                if await store.get(key) == told.content:
+                    assert 0 < await store.ttl(key) <= 60
+                    return True
+            return False
+
+        await _eventually(found)
+
+
+async def test_a_costly_answer_of_another_process_is_taken_from_the_store(
+    server: ApiServer, redis: RedisServer
+) -> None:
+    url = f"{ROOT}/series/without-min-crash-point/%s?limit=20000&sort_by=length"
+    with api_server(redis.url) as other:
+        async with server.client() as one, other.client() as two:
+            for client in (one, two):  # both learn that such questions are costly
+                assert (await client.get(url % "1.13")).headers["x-crashfold-source"] in ("computed", "cached")
+            first = await one.get(url % "77.7")
+            async with Redis.from_url(redis.url) as store:
+
+                async def is_shared() -> bool:
+                    keys = [key async for key in store.scan_iter("analytics:cache:1:series:*")]
+                    return first.content in [await store.get(key) for key in keys]
+
+                await _eventually(is_shared)
+            second = await two.get(url % "77.7")
+            assert second.content == first.content
+            assert second.headers["x-crashfold-source"] == "cached"
+            metrics = await _metrics(two)
+            assert metrics['crashfold_api_cache_requests_total{cache="store",outcome="hit"}'] == 1
+
+
+async def test_a_precomputed_key_that_is_missing_is_computed_logged_and_counted(
+    server: ApiServer, client: httpx.AsyncClient, redis: RedisServer
+) -> None:
+    expected = await client.get(f"{ROOT}/last-game/min-crash-point/25?at=2100-01-01T00:00:00Z")
+    async with Redis.from_url(redis.url) as store:
+        gone = await store.getdel("analytics:last_game:min:25")
+        assert isinstance(gone, bytes)
+        try:
+            told = await client.get(f"{ROOT}/last-game/min-crash-point/25")
+        finally:
+            await store.set("analytics:last_game:min:25", gone)
+    assert (told.status_code, told.headers["x-crashfold-source"]) == (200, "computed")
+    assert told.json() == expected.json()
+    assert (await _metrics(client))['crashfold_api_precomputed_missing_total{aggregate="last_games"}'] == 1
+    assert "precomputed_missing" in server.log()
+
+
+async def test_an_etag_names_generation_version_and_zone_and_spares_the_body(client: httpx.AsyncClient) -> None:
+    for url in (f"{ROOT}/occurrences/min-crash-point/2", f"{ROOT}/occurrences/min-crash-point/2.71", "/api/games"):
+        for zone, etag in ((None, '"g1-1"'), ("UTC", '"g1-1"'), ("Europe/Vienna", '"g1-1-Europe/Vienna"')):
+            headers = {} if zone is None else {"X-Timezone": zone}
+            for _ in range(2):
+                assert (await client.get(url, headers=headers)).headers["etag"] == etag
+                for known in (etag, f'"x", W/{etag}', "*"):
+                    told = await client.get(url, headers={**headers, "If-None-Match": known})
+                    assert (told.status_code, told.content, told.headers["etag"]) == (304, b"", etag)
+                    assert told.headers["vary"] == "X-Timezone"
+                told = await client.get(url, headers={**headers, "If-None-Match": '"g1-2"'})
+                assert told.status_code == 200
+
+
+async def test_answers_by_the_clock_have_no_etag_and_those_of_a_moment_have(client: httpx.AsyncClient) -> None:
+    for path in (
+        "occurrences/min-crash-point/2?by_time=true",
+        "intervals/min-crash-point/2",
+        "series/without-min-crash-point/2/time",
+    ):
+        told = await client.get(f"{ROOT}/{path}", headers={"If-None-Match": "*"})
+        assert (told.status_code, told.headers.get("etag")) == (200, None)
+        assert told.headers["cache-control"] == "no-store"
+        at = "&at=" if "?" in path else "?at="
+        told = await client.get(f"{ROOT}/{path}{at}2026-01-15T12:34:56Z")
+        assert told.headers["etag"] == '"g1-1"'
+
+
+async def test_post_answers_are_never_304(client: httpx.AsyncClient) -> None:
+    path, body = BODIES[0]
+    told = await client.post(f"{ROOT}/{path}", json=body, headers={"If-None-Match": "*"})
+    assert (told.status_code, told.headers["etag"]) == (200, '"g1-1"')
+
+
+@pytest.mark.parametrize(
+    ("method", "url", "status", "kind"),
+    [
+        ("GET", "/nothing", 404, "no-such-route"),
+        ("GET", "/api", 404, "no-such-route"),
+        ("GET", "/schema/nothing", 404, "no-such-route"),
+        ("GET", f"{ROOT}/occurrences/min-crash-point/", 400, "malformed"),
+        ("GET", f"{ROOT}/occurrences/min-crash-point/%2F", 400, "malformed"),
+        ("GET", f"{ROOT}/occurrences/min-crash-point/nan", 400, "malformed"),
+        ("GET", f"{ROOT}/occurrences/min-crash-point/0.5", 422, "out-of-bounds"),
+        ("GET", "/api/games/9", 404, "not-found"),
+        ("GET", "/api/games?stream=other", 404, "not-found"),
+        ("GET", "/api/games?stream=no/stream", 400, "malformed"),
+        ("GET", "/api/games?min_version=x", 400, "malformed"),
+        ("PUT", "/api/games", 405, "method-not-allowed"),
+        ("DELETE", f"{ROOT}/last-games/exact-floors", 405, "method-not-allowed"),
+        ("POST", "/livez", 405, "method-not-allowed"),
+        ("GET", f"/api/games?{'x' * TARGET_BYTES_MAX}", 414, "target-too-long"),
+    ],
+)
+async def test_every_error_is_a_problem(
+    method: str, url: str, status: int, kind: str, client: httpx.AsyncClient
+) -> None:
+    told = await client.request(method, url)
+    assert (told.status_code, told.headers["content-type"]) == (status, PROBLEM)
+    assert told.json()["type"] == f"urn:crashfold:problem:{kind}"
+    if status == 405:
+        assert told.headers["allow"] == {"PUT": "GET", "POST": "GET", "DELETE": "POST"}[method]
+
+
+async def test_a_body_or_headers_beyond_the_bounds_are_refused(client: httpx.AsyncClient) -> None:
+    url = f"{ROOT}/last-games/min-crash-points"
+
+    async def unannounced() -> AsyncIterator[bytes]:
+        for _ in range(BODY_BYTES_MAX // 1024 + 1):
+            yield b" " * 1024
+
+    for body in (b" " * (BODY_BYTES_MAX + 1), unannounced()):
+        told = await client.post(url, content=body)
+        assert (told.status_code, told.headers["content-type"]) == (413, PROBLEM)
+    told = await client.get("/api/games", headers={"X-Long": "x" * HEADERS_BYTES_MAX})
+    assert (told.status_code, told.headers["content-type"]) == (431, PROBLEM)
+    assert (await client.get("/api/games")).status_code == 200
+
+
+async def test_every_answer_carries_the_security_headers(client: httpx.AsyncClient) -> None:
+    for url in ("/api/games", "/nothing", "/livez", "/metrics", "/schema/openapi.json", "/docs", "/"):
+        told = await client.get(url)
+        assert told.headers["x-content-type-options"] == "nosniff"
+        assert told.headers["referrer-policy"] == "no-referrer"
+        assert "frame-ancestors 'none'" in told.headers["content-security-policy"]
+        assert "unsafe" not in told.headers["content-security-policy"]
+        assert "access-control-allow-origin" not in told.headers
+        assert len(told.headers.get_list("content-security-policy")) == 1
+
+
+async def test_the_reference_needs_no_other_host_and_describes_every_route(client: httpx.AsyncClient) -> None:
+    described = (await client.get("/schema/openapi.json")).json()
+    operations = [one for path in described["paths"].values() for one in path.values() if "responses" in one]
+    assert len({one["operationId"] for one in operations}) == len(operations) >= 26
+    for path, methods in described["paths"].items():
+        for method, one in methods.items():
+            if not path.startswith("/api/") or path == "/api/stream":
+                continue
+            assert {"200", "400", "404", "422", "500", "503"} <= one["responses"].keys(), path
+            (media,) = one["responses"]["200"]["content"].values()
+            assert next(iter(media["examples"].values()))["value"]["status"] == "success"
+            assert (method == "post") == ("requestBody" in one)
+    for url in ("/docs", "/docs/reference.js", "/docs/reference.css"):
+        told = await client.get(url)
+        assert told.status_code == 200
+        assert "//" not in told.text.replace("// ", "")
+
+
+async def test_a_token_is_asked_for_and_never_written_down(redis: RedisServer) -> None:
+    token = "0123456789abcdef-secret"
+    with api_server(redis.url, f"--api.token={token}", "--log.level=debug") as server:
+        async with server.client() as client:
+            for url in ("/api/games", "/metrics", "/schema/openapi.json", "/nothing", "/api/stream"):
+                for headers in (
+                    {},
+                    {"Authorization": "Bearer wrong"},
+                    {"Authorization": f"Basic {token}"},
+                    {"Authorization": "Bearer é"},
+                    {"Authorization": f"Bearer {token}x"},
+                ):
+                    encoded = {name.encode(): value.encode() for name, value in headers.items()}
+                    told = await client.get(url, headers=encoded)
+                    assert (told.status_code, told.headers["content-type"]) == (401, PROBLEM)
+                    assert told.headers["www-authenticate"].startswith("Bearer")
+            for url in ("/livez", "/readyz", "/startupz", "/", "/docs"):
+                assert (await client.get(url)).status_code == 200
+            for _ in range(2):
+                told = await client.get("/api/games", headers={"Authorization": f"bearer {token}"})
+                assert told.status_code == 200
+        assert token not in server.log()
+
+
+async def test_clients_beyond_their_rate_wait(redis: RedisServer) -> None:
+    with api_server(redis.url, "--api.rate_limit_per_minute=5") as server:
+        async with server.client() as client:
+            answers = [await client.get("/api/games") for _ in range(8)]
+            statuses = [told.status_code for told in answers]
+            assert statuses[:5] == [200] * 5
+            assert statuses[-1] == 429
+            assert answers[-1].headers["content-type"] == PROBLEM
+            assert 1 <= int(answers[-1].headers["retry-after"]) <= 12
+            assert (await client.get("/livez")).status_code == 200
+
+
+async def test_only_allowed_hosts_and_origins_are_served(redis: RedisServer) -> None:
+    flags = ['--api.allowed_hosts=["api.example", "127.0.0.1"]', '--api.cors_origins=["https://page.example"]']
+    with api_server(redis.url, *flags) as server:
+        async with server.client() as client:
+            assert (await client.get("/api/games", headers={"Host": "API.example:8000"})).status_code == 200
+            told = await client.get("/api/games", headers={"Host": "other.example"})
+            assert (told.status_code, told.json()["type"]) == (400, "urn:crashfold:problem:host-not-allowed")
+            assert (await client.get("/livez", headers={"Host": "10.0.0.7"})).status_code == 200
+            told = await client.get("/api/games", headers={"Origin": "https://page.example"})
+            assert told.headers["access-control-allow-origin"] == "https://page.example"
+            assert "Origin" in told.headers.get_list("vary", split_commas=True)
+            told = await client.get("/api/games", headers={"Origin": "https://evil.example"})
+            assert "access-control-allow-origin" not in told.headers
+            asked = {"Origin": "https://page.example", "Access-Control-Request-Method": "POST"}
+            told = await client.options(f"{ROOT}/last-games/exact-floors", headers=asked)
+            assert told.status_code == 204
+            assert "POST" in told.headers["access-control-allow-methods"]
+            assert "X-Timezone" in told.headers["access-control-allow-headers"]
+
+
+async def test_requests_are_measured_by_route_status_and_source(client: httpx.AsyncClient) -> None:
+    url = f"{ROOT}/last-game/exact-floor/10"
+    requests = 'crashfold_api_requests_total{route="%s",source="%s",status="%s"}'
+    mine = requests % (f"{ROOT}/last-game/exact-floor/{{value}}", "precomputed", 200)
+    refused = requests % ("/api/games", "none", 422)
+    before = await _metrics(client)
+    for _ in range(3):
+        await client.get(url)
+    await client.get("/api/games?page=0")
+    await client.get("/whatever/<script>")
+    metrics = await _metrics(client)
+    assert metrics[mine] == before.get(mine, 0) + 3
+    assert metrics[refused] == before.get(refused, 0) + 1
+    assert metrics['crashfold_api_cache_requests_total{cache="process",outcome="hit"}'] >= 2
+    assert metrics['crashfold_api_window_version{stream="crash"}'] == 1
+    assert 0 <= metrics['crashfold_api_window_age_seconds{stream="crash"}'] < 3
+    assert 'crashfold_api_stream_clients{transport="sse"}' in metrics
+    assert not any("script" in name for name in metrics)
+
+
+async def test_a_version_is_waited_for_and_given_up_after_five_seconds(each_redis_url: str) -> None:
+    async with RedisStore(each_redis_url) as store:
+        writer = Writer(store)
+        await writer.commit([game(1, 2.0)])
+        with api_server(each_redis_url) as server:
+            async with server.client() as client, anyio.create_task_group() as tasks:
+                told: dict[int, httpx.Response] = {}
+
+                async def ask(version: int) -> None:
+                    told[version] = await client.get(f"/api/games?min_version={version}")
+
+                for version in (1, 2, 3, 9):
+                    tasks.start_soon(ask, version)
+                await _eventually(lambda: 1 in told)
+                assert told.keys() == {1}
+                await writer.commit([game(2, 3.0)])
+                await writer.commit([game(3, 3.0)])
+                await _eventually(lambda: {2, 3} <= told.keys())
+                assert int(told[2].headers["x-crashfold-version"]) >= 2
+                assert told[3].json()["pagination"]["total_items"] == 3
+            assert (told[9].status_code, told[9].headers["retry-after"]) == (503, "1")
+
+
+async def test_readers_see_one_version_an_answer_and_never_an_older_one_while_commits_go_on(
+    each_redis_url: str,
+) -> None:
+    last = 120
+    async with RedisStore(each_redis_url) as store:
+        writer = Writer(store, ProjectionSettings(window_games=50, samples_games=(10, 50)))
+        await writer.commit([game(1, 2.0)])
+        flags = ["--projections.window_games=50", "--projections.samples_games=[10, 50]"]
+        with api_server(each_redis_url, *flags) as server:
+            done = anyio.Event()
+
+            async def write() -> None:
+                for number in range(2, last + 1):
+                    # Every sixth game comes late, and two versions later the one that it was before.
+                    await writer.commit([game(number, 2.0 if number % 3 else 1.0)])
+                done.set()
+
+            async def read(url: str, newest: Callable[[Any], int]) -> None:
+                seen = 0
+                async with server.client() as client:
+                    while seen < last:
+                        told = await client.get(url)
+                        assert told.status_code == 200, told.text
+                        version = int(told.headers["x-crashfold-version"])
+                        assert version >= seen
+                        seen = version
+                        assert newest(told.json()["data"]) == version
+                        assert told.headers["x-crashfold-source"] != "replica"
+
+            with anyio.fail_after(60):
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(read, f"{ROOT}/last-games/min-crash-point/1.001", _newest_but_thirds)
+                    tasks.start_soon(read, "/api/games?per_page=1", lambda data: int(data[0]["gameId"]))
+                    tasks.start_soon(read, f"{ROOT}/occurrences/min-crash-point/1.5?games=50", _of_fifty)
+                    tasks.start_soon(read, f"{ROOT}/last-game/max-crash-point/10", _newest_last)
+                    tasks.start_soon(write)
+            assert done.is_set()
+
+
+def _newest_last(data: Any) -> int:
+    assert data["games_since"] == 0
+    return int(data["game"]["gameId"])
+
+
+def _newest_but_thirds(data: Any) -> int:
+    newest = int(data["games"][0]["gameId"])
+    return newest if newest % 3 != 2 else _AMBIGUOUS
+
+
+def _of_fifty(data: Any) -> int:
+    return _AMBIGUOUS
+
+
+class _Any(int):
+    """Equal to every version: what an answer does not tell."""
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __hash__(self) -> int:
+        return 0
+
+
+_AMBIGUOUS = _Any()
+
+
+async def test_late_games_take_their_place(each_redis_url: str) -> None:
+    async with RedisStore(each_redis_url) as store:
+        writer = Writer(store)
+        await writer.commit([game(number, 2.0) for number in (1, 2, 4, 5)])
+        with api_server(each_redis_url) as server:
+            async with server.client() as client:
+                version = await writer.commit([game(3, 2.0), game(6, 2.0)])
+                told = await client.get(f"/api/games?min_version={version}")
+                assert [shown["gameId"] for shown in told.json()["data"]] == ["6", "5", "4", "3", "2", "1"]
+
+
+async def test_the_only_stream_is_known_before_its_first_game(each_redis_url: str) -> None:
+    with api_server(each_redis_url) as server:
+        async with server.client() as client, RedisStore(each_redis_url) as store:
+            told = await client.get("/api/games")
+            assert (told.status_code, told.json()["data"]) == (200, [])
+            assert (told.headers["x-crashfold-version"], told.headers.get("etag")) == ("0", None)
+            told = await client.get(f"{ROOT}/occurrences/min-crash-point/2")
+            assert told.json()["data"]["occurrences"]["total_games"] == 0
+            assert (await client.get(f"{ROOT}/last-game/min-crash-point/2")).status_code == 404
+            await Writer(store).commit([game(1, 2.0)])
+            told = await client.get("/api/games?min_version=1")
+            assert told.json()["count"] == 1
+
+
+async def test_many_streams_are_told_apart(each_redis_url: str) -> None:
+    prefix = "p:{stream}"
+    async with RedisStore(each_redis_url, key_prefix=prefix) as store:
+        for number, stream in enumerate(("crash", "b.2"), 1):
+            await Writer(store, stream=stream).commit([game(number, 2.0)])
+        with api_server(each_redis_url, f"--redis.key_prefix={prefix}") as server:
+            async with server.client() as client:
+                for _ in range(2):
+                    for query, expected in (("", "1"), ("?stream=crash", "1"), ("?stream=b.2", "2")):
+                        told = await client.get(f"/api/games{query}")
+                        assert [shown["gameId"] for shown in told.json()["data"]] == [expected]
+                    assert (await client.get("/api/games?stream=c")).status_code == 404
+
+
+async def test_a_rebuilt_generation_is_followed(each_redis_url: str) -> None:
+    async with RedisStore(each_redis_url) as store:
+        writer = Writer(store)
+        await writer.commit([game(1, 2.0), game(2, 1.0)])
+        with api_server(each_redis_url) as server:
+            async with server.client() as client:
+                assert (await client.get("/api/games")).headers["etag"] == '"g1-1"'
+                shadow = Writer(store.shadow(), generation="g2")
+                await shadow.commit([game(1, 3.0), game(2, 1.0)])
+                await store.shadow().promote("crash")
+                told = await client.get("/api/games?min_version=2")
+                assert told.headers["etag"] == '"g2-2"'
+                assert [shown["crashPoint"] for shown in told.json()["data"]] == [1.0, 3.0]
+
+
+async def test_what_lies_before_the_window_is_still_known(each_redis_url: str) -> None:
+    """A window of ten games: series keep their true start, and rare matches are remembered, computed or not."""
+    sizes = {"window_games": 10, "samples_games": (5,)}
+    games = [game(1, 50.0), game(2, 1.0), *(game(number, 1.2) for number in range(3, 31))]
+    await _fill(each_redis_url, games, **sizes)
+    flags = ["--projections.window_games=10", "--projections.samples_games=[5]"]
+    for source in ("precomputed", "computed"):
+        more = [f"--api.source_{name}={source}" for name in ("series", "last_games")]
+        with api_server(each_redis_url, *flags, *more) as server:
+            async with server.client() as client:
+                told = (await client.get(f"{ROOT}/last-game/min-crash-point/50")).json()["data"]
+                assert (told["game"]["gameId"], told["games_since"]) == ("1", 29)
+                told = (await client.get(f"{ROOT}/last-games/min-crash-point/50")).json()["data"]
+                assert [one["gameId"] for one in told["games"]] == ["1"]
+                told = (await client.get(f"{ROOT}/series/without-min-crash-point/50?limit=10")).json()["data"]
+                (open_series,) = told["series"]
+                assert (open_series["start_game_id"], open_series["length"]) == ("2", 29)
+                assert (await client.get(f"{ROOT}/last-game/min-crash-point/1000")).status_code == 404
+
+
+async def test_it_stops_in_order_and_in_time(each_redis_url: str) -> None:
+    with api_server(each_redis_url) as server:
+        async with server.client() as client:
+            assert (await client.get("/readyz")).status_code == 200
+            code, took_s = await anyio.to_thread.run_sync(server.terminate)
+    assert code == 0
+    assert took_s < 10
+
+
+def test_a_port_that_is_taken_is_named(server: ApiServer, redis: RedisServer) -> None:
+    done = subprocess.run(serve_command(redis.url, server.port), capture_output=True, text=True, timeout=30)
+    assert done.returncode == 78
+    assert "api.port" in done.stderr
+
+
+async def test_several_processes_on_one_port_agree_and_end_together(each_redis_url: str) -> None:
+    async with RedisStore(each_redis_url) as store:
+        writer = Writer(store)
+        await writer.commit([game(1, 2.0)])
+        with api_server(each_redis_url, "--api.workers=2") as server:
+            for number in range(2, 12):
+                version = await writer.commit([game(number, 2.0)])
+                workers: set[str] = set()
+
+                async def ask(version: int = version, workers: set[str] = workers) -> None:
+                    async with server.client() as client:  # a connection of its own, so either process may answer
+                        told = await client.get(f"/api/games?min_version={version}")
+                        assert told.json()["data"][0]["gameId"] == str(version)
+                        again = await client.get("/api/games")
+                        assert int(again.headers["x-crashfold-version"]) >= version
+                        lines = (await client.get("/metrics")).text.splitlines()
+                        workers.update(line for line in lines if line.startswith("crashfold_api_build_info"))
+
+                async with anyio.create_task_group() as tasks:
+                    for _ in range(12):
+                        tasks.start_soon(ask)
+            assert len(workers) == 2
+            code, took_s = await anyio.to_thread.run_sync(server.terminate)
+        assert code == 0, server.log()
+        assert took_s < 10
+
+
+async def _metrics(client: httpx.AsyncClient) -> dict[str, float]:
+    lines = (await client.get("/metrics")).text.splitlines()
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
+
+
+async def _eventually(condition: Callable[[], Any]) -> None:
+    with anyio.fail_after(DEADLINE_S):
+        while True:
+            found = condition()
+            if found if isinstance(found, bool) else await found:
+                return
+            await anyio.sleep(0.02)
