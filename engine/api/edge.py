@@ -9,6 +9,7 @@ and nothing of an exception, a token or a query is in an answer or a log.
 import hmac
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from math import ceil
 from typing import Any, Final
 
 import anyio
@@ -90,7 +91,7 @@ class RateLimit:
         self._left[client] = (left if refused else left - 1, now_s)
         if len(self._left) > self._clients_max:
             self._left.popitem(last=False)
-        return problems.too_many_requests(int((1 - left) / rate) + 1) if refused else None
+        return problems.too_many_requests(ceil((1 - left) / rate)) if refused else None
 
 
 class Edge:

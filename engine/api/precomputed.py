@@ -178,29 +178,24 @@ def _intervals(threshold: Threshold, question: questions.IntervalsQuestion) -> P
         (fields,) = values
         if not fields:
             return Lack.MISSING
-        stored = sorted(
+        newest = view.now_us // 1_000_000 // step_s * step_s
+        oldest = (newest - question.hours * 3600) // step_s * step_s
+        stored = dict(
             zip(
-                (int(name[_BUCKET:]) for name in fields),
+                [int(name[_BUCKET:]) for name in fields],
                 _decode_buckets(b"[" + b",".join(fields.values()) + b"]"),
                 strict=True,
             )
         )
-        newest = view.now_us // 1_000_000 // step_s * step_s
-        oldest = (newest - question.hours * 3600) // step_s * step_s
-        if stored[-1][0] > newest:
+        if max(stored) > newest:
             return Lack.UNSUITABLE  # games of a clock ahead of ours have pushed out older buckets
-        kept = [(start, bucket) for start, bucket in stored if start >= oldest]
-        starts = np.array([start for start, _ in kept], np.int64)
-        zone = view.zone
-        items = [
-            IntervalItem(start, end, bucket.count, bucket.total_games, percentage(bucket.count, bucket.total_games))
-            for start, end, (_, bucket) in zip(
-                zone.isoformats(starts * 1000) if kept else (),
-                zone.isoformats((starts + step_s) * 1000) if kept else (),
-                kept,
-                strict=True,
-            )
-        ]
+        starts = sorted(start for start in stored if start >= oldest)
+        begins_ms = np.array(starts, np.int64) * 1000
+        printed = view.zone.isoformats(np.concatenate((begins_ms, begins_ms + step_s * 1000))) if starts else []
+        items = []
+        for start, begin, end in zip(starts, printed[: len(starts)], printed[len(starts) :], strict=True):
+            count, total = stored[start].count, stored[start].total_games
+            items.append(IntervalItem(begin, end, count, total, percentage(count, total)))
         return IntervalsAnswer(threshold.value, question.interval_minutes, question.hours, len(items), items)
 
     return Precomputed((AllFields(keys.intervals(threshold.predicate)),), build)

@@ -1,0 +1,197 @@
+"""The follower on the memory twins: what subscribers are told, what is held, and when a store is believed."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+
+from engine.adapters.clock import SystemClock
+from engine.adapters.memory_reader import MemoryReader
+from engine.adapters.memory_store import MemoryStore, Trouble
+from engine.api.edge import RateLimit
+from engine.api.follower import CHANGE_GAMES_MAX, Change, Ended, Follower, Followers, Subscription
+from engine.errors import StoreRefused, StoreUnavailable
+from projections.settings import ProjectionSettings
+from tests.api_server import Writer
+from tests.games import game
+
+PATIENCE_S = 10
+SMALL = ProjectionSettings(window_games=10, samples_games=(5,))
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore()
+
+
+@pytest.fixture
+def writer(store: MemoryStore) -> Writer:
+    return Writer(store, SMALL)
+
+
+@asynccontextmanager
+async def following(store: MemoryStore, streams_max: int = 64) -> AsyncIterator[Followers]:
+    with anyio.fail_after(PATIENCE_S):
+        async with Followers(MemoryReader(store), SystemClock(), streams_max=streams_max).running() as followers:
+            yield followers
+
+
+@asynccontextmanager
+async def followed(store: MemoryStore) -> AsyncIterator[Follower]:
+    async with following(store) as followers:
+        follower = await followers.follow("crash")
+        assert follower is not None
+        yield follower
+
+
+def ids(change: Change) -> list[int]:
+    return [one.game_id for one in change.games]
+
+
+async def test_a_subscriber_is_told_the_games_of_every_version(store: MemoryStore, writer: Writer) -> None:
+    await writer.commit([game(1), game(2)])
+    async with followed(store) as follower, follower.subscribe() as subscription:
+        assert ids(follower.snapshot()) == [1, 2]
+        for number in range(3, 30):
+            version = await writer.commit([game(number)])
+            change = await subscription.next()
+            assert (change.version, change.total_games, ids(change), change.skipped) == (version, number, [number], 0)
+        assert follower.held.window.ids.tolist() == list(range(20, 30))
+
+
+async def test_a_late_game_is_told_and_takes_its_place(store: MemoryStore, writer: Writer) -> None:
+    await writer.commit([game(1), game(4)])
+    async with followed(store) as follower, follower.subscribe() as subscription:
+        await writer.commit([game(2), game(5)])
+        assert ids(await subscription.next()) == [2, 5]
+        assert follower.held.window.ids.tolist() == [1, 2, 4, 5]
+
+
+async def test_more_games_than_the_window_holds_are_counted_as_skipped(store: MemoryStore, writer: Writer) -> None:
+    await writer.commit([game(1)])
+    async with followed(store) as follower, follower.subscribe() as subscription:
+        await writer.commit([game(number) for number in range(2, 40)])
+        change = await subscription.next()
+        assert (ids(change), change.skipped) == (list(range(30, 40)), 28)
+
+
+async def test_who_is_slow_gets_the_newest_state_and_never_a_longer_queue() -> None:
+    subscription = Subscription()
+    for version in range(1, 500):
+        subscription.put(Change("g", version, version, (game(version),), 0))
+    change = await subscription.next()
+    assert (change.version, len(change.games), change.skipped) == (499, CHANGE_GAMES_MAX, 399)
+    assert ids(change) == list(range(400, 500))
+
+
+async def test_subscriptions_end_with_the_follower(store: MemoryStore, writer: Writer) -> None:
+    await writer.commit([game(1)])
+    async with following(store) as followers:
+        follower = await followers.follow("crash")
+        assert follower is not None
+        subscription_context = follower.subscribe()
+        subscription = await subscription_context.__aenter__()
+    with pytest.raises(Ended):
+        await subscription.next()
+    await subscription_context.__aexit__(None, None, None)
+    async with follower.subscribe() as late:
+        with pytest.raises(Ended):
+            await late.next()
+
+
+async def test_a_store_that_lost_its_last_commits_is_not_believed_until_it_is_ahead(
+    store: MemoryStore, writer: Writer
+) -> None:
+    await writer.commit([game(1)])
+    then = store.snapshot()
+    before = writer.state
+    for number in (2, 3):
+        await writer.commit([game(number)])
+    async with followed(store) as follower:
+        assert follower.held.version == 3
+        store.restore(then)
+        while not follower.is_replica:
+            await anyio.sleep(0.01)
+        assert (follower.held.version, follower.held.total_games) == (3, 3)
+        again = writer
+        again.state, again._position, again._offset = before, then.live["crash"].checkpoint.position, 1
+        for number in (2, 3, 4):
+            await again.commit([game(number)])
+        assert await follower.wait_for(4, PATIENCE_S)
+        assert (follower.held.total_games, follower.is_replica) == (4, False)
+
+
+async def test_a_store_that_does_not_answer_makes_a_replica_until_it_does(store: MemoryStore, writer: Writer) -> None:
+    await writer.commit([game(1)])
+    async with followed(store) as follower:
+        store.fail_next(Trouble.UNAVAILABLE, method="read_window")
+        await writer.commit([game(2)])
+        while not follower.is_replica:
+            await anyio.sleep(0)
+        assert follower.held.version == 1
+        assert await follower.wait_for(2, PATIENCE_S)
+        assert not follower.is_replica
+
+
+async def test_an_unknown_stream_is_not_followed(store: MemoryStore) -> None:
+    async with following(store) as followers:
+        assert await followers.follow("nobody") is None
+        assert followers.all() == []
+
+
+async def test_streams_that_nobody_uses_make_room_for_others(store: MemoryStore) -> None:
+    for name in ("a", "b", "c"):
+        await Writer(store, SMALL, stream=name).commit([game(1)])
+    async with following(store, streams_max=2) as followers:
+        for name in ("a", "b", "c"):
+            assert await followers.follow(name) is not None
+        assert {one.stream for one in followers.all()} == {"b", "c"}
+        one, two = followers.get("b"), followers.get("c")
+        assert one is not None
+        assert two is not None
+        async with one.subscribe(), two.subscribe():
+            with pytest.raises(StoreRefused):
+                await followers.follow("a")
+
+
+async def test_a_stream_that_cannot_be_read_yet_says_so(store: MemoryStore, writer: Writer) -> None:
+    await writer.commit([game(1)])
+    reader = MemoryReader(store)
+    follower = Follower("crash", reader, SystemClock())
+    store.fail_next(Trouble.UNAVAILABLE)
+    with pytest.raises(StoreUnavailable):
+        await follower.load()
+    assert await follower.load()
+
+
+class _Time(SystemClock):
+    now_s = 1_000.0
+
+    def monotonic_s(self) -> float:
+        return self.now_s
+
+
+def test_a_client_has_its_requests_back_with_time() -> None:
+    clock = _Time()
+    limit = RateLimit(60, clock)
+    assert [limit.refusal("a") is None for _ in range(61)] == [True] * 60 + [False]
+    assert limit.refusal("b") is None
+    refused = limit.refusal("a")
+    assert refused is not None
+    assert refused.retry_after_s == 1
+    clock.now_s += 2
+    assert [limit.refusal("a") is None for _ in range(3)] == [True, True, False]
+
+
+def test_clients_are_forgotten_rather_than_remembered_without_end() -> None:
+    limit = RateLimit(1, _Time(), clients_max=3)
+    for client in "abcd":
+        assert limit.refusal(client) is None
+    assert limit.refusal("d") is not None
+    assert limit.refusal("a") is None
+
+
+def test_no_limit_is_no_limit() -> None:
+    limit = RateLimit(0, _Time())
+    assert all(limit.refusal("a") is None for _ in range(1_000))
