@@ -54,6 +54,8 @@ JSON: Final = b"application/json"
 PROBLEM: Final = problems.MEDIA_TYPE.encode()
 
 Headers = tuple[tuple[bytes, bytes], ...]
+_Key = tuple[str, str, str, str, bytes]
+"""Method, path, query, zone and body."""
 
 _log = structlog.get_logger()
 _encode = msgspec.json.Encoder().encode
@@ -90,10 +92,10 @@ class _Shelf:
 
     def __init__(self, held: Held) -> None:
         self.held = held
-        self.answers: dict[tuple[str, str, str, str, bytes], _Kept] = {}
+        self.answers: dict[_Key, _Kept] = {}
         self.room = KEPT_BYTES_MAX
 
-    def put(self, key: tuple[str, str, str, str, bytes], kept: _Kept) -> None:
+    def put(self, key: _Key, kept: _Kept) -> None:
         """Keep it, if there is room."""
         weight = len(kept.reply.body) + len(key[2]) + len(key[4]) + 1_000
         if weight <= self.room:
@@ -131,6 +133,7 @@ class Answers:
         }
         self._calculate: Callable[[str], float | None] = calculation(settings)
         self._shelves: dict[str, _Shelf] = {}
+        self._making: dict[tuple[str, *_Key], anyio.Event] = {}
         self._costly: dict[tuple[str, Any], None] = {}
         self._to_share: list[CachedAnswer] = []
         self._shared_bytes, self._shared_s = 0.0, clock.monotonic_s()
@@ -177,7 +180,7 @@ class Answers:
         least = asked.terms.min_version
         if least is not None and not await found.wait_for(least, MIN_VERSION_WAIT_S):
             return problem_reply(problems.unavailable("that version is not there yet", 1))
-        reply = await self._answer(asked, request, found)
+        reply = await self._answer_once(asked, request, found)
         return reply.unless_known(request.headers.get("if-none-match")) if request.method == "GET" else reply
 
     async def share(self) -> None:
@@ -191,6 +194,26 @@ class Answers:
             except CrashfoldError as error:
                 _log.debug("answers_not_shared", fault=str(error))
             await self._clock.sleep(SHARE_EVERY_S)
+
+    async def _answer_once(self, asked: Asked, request: Request, follower: Follower) -> Reply:
+        """The answer; when somebody else has just asked the same, the one that is being made for them.
+
+        After every commit all clients ask anew, and most of them the same.
+        """
+        if not _is_kept(asked):
+            return await self._answer(asked, request, follower)
+        key = (follower.stream, *_key(request))
+        while (making := self._making.get(key)) is not None:
+            await making.wait()
+            shelf = self._shelves.get(follower.stream)
+            if shelf is not None and shelf.held is follower.held and (kept := shelf.answers.get(key[1:])) is not None:
+                return kept.reply
+        made = self._making[key] = anyio.Event()
+        try:
+            return await self._answer(asked, request, follower)
+        finally:
+            del self._making[key]
+            made.set()
 
     async def _answer(self, asked: Asked, request: Request, follower: Follower) -> Reply:
         aggregate = aggregate_of(asked)
@@ -361,13 +384,12 @@ class Answers:
         reply = _success(held, body, "replica" if is_replica else source, etag, route)
         if is_replica:
             return _aged(reply, follower.age_s)
-        if held is follower.held and (etag is not None or isinstance(asked.question, questions.IntervalsQuestion)):
+        if held is follower.held and _is_kept(asked) and (etag is not None or asked.by_clock):
             shelf = self._shelves.get(follower.stream)
             if shelf is None or shelf.held is not held:
                 shelf = self._shelves[follower.stream] = _Shelf(held)
             later = reply if source == "precomputed" else _success(held, body, "cached", etag, route)
-            key = (request.method, request.path, request.query, request.headers.get(ZONE_HEADER, ""), request.body)
-            shelf.put(key, _Kept(later, self._valid_until_us(asked)))
+            shelf.put(_key(request), _Kept(later, self._valid_until_us(asked)))
         return reply
 
     def _valid_until_us(self, asked: Asked) -> int | None:
@@ -466,6 +488,15 @@ def _items(asked: Asked, view: View) -> int:
             days = (question.end_date - question.start_date).days + 1
             return int(values * days * 1440 // question.interval_minutes)
     return 0
+
+
+def _is_kept(asked: Asked) -> bool:
+    """Whether the answer stays the same for a while: until the next version, or the next line of the grid."""
+    return not asked.by_clock or isinstance(asked.question, questions.IntervalsQuestion)
+
+
+def _key(request: Request) -> _Key:
+    return (request.method, request.path, request.query, request.headers.get(ZONE_HEADER, ""), request.body)
 
 
 def _names(pieces: tuple[Piece, ...]) -> list[str]:

@@ -190,11 +190,12 @@ def _intervals(threshold: Threshold, question: questions.IntervalsQuestion) -> P
         if max(stored) > newest:
             return Lack.UNSUITABLE  # games of a clock ahead of ours have pushed out older buckets
         starts = sorted(start for start in stored if start >= oldest)
-        begins_ms = np.array(starts, np.int64) * 1000
-        printed = view.zone.isoformats(np.concatenate((begins_ms, begins_ms + step_s * 1000))) if starts else []
+        lines = sorted({*starts, *(start + step_s for start in starts)})  # most buckets end where another begins
+        printed = dict(zip(lines, view.zone.isoformats(np.array(lines, np.int64) * 1000), strict=True)) if lines else {}
         items = []
-        for start, begin, end in zip(starts, printed[: len(starts)], printed[len(starts) :], strict=True):
+        for start in starts:
             count, total = stored[start].count, stored[start].total_games
+            begin, end = printed[start], printed[start + step_s]
             items.append(IntervalItem(begin, end, count, total, percentage(count, total)))
         return IntervalsAnswer(threshold.value, question.interval_minutes, question.hours, len(items), items)
 
