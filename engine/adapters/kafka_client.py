@@ -181,10 +181,13 @@ async def _close(
 ) -> None:
     """Stop; what does not stop in time is cancelled, for `stop` waits for answers of brokers that may be gone."""
     with anyio.CancelScope(shield=True):
-        stopped = False
-        with anyio.move_on_after(_CLOSE_S), suppress(KafkaError, OSError, TimeoutError):
-            await client.stop()
-            stopped = True
+        # A task of its own, for `stop` may end with the cancellation of a task that it waits for, which is not ours.
+        stopping = asyncio.ensure_future(client.stop())
+        await asyncio.wait([stopping], timeout=_CLOSE_S)
+        stopped = stopping.done() and not stopping.cancelled() and stopping.exception() is None
+        if not stopping.done():
+            stopping.cancel()
+            await asyncio.wait([stopping], timeout=_ABANDON_S)
         running = [task for task in tasks if task is not None and not task.done()]
         if stopped and not running:
             return

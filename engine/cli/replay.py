@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from time import monotonic
+from typing import Annotated
 
+from cyclopts import Parameter, validators
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
@@ -26,7 +28,7 @@ Progressed = Callable[[int, int], None]
 def replay(
     *,
     stream: str | None = None,
-    to_offset: int | None = None,
+    to_offset: Annotated[int | None, Parameter(validator=validators.Number(gte=0))] = None,
     dry_run: bool = False,
     accept_gap: bool = False,
     file: Path | None = None,

@@ -37,6 +37,7 @@ from engine.runtime.patience import patiently
 from engine.runtime.tasks import task_group
 from projections import Plan, StreamState
 from projections.stream import Folded
+from schemas.game import stream_name
 
 LOOK_EVERY_S: Final = 1.0
 """How often, at least, the store is asked whether it still has what was committed, and manifests are noted."""
@@ -247,8 +248,6 @@ class Processor:
             return []
         topic, letters = self._log.topic, []
         sorted_out = batches.sort_out(records, self._only_stream, self._fairness)
-        for row, reason, detail in sorted_out.rejected:
-            letters.append(batches.dead_letter(topic, records, row, reason, detail))
         passed, faults = [], Faults(sum(reason == "fairness" for _, reason, _ in sorted_out.rejected))
         for name, found in sorted_out.streams.items():
             stream = await self._stream(name, records.partition)
@@ -264,6 +263,11 @@ class Processor:
             self._meter.folded(folded.accepted, folded.duplicates, folded.late_accepted)
             if live:
                 faults += self._faults(before, folded)
+        letters += [
+            batches.dead_letter(topic, records, row, reason, detail)
+            for row, reason, detail in sorted_out.rejected
+            if not self._has_passed(records, row)
+        ]
         self._pass(records, partition, passed)
         letters.sort(key=lambda letter: letter.record.offset)
         for letter in letters:
@@ -271,6 +275,14 @@ class Processor:
         if live:
             self._count_unfair(records.partition, faults)
         return letters
+
+    def _has_passed(self, records: Records, row: int) -> bool:
+        """Whether a checkpoint has passed the record of that row already, so that its letter was handed over."""
+        name = self._only_stream or stream_name(records.keys[row])
+        stream = self._streams.get(name) if isinstance(name, str) else None
+        return (
+            stream is not None and stream.partition == records.partition and records.offsets[row] < stream.next_offset
+        )
 
     async def commit(self, names: Collection[str] | None = None) -> list[Clash]:
         """Commit the streams of these names, or every one, that were folded since the last time, each by its own

@@ -26,8 +26,6 @@ def test_engines_join_stop_and_die_while_games_arrive(new_deployment: NewDeploym
         first.until(lambda: first.partitions_held == PARTITIONS, "the first engine holds everything again")
         before = versions()
         first.until(lambda: versions() > before + 20, "and commits")
-        orderly = deployment.dead_letters()
-        assert len(orderly) == len(set(orderly)), "no dead letter is there twice after a stop in good order"
 
         with deployment.engine() as third:
             third.until(lambda: third.partitions_held == first.partitions_held == 2, "they share the partitions")
