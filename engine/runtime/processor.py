@@ -238,6 +238,15 @@ class Processor:
         await self._seek()
         return polled.count
 
+    async def refuse_other_settings(self) -> None:
+        """Raise StateError now, whoever holds the partitions, when the state of the only stream was made with other
+        settings. Of many streams those on a partition are looked at when it is gained."""
+        if self._only_stream is not None:
+            only = self._only_stream
+            stored = await self._from_store(lambda: self._store.load(only))
+            if stored is not None:
+                self._check(only, stored.checkpoint)
+
     async def fold(self, records: Records, *, live: bool = False) -> list[DeadLetter]:
         """Fold one partition's records into their streams; the dead letters among them. Nothing is written yet.
 
@@ -459,8 +468,8 @@ class Processor:
         topic = self._log.topic
         if not self._accept_gap:
             raise TopicRecreated(
-                f"{topic}/{number} is not the partition that was read: {evidence}. Rebuild by `crashfold replay`, or "
-                "keep the state and go on with the new records by --accept-gap."
+                f"{topic}/{number} is not the partition that was read: {evidence}. Rebuild from what it has by "
+                "`crashfold replay --accept-gap`, or keep the state and go on with the new records by --accept-gap."
             )
         log.warning("gap_accepted", topic=topic, partition=number, evidence=evidence)
 

@@ -104,6 +104,7 @@ class Supervisor:
         log.info("engine_started", topic=self._log.topic)
         try:
             with self._line:
+                await self._processor.refuse_other_settings()
                 idle_since_s = self._clock.monotonic_s()
                 while not self._stopping:
                     await self._processor.step()
