@@ -5,6 +5,9 @@ ARGS =
 
 READY = .venv/.ready
 
+# Commands start a second sooner when Python may keep what it has compiled, and the tests start hundreds.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup check test test-quick bench demo clean
 
 help:
