@@ -87,7 +87,7 @@ export class IntervalChart {
     for (const item of this.#items) {
       // The first interval of an hour, for grids and zones where none begins with it.
       const hour = item.interval_start.slice(0, 13);
-      const isFirst = hour !== before;
+      const isFirst = hour !== before && Number(item.interval_start.slice(14, 16)) * 60_000 < this.#stepMs;
       before = hour;
       const at = x(Date.parse(item.interval_start));
       if (!isFirst || Number(hour.slice(11)) % stepHours || at > width - LABEL_PX / 2) continue;

@@ -1,0 +1,214 @@
+"""Live clients under test: a follower that is told what to hold, a server on loopback, and readers of both transports.
+
+Always true: the server listens on 127.0.0.1, on a port of its own, in this process, and has ended when its block has.
+"""
+
+import socket
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from typing import Any, Final, NamedTuple
+
+import anyio
+import httpx
+import msgspec
+import uvicorn
+from litestar import Litestar
+
+from engine.adapters.clock import SystemClock
+from engine.adapters.memory_reader import MemoryReader
+from engine.adapters.memory_store import MemoryStore
+from engine.api import problems
+from engine.api.connections import OPTIONS, Server
+from engine.api.feed import Live, LiveLimits, Transport
+from engine.api.follower import Follower, Held
+from engine.api.problems import Problem
+from engine.api.stream import live_routes
+from engine.api.times import Zones
+from engine.core.reading import Standing
+from projections.games import Bands, Games
+from schemas import fairness
+from schemas.game import Game
+from tests.games import games_at
+
+HOST: Final = "127.0.0.1"
+DEADLINE_S: Final = 30.0
+LOOK_AGAIN_S: Final = 0.01
+SMALL_BUFFER: Final = 4096
+
+
+class ToldFollower(Follower):
+    """The follower of one stream, which holds what the test says."""
+
+    def __init__(self, *games: Game, generation: str = "6f1c", version: int = 1) -> None:
+        super().__init__("crash", MemoryReader(MemoryStore()), SystemClock())
+        self.games = [*games]
+        self._tell(generation, version)
+
+    def commit(self, *games: Game) -> int:
+        """The next version, with these games more; which it is."""
+        self.games = sorted([*self.games, *games], key=lambda game: game.game_id)
+        return self._tell(self.held.generation, self.held.version + 1)
+
+    def commit_more(self, count: int = 1) -> int:
+        """The next version, with so many games more, each after the one before."""
+        return self.commit(*self._more(count))
+
+    def go_beyond(self, count: int) -> None:
+        """So many games more, which came from the topic while the store is away."""
+        self.games += self._more(count)
+        self._tell(self.held.generation, self.held.version)
+
+    def promote(self, generation: str) -> int:
+        """The next version, in that generation."""
+        return self._tell(generation, self.held.version + 1)
+
+    def lose(self, version: int) -> None:
+        """The store came back with an earlier version of the same games."""
+        self._tell(self.held.generation, version)
+
+    def end(self) -> None:
+        """Nothing comes any more."""
+        for subscription in self._subscriptions:
+            subscription.end()
+
+    def _more(self, count: int) -> list[Game]:
+        return games_at(*[2.0] * count, first_id=self.games[-1].game_id + 1 if self.games else 1)
+
+    def _tell(self, generation: str, version: int) -> int:
+        newest_id = self.games[-1].game_id if self.games else 0
+        standing = Standing(generation, version, "games", 0, len(self.games), len(self.games), newest_id)
+        self._hold(Held(standing, window(self.games)))
+        return version
+
+
+def window(games: Sequence[Game]) -> Games:
+    return Games.of(Bands([]), [*games])
+
+
+class CountingMeter:
+    """Counts."""
+
+    def __init__(self) -> None:
+        self.clients: Counter[Transport] = Counter()
+        self.dropped: Counter[Transport] = Counter()
+        self.refused: Counter[Transport] = Counter()
+
+    def live_clients(self, transport: Transport, clients: int) -> None:
+        self.clients[transport] = clients
+
+    def live_client_dropped(self, transport: Transport) -> None:
+        self.dropped[transport] += 1
+
+    def live_client_refused(self, transport: Transport) -> None:
+        self.refused[transport] += 1
+
+
+class Event(NamedTuple):
+    """An event as it came; a comment has the name `:`."""
+
+    name: str
+    id: str
+    data: Any
+
+    @property
+    def ids(self) -> list[int]:
+        return [int(game["gameId"]) for game in self.data["games"]]
+
+
+class Running:
+    """The server, and what it serves."""
+
+    def __init__(self, follower: ToldFollower, live: Live, meter: CountingMeter, server: Server, port: int) -> None:
+        self.follower = follower
+        self.live = live
+        self.meter = meter
+        self.server = server
+        self.port = port
+        self.stopped = anyio.Event()
+        self.client = httpx.AsyncClient(base_url=f"http://{HOST}:{port}", trust_env=False, timeout=DEADLINE_S)
+
+    @asynccontextmanager
+    async def events(self, query: str = "", **headers: str) -> AsyncIterator[AsyncIterator[Event]]:
+        """The stream, event by event, after its first line is read."""
+        async with self.client.stream("GET", f"/api/stream?{query}", headers=headers) as response:
+            assert response.status_code == 200, await response.aread()
+            assert response.headers["content-type"] == "text/event-stream"
+            async with aclosing(parse_events(response.aiter_lines())) as events:
+                yield events
+
+    async def open_without_reading(self) -> socket.socket:
+        """A client that asks for the stream and reads nothing, with a small buffer of its own."""
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BUFFER)
+        sock.setblocking(False)
+        sock.connect_ex((HOST, self.port))
+        await anyio.wait_writable(sock)
+        sock.send(b"GET /api/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        return sock
+
+    async def stop(self) -> float:
+        """Stop the server as a signal does; how many seconds it took."""
+        begun_s = anyio.current_time()
+        self.server.should_exit = True
+        await self.stopped.wait()
+        return anyio.current_time() - begun_s
+
+
+@asynccontextmanager
+async def serving(follower: ToldFollower, **limits: Any) -> AsyncIterator[Running]:
+    """A server with the live routes of that follower."""
+    meter = CountingMeter()
+
+    async def follower_of(stream: str) -> Follower | Problem:
+        return follower if stream == follower.stream else problems.not_found("there is no such stream")
+
+    live = Live(follower_of, Zones(), fairness.crash_point, meter=meter, limits=LiveLimits(**limits))
+
+    @asynccontextmanager
+    async def lifespan(app: Litestar) -> AsyncIterator[None]:
+        async with live.running():
+            yield
+
+    app = Litestar(live_routes(live), lifespan=[lifespan], openapi_config=None)
+    listener = socket.socket()
+    listener.bind((HOST, 0))
+    listener.listen(2048)
+    server = Server(uvicorn.Config(app, log_config=None, access_log=False, **OPTIONS), live.stop)
+    running = Running(follower, live, meter, server, listener.getsockname()[1])
+
+    async def serve() -> None:
+        await server._serve([listener])
+        running.stopped.set()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(serve)
+        try:
+            await eventually(lambda: server.started)
+            yield running
+        finally:
+            with anyio.CancelScope(shield=True):
+                await running.client.aclose()
+                await running.stop()
+                listener.close()
+
+
+async def parse_events(lines: AsyncIterator[str]) -> AsyncGenerator[Event, None]:
+    fields: dict[str, str] = {}
+    async for line in lines:
+        if line:
+            name, _, value = line.partition(":")
+            fields[name] = value.removeprefix(" ")
+        else:
+            if "" in fields:
+                yield Event(":", "", None)
+            elif "event" in fields:
+                yield Event(fields["event"], fields["id"], msgspec.json.decode(fields["data"]))
+            fields = {}
+
+
+async def eventually(condition: Any) -> None:
+    """Wait until it holds."""
+    with anyio.fail_after(DEADLINE_S):
+        while not condition():
+            await anyio.sleep(LOOK_AGAIN_S)
