@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from random import Random
 from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
@@ -41,6 +42,7 @@ __all__ = [
     "json_game",
     "nested",
     "ordered_games",
+    "random_arrivals",
     "sample_games",
     "small_settings",
 ]
@@ -103,6 +105,21 @@ def arrivals(games_max: int = 120) -> st.SearchStrategy[list[Game]]:
     """Games as a topic may bring them: holes in the ids, duplicates, conflicts, late ones near and far, and end times
     in disorder. What becomes of each depends on the size of the window."""
     return _moves(_KINDS, games_max).map(_played)
+
+
+def random_arrivals(chance: Random, games: int) -> list[Game]:
+    """`arrivals` by a generator of one's own: cheaper where much else is drawn."""
+    moves = [
+        _Move(
+            kind=chance.choice(_KINDS),
+            distance=chance.randint(1, chance.choice((3, 12, 60))),
+            crash_point=chance.choice(CRASH_POINTS),
+            step_ms=chance.choice((20_000, 20_000, chance.randint(-200_000, 900_000), HOUR_MS, -HOUR_MS, 50 * HOUR_MS)),
+            dressed=chance.random() < 0.5,
+        )
+        for _ in range(games)
+    ]
+    return _played(moves)
 
 
 def batches(games: Sequence[Game]) -> st.SearchStrategy[list[list[Game]]]:

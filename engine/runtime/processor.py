@@ -650,24 +650,19 @@ class Processor:
     async def _reconcile(self, clashes: list[Clash]) -> None:
         """Somebody else committed, a rebuild was swapped in, or Redis lost writes: read again what may be missing.
 
-        Other streams of the partition skip the records that they have. Where writes were lost, other streams may have
-        lost some too, also such as nothing has come for since: all of them are looked at.
+        Other streams of the partition skip the records that they have.
         """
         low_water = self.folded_to
-        lost = False
         for clash in clashes:
             number, name = clash.partition, clash.stream
             partition = self._partitions[number]
             stream = self._streams[name] = await self._load(name, number)
             if stream.checkpoint is None:
-                lost = True
-                partition.known.setdefault(name, 0)
+                partition.known.setdefault(name, 0)  # it has nothing any more, which sends us back to the start
             else:
-                next_offset = stream.checkpoint.next_offset
-                lost = lost or next_offset < partition.known.get(name, 0)
-                low_water[number] = min(low_water[number], next_offset)
-                partition.known[name] = next_offset
-        for number in sorted(self._partitions if lost else {clash.partition for clash in clashes}):
+                partition.known[name] = stream.checkpoint.next_offset
+                low_water[number] = min(low_water[number], stream.checkpoint.next_offset)
+        for number in sorted({clash.partition for clash in clashes}):
             if number not in self._seeks:
                 await self._place(number, self._partitions[number].manifest(low_water[number]))
 
