@@ -5,7 +5,7 @@ Always true: the server listens on 127.0.0.1, on a port of its own, in this proc
 
 import socket
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, Final, NamedTuple
 
@@ -19,7 +19,7 @@ from engine.adapters.clock import SystemClock
 from engine.adapters.memory_reader import MemoryReader
 from engine.adapters.memory_store import MemoryStore
 from engine.api import problems
-from engine.api.connections import OPTIONS, Server
+from engine.api.connections import OPTIONS
 from engine.api.feed import Live, LiveLimits, Transport
 from engine.api.follower import Follower, Held
 from engine.api.problems import Problem
@@ -84,6 +84,19 @@ class ToldFollower(Follower):
 
 def window(games: Sequence[Game]) -> Games:
     return Games.of(Bands([]), [*games])
+
+
+class Server(uvicorn.Server):
+    """A server that says when it is about to stop, while its connections are still open."""
+
+    def __init__(self, config: uvicorn.Config, about_to_stop: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._about_to_stop = about_to_stop
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Called on the event loop after `should_exit` was set, as signals do."""
+        self._about_to_stop()
+        await super().shutdown(sockets)
 
 
 class CountingMeter:

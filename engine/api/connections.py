@@ -9,7 +9,6 @@ import socket
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
-import uvicorn
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
@@ -67,19 +66,6 @@ def abortable(app: _App, transport: Any) -> _App:
         await app(scope, receive, send)
 
     return with_abort
-
-
-class Server(uvicorn.Server):
-    """A server that says when it is about to stop, while its connections are still open."""
-
-    def __init__(self, config: uvicorn.Config, about_to_stop: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._about_to_stop = about_to_stop
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Called on the event loop after `should_exit` was set, as signals do."""
-        self._about_to_stop()
-        await super().shutdown(sockets)
 
 
 OPTIONS: Final[dict[str, Any]] = {
