@@ -74,3 +74,22 @@ def test_two_engines_with_the_same_partition_never_count_twice(new_deployment: N
         assert [engine.terminate()[0] for engine in (one, other)] == [0, 0]
     assert deployment.verified()["crash"]["games"] == len(wanted.games["crash"])
     assert set(deployment.dead_letters()) == wanted.letters
+
+
+def test_engines_that_follow_each_other_in_good_order_hand_no_letter_over_twice(
+    new_deployment: NewDeployment, redis_url: str
+) -> None:
+    deployment = new_deployment(redis_url, partitions=PARTITIONS, key_prefix="analytics:{stream}")
+    messages = traffic(9, 4_000, STREAMS, PARTITIONS)
+    wanted = expected(messages, deployment.projections)
+    with deployment.flow(messages, per_second=500) as flow:
+        for _ in range(3):
+            before = sum(map(deployment.version, STREAMS))
+            with deployment.engine() as engine:
+                engine.until(lambda before=before: sum(map(deployment.version, STREAMS)) > before + 20, "commits")  # type: ignore[misc]
+                assert engine.terminate()[0] == 0
+        flow.finish()
+    deployment.caught_up()
+    letters = deployment.dead_letters()
+    assert sorted(letters) == sorted(wanted.letters)
+    deployment.verified()

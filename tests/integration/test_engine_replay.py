@@ -181,3 +181,18 @@ def test_one_stream_is_rebuilt_and_the_others_are_left_alone(new_deployment: New
         stream: len(games) for stream, games in wanted.games.items()
     }
     assert deployment.run("replay", "--stream", "nobody").code != 0
+
+
+def test_letters_that_no_engine_has_seen_are_handed_over_by_a_replay_that_passes_them(deployment: Deployment) -> None:
+    messages = traffic(4, 1_000)
+    wanted = expected(messages, deployment.projections, only="crash")
+    deployment.publish(messages[:400])
+    deployment.caught_up()
+    deployment.publish(messages[400:])
+    deployment.done("replay", "--dry-run")
+    assert {letter.offset >= 400 for letter in deployment.dead_letters()} == {False}
+    deployment.done("replay")
+    assert sorted(deployment.dead_letters()) == sorted(wanted.letters)
+    deployment.caught_up()
+    assert sorted(deployment.dead_letters()) == sorted(wanted.letters)
+    assert deployment.verified()["crash"]["games"] == len(wanted.games["crash"])
