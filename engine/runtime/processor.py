@@ -663,8 +663,7 @@ class Processor:
                 partition.known[name] = stream.checkpoint.next_offset
                 low_water[number] = min(low_water[number], stream.checkpoint.next_offset)
         for number in sorted({clash.partition for clash in clashes}):
-            if number not in self._seeks:
-                await self._place(number, self._partitions[number].manifest(low_water[number]))
+            await self._place(number, self._partitions[number].manifest(low_water[number]))
 
     async def _return_to_range(self) -> None:
         """Deal with a position that the log does not have: retention or a recreated topic got ahead of the line.

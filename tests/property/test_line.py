@@ -16,7 +16,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 import structlog
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from engine.adapters.memory_store import MemoryStore, Snapshot, Trouble
@@ -400,7 +400,10 @@ async def _awaits(count: int) -> None:
         await anyio.lowlevel.checkpoint()
 
 
-@settings(max_examples=400, report_multiple_bugs=False, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    max_examples=4 * settings().max_examples, report_multiple_bugs=False, suppress_health_check=[HealthCheck.too_slow]
+)
 @given(st.builds(story_of, st.integers(0, 2**64), st.integers(1, MOMENTS_MAX)))
+@example(story_of(497, 9))  # the store was emptied while a partition was being gained
 def test_whatever_happens_the_store_ends_up_with_what_the_topic_says(story: Story) -> None:
     anyio.run(Teller(story).tell)

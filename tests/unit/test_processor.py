@@ -266,6 +266,24 @@ async def test_an_emptied_store_is_filled_from_the_start_of_the_topic(deployment
     await deployment.check()
 
 
+@pytest.mark.parametrize("emptied_after", range(40))
+async def test_a_store_emptied_while_a_partition_is_gained_is_filled_too(
+    deployment: Deployment, emptied_after: int
+) -> None:
+    deployment.publish(*GAMES[:20])
+    await deployment.run()
+    deployment.publish(*GAMES[20:])
+    async with deployment.engine() as engine:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(steps, engine, 3)
+            for _ in range(emptied_after):
+                await anyio.lowlevel.checkpoint()
+            deployment.store.restore(MemoryStore().snapshot())
+        await deployment.catch_up(engine)
+    assert await deployment.games() == len(GAMES)
+    await deployment.check()
+
+
 @pytest.mark.parametrize("more", [0, 7])
 async def test_a_rebuild_that_is_swapped_in_is_taken_up(deployment: Deployment, more: int) -> None:
     """With no record in between, the rebuilt checkpoint has the same offset and another generation."""
