@@ -19,7 +19,8 @@ from engine.core.start import Begin, was_recreated, where_to_begin
 from engine.errors import ConfigurationError, CrashfoldError, LostRange, Unavailable
 from engine.ports import Clock, DeadLetters, EventLog, ShadowStore, StateStore
 from engine.runtime.patience import patiently
-from engine.runtime.processor import Clash, Held, Processor
+from engine.runtime.processor import Processor
+from engine.runtime.streams import Clash, Held
 from schemas.game import Unreadable, stream_name
 
 T = TypeVar("T")

@@ -1,0 +1,181 @@
+"""The partitions that an engine holds: how far each is read, what is known of its streams, where reading it begins.
+
+Imports ports, core and patience. What is always true: a manifest never says more than the checkpoints of its streams
+have, so an old one costs reading again and nothing else.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+
+import msgspec
+import structlog
+
+from engine.core.facts import Manifest, Mark
+from engine.core.start import Begin, Lost, Recreated, Start, where_to_begin
+from engine.errors import LostRange, TopicRecreated, Unavailable
+from engine.ports import EventLog, StateStore
+from engine.runtime.patience import Patience
+
+log = structlog.get_logger()
+
+
+class Place(msgspec.Struct, frozen=True):
+    """A place in a partition; `mark` is of the last record that was read before it."""
+
+    next_offset: int
+    mark: Mark | None
+
+
+class Partition:
+    """A partition that is held: everything below `folded` is folded, everything below `committed` committed.
+
+    `begin` is the lowest offset that was read since it was gained; `known` has its streams' checkpoints, as far as this
+    engine knows: the store must never have less.
+    """
+
+    def __init__(self, begin: int, mark: Mark | None, known: dict[str, int]) -> None:
+        self.begin = begin
+        self.folded = self.committed = Place(begin, mark)
+        self.known = known
+        self.noted = -1
+        """The low-water offset of the last manifest."""
+
+    def manifest(self, low_water: int) -> Manifest:
+        """What is known of the partition, all of it, so that one note makes good whatever the store has lost."""
+        return Manifest(low_water=low_water, streams=dict(self.known), mark=self.committed.mark)
+
+
+class Placed(msgspec.Struct, frozen=True):
+    """What was decided for a partition, and what the store has of the streams that were known on it."""
+
+    start: Start
+    stored: dict[str, int | None]
+
+
+class Partitions:
+    """Those held, by number in `held`. `seeks` says from where the log is still to be told to read some of them.
+
+    With `accept_gap` records that are gone are done without.
+    """
+
+    def __init__(self, event_log: EventLog, store: StateStore, patience: Patience, *, accept_gap: bool) -> None:
+        self._log = event_log
+        self._store = store
+        self._patience = patience
+        self._accept_gap = accept_gap
+        self.held: dict[int, Partition] = {}
+        self.seeks: dict[int, int] = {}
+
+    def __getitem__(self, number: int) -> Partition:
+        return self.held[number]
+
+    def __contains__(self, number: int) -> bool:
+        return number in self.held
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(sorted(self.held))
+
+    def __len__(self) -> int:
+        return len(self.held)
+
+    def start_at(self, number: int, next_offset: int) -> None:
+        """Take the partition as held, to be folded from there on."""
+        self.held[number] = Partition(next_offset, None, {})
+
+    def forget(self, number: int) -> None:
+        """The partition is not held (any more)."""
+        self.held.pop(number, None)
+        self.seeks.pop(number, None)
+
+    def take_seeks(self) -> dict[int, int]:
+        """The seeks that are due; whoever asks makes them."""
+        seeks, self.seeks = self.seeks, {}
+        return seeks
+
+    def committed(self) -> None:
+        """All that was folded is committed."""
+        for number, partition in self.held.items():
+            if number not in self.seeks:
+                partition.committed = partition.folded
+
+    async def place(self, number: int, manifest: Manifest | None) -> Placed:
+        """Find out where to read a partition from, by what is known of it, and see to it that this is done.
+
+        Raises a StateError when the partition no longer holds what is needed.
+        """
+        names = sorted(manifest.streams) if manifest else []
+        mark = manifest.mark if manifest else None
+        bounds = await self._patience.with_log(lambda: self._log.bounds(number))
+        found = await self._patience.with_log(partial(self._log.record, number, mark.offset)) if mark else None
+        positions = await self._patience.with_store(lambda: self._store.positions(names))
+        stored = dict(zip(names, positions, strict=True))
+        start = where_to_begin(manifest, stored, bounds, found)
+        match start:
+            case Begin(next_offset) | Lost(_, next_offset):
+                if isinstance(start, Lost):
+                    self.do_without(number, start.first, start.begin)
+            case Recreated(evidence):
+                self.begin_anew(number, evidence)
+                next_offset, mark = bounds.begin, None
+        known = {name: position for name, position in stored.items() if position is not None}
+        before = self.held.get(number)
+        if before is not None and isinstance(start, Begin) and next_offset == before.folded.next_offset:
+            before.known = known
+        else:
+            self.held[number] = Partition(next_offset, mark, known)
+            if before is not None:
+                self.held[number].begin = min(before.begin, next_offset)
+            self.seeks[number] = next_offset
+        return Placed(start, stored)
+
+    def do_without(self, number: int, first: int, begin: int) -> None:
+        """Go on without the records from `first` to `begin`, if the operator said so. Raises LostRange otherwise."""
+        topic = self._log.topic
+        if not self._accept_gap:
+            raise LostRange(
+                f"retention removed offsets {first} to {begin - 1} of {topic}/{number}, and the stored state needs "
+                "them. Go on without them by `crashfold run --accept-gap`, or rebuild from what is left by `crashfold "
+                "replay --accept-gap`."
+            )
+        log.warning("gap_accepted", topic=topic, partition=number, first=first, begin=begin)
+
+    def begin_anew(self, number: int, evidence: str) -> None:
+        """Go on with a topic that is another one, if the operator said so. Raises TopicRecreated otherwise."""
+        topic = self._log.topic
+        if not self._accept_gap:
+            raise TopicRecreated(
+                f"{topic}/{number} is not the partition that was read: {evidence}. Rebuild from what it has by "
+                "`crashfold replay --accept-gap`, or keep the state and go on with the new records by --accept-gap."
+            )
+        log.warning("gap_accepted", topic=topic, partition=number, evidence=evidence)
+
+    async def fallen_behind(self) -> list[int]:
+        """The partitions of which the store has less than was committed. Asks it in any case."""
+        numbers = [number for number in self if number not in self.seeks]
+        names = [name for number in numbers for name in self.held[number].known]
+        if not names:
+            for number in numbers[:1]:
+                await self._store.read_manifest(self._log.topic, number)
+            return []
+        stored = dict(zip(names, await self._store.positions(names), strict=True))
+
+        def has(name: str, known: int) -> bool:
+            position = stored[name]
+            return position is not None and position >= known
+
+        return [
+            number for number in numbers if not all(has(name, known) for name, known in self.held[number].known.items())
+        ]
+
+    async def note_manifests(self) -> None:
+        """Note where a restart may begin. An old note costs reading again, never a wrong count."""
+        for number, partition in self.held.items():
+            low_water = partition.committed.next_offset
+            if number in self.seeks or partition.noted == low_water:
+                continue
+            try:
+                await self._store.write_manifest(self._log.topic, number, partition.manifest(low_water))
+            except Unavailable as error:
+                log.warning("manifest_not_written", partition=number, error=str(error))
+                return
+            partition.noted = low_water

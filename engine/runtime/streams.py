@@ -1,0 +1,150 @@
+"""The streams that an engine has in memory: loaded when one is met, let go when memory is wanted for others.
+
+Imports ports, core and projections. What is always true: the state of a stream is the fold of exactly the records below
+its `next_offset`, and `committed` what the store has of it.
+"""
+
+from collections.abc import Iterator
+
+import msgspec
+
+from engine.core.facts import Checkpoint, Position
+from engine.errors import FingerprintMismatch, StateError, StreamMoved, TopicRecreated
+from engine.ports import StateStore
+from engine.runtime.patience import Patience
+from projections import Plan, StreamState
+
+
+class Clash(msgspec.Struct, frozen=True):
+    """A stream that does not stand where it was committed here last: at `stored`."""
+
+    stream: str
+    partition: int
+    stored: Position | None
+
+
+class Held(msgspec.Struct, frozen=True):
+    """A stream in memory: its partition, how many games it has, and up to where it is folded."""
+
+    partition: int
+    games: int
+    next_offset: int
+
+
+class Stream:
+    """A stream in memory: what is committed, and what is folded beyond it but not yet committed."""
+
+    def __init__(self, name: str, partition: int, state: StreamState, checkpoint: Checkpoint | None) -> None:
+        self.name = name
+        self.partition = partition
+        self.committed = self.state = state
+        self.checkpoint = checkpoint
+        self.kept = state.totals.games
+        self.next_offset = 0 if checkpoint is None else checkpoint.next_offset
+        self.generation = None if checkpoint is None else checkpoint.generation
+        self.first_offset = None if checkpoint is None else checkpoint.first_offset
+
+    @property
+    def weight(self) -> int:
+        """What holding it costs, in games; a stream costs as much as some hundreds even when it has few."""
+        return 500 + self.state.games_held
+
+    def settle(self, checkpoint: Checkpoint) -> None:
+        """What was folded is committed."""
+        self.committed, self.checkpoint, self.kept = self.state, checkpoint, self.state.totals.games
+        self.generation = checkpoint.generation
+
+
+class Streams:
+    """Those in memory, the one used longest ago first; those in `touched` are folded beyond what is committed."""
+
+    def __init__(self, store: StateStore, patience: Patience, plan: Plan, topic: str) -> None:
+        self._store = store
+        self._patience = patience
+        self._plan = plan
+        self._topic = topic
+        self._held: dict[str, Stream] = {}
+        self.touched: dict[str, Stream] = {}
+
+    def __iter__(self) -> Iterator[Stream]:
+        return iter(self._held.values())
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    @property
+    def weight(self) -> int:
+        """Of all of them, in games."""
+        return sum(stream.weight for stream in self._held.values())
+
+    def get(self, name: str) -> Stream | None:
+        """The stream, if it is in memory."""
+        return self._held.get(name)
+
+    def use(self, stream: Stream) -> None:
+        """Hold the stream, as the one used last."""
+        self._held.pop(stream.name, None)
+        self._held[stream.name] = stream
+
+    def move(self, stream: Stream, next_offset: int) -> None:
+        """Let the stream's checkpoint stand there with the next commit; never further back than it is."""
+        if next_offset > stream.next_offset:
+            stream.next_offset = next_offset
+            self.touched[stream.name] = stream
+
+    def forget(self, name: str) -> None:
+        """Drop the stream from memory; it is loaded again when its next record comes."""
+        self._held.pop(name, None)
+        self.touched.pop(name, None)
+
+    def forget_partition(self, number: int) -> None:
+        """Drop the streams of that partition."""
+        for name in [name for name, stream in self._held.items() if stream.partition == number]:
+            self.forget(name)
+
+    def forget_idle(self, games_held_max: int) -> None:
+        """Let go of the streams that were used longest ago when too many games are held; the store has them."""
+        held = self.weight
+        for name in list(self._held)[:-1]:
+            if held <= games_held_max:
+                return
+            if name not in self.touched:
+                held -= self._held.pop(name).weight
+
+    async def load(self, name: str, number: int) -> Stream:
+        """The stream as it is stored, or empty. Raises a StateError when it does not fit."""
+        stored = await self._patience.with_store(lambda: self._store.load(name))
+        if stored is None:
+            return Stream(name, number, StreamState.empty(self._plan), None)
+        self.check(name, stored.checkpoint)
+        if stored.checkpoint.partition != number:
+            self.refuse_to_move(name, stored.checkpoint.partition, number)
+        try:
+            state = StreamState.load(self._plan, stored.state, stored.window)
+        except (ValueError, KeyError) as error:
+            raise StateError(
+                f"the stored state of stream {name} cannot be read: {error}. Rebuild it by "
+                f"`crashfold replay --stream {name}`."
+            ) from error
+        return Stream(name, number, state, stored.checkpoint)
+
+    def refuse_to_move(self, name: str, home: int, number: int) -> None:
+        """Raise StreamMoved."""
+        raise StreamMoved(
+            f"stream {name} lives on partition {home} of {self._topic} but turned up on partition {number}: were "
+            "partitions added? Its order is lost across partitions. Publish it to one partition of a new topic, set "
+            "kafka.topic to that, and rebuild by `crashfold replay`."
+        )
+
+    def check(self, name: str, checkpoint: Checkpoint) -> None:
+        """Raise a StateError when the checkpoint is of other settings or of another topic."""
+        if checkpoint.fingerprint != self._plan.fingerprint:
+            raise FingerprintMismatch(
+                f"stream {name} was folded with other predicates, sizes, projections or rules than these settings "
+                "have. Rebuild it with them by `crashfold replay`, or put the settings back."
+            )
+        if checkpoint.topic != self._topic:
+            raise TopicRecreated(
+                f"stream {name} was folded from topic {checkpoint.topic}, not from {self._topic}. Rebuild it from "
+                "this one by `crashfold replay`, or set kafka.topic back."
+            )
