@@ -14,6 +14,9 @@ import anyio
 import msgspec
 from redis.asyncio import Redis
 
+from benchmarks.measure import Figure, announce
+from benchmarks.servers import Assignments, Servers, assignments, check
+from benchmarks.topics import make_topic
 from engine.publisher import GamePublisher
 from engine.settings import load
 from schemas.aggregates import Update
@@ -33,10 +36,30 @@ class Live(msgspec.Struct, frozen=True):
     peak_mib: float
 
 
-async def measure(assignments: dict[str, str], games: Sequence[Game], rate: float, seconds: float) -> Live:
+async def figures(servers: Servers, games: Sequence[Game], runs: int, rate: float, seconds: float) -> list[Figure]:
+    """`runs` runs, each on a topic and keys of its own, after one that does not count; every result is verified."""
+    measured = []
+    for run in range(runs + 1):
+        announce("live", run, runs)
+        settings = assignments(servers, f"bench-live-{run}") | {"redis.key_prefix": f"bench-live-{run}"}
+        await make_topic(settings)
+        one = await measure(settings, games, rate, seconds)
+        await check(settings)
+        if run:
+            measured.append(one)
+    note = f"{rate:g} games a second for {seconds:g} s"
+    return [
+        Figure("live delay p50", "ms", tuple(one.p50_ms for one in measured), note),
+        Figure("live delay p99", "ms", tuple(one.p99_ms for one in measured), note),
+        Figure("live CPU", "cores", tuple(one.cpu_share for one in measured), "of the engine, start and end included"),
+        Figure("live memory", "MiB", tuple(one.peak_mib for one in measured), "peak of the engine"),
+    ]
+
+
+async def measure(given: Assignments, games: Sequence[Game], rate: float, seconds: float) -> Live:
     """Run an engine process on an empty topic, publish at `rate` games a second for `seconds`, and time every game."""
-    settings = load(None, {}, assignments).settings
-    flags = [f"--{name}={value}" for name, value in assignments.items()]
+    settings = load(None, {}, given).settings
+    flags = [f"--{name}={value}" for name, value in given.items()]
     arguments = [sys.executable, "-m", "engine.cli", "run", *flags]
     published: dict[int, float] = {}
     committed: dict[int, float] = {}

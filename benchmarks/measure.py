@@ -3,13 +3,18 @@
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
 import msgspec
 
-LIBRARIES = ("crashfold", "aiokafka", "redis", "hiredis", "msgspec", "numpy", "uvloop")
+LIBRARIES = ("crashfold", "aiokafka", "cramjam", "lz4", "redis", "hiredis", "msgspec", "numpy", "uvloop")
 
 
 class Figure(msgspec.Struct, frozen=True):
@@ -43,13 +48,43 @@ class Machine(msgspec.Struct, frozen=True):
     servers: dict[str, str]
 
 
-class Report(msgspec.Struct, frozen=True):
-    """A whole run of the harness."""
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole run of the harness. `revision` is that of the code, with `+` when files had been changed since; None
+    outside a checkout. `command` repeats it."""
 
+    began: str = msgspec.field(default_factory=lambda: f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}")
+    revision: str | None = msgspec.field(default_factory=lambda: revision())
+    command: str = msgspec.field(default_factory=lambda: " ".join(["crashfold", *sys.argv[1:]]))
     machine: Machine
     seed: int
     runs: int
     figures: tuple[Figure, ...]
+
+
+def write(report: Report, path: Path) -> None:
+    """Write the report as JSON, with the median and the spread of every figure spelled out."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(_spelled_out(report)), indent=1) + b"\n")
+
+
+def revision() -> str | None:
+    """The commit this code is of, with `+` when files have been changed since."""
+    root = Path(__file__).parents[1]
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def announce(name: str, run: int, runs: int) -> None:
+    """Say on standard error what is measured now; run 0 is the warm-up."""
+    sys.stderr.write(f"{name}: {f'run {run} of {runs}' if run else 'warm-up'} …\n")
 
 
 def machine(servers: dict[str, str]) -> Machine:
@@ -83,6 +118,19 @@ def microseconds(
 def ratio(name: str, of: Sequence[float], to: Sequence[float], note: str = "") -> Figure:
     """Run by run the one divided by the other."""
     return Figure(name, "×", tuple(a / b for a, b in zip(of, to, strict=True)), note)
+
+
+def _spelled_out(value: Any) -> Any:
+    """The value as plain containers; figures with what follows from their runs."""
+    match value:
+        case Figure():
+            low, high = value.spread
+            return msgspec.structs.asdict(value) | {"median": value.median, "lowest": low, "highest": high}
+        case msgspec.Struct():
+            return {name: _spelled_out(content) for name, content in msgspec.structs.asdict(value).items()}
+        case tuple():
+            return [_spelled_out(item) for item in value]
+    return value
 
 
 def _cpu() -> str:

