@@ -82,13 +82,15 @@ class ApiMetrics:
         self.look: Callable[[], None] | None = None
         """Called before every scrape, to note what changes by itself."""
 
-    def answered(self, route: str, status: int, source: str, duration_s: float) -> None:
-        """A request was answered."""
+    def answered(self, route: str, status: int, source: str, duration_s: float | None) -> None:
+        """A request was answered; None of a live client, who stays as long as it likes."""
         key = (route, status, source)
         counter = self._seen.get(key)
         if counter is None:
             counter = self._seen[key] = self._requests.labels(route, status, source)
         counter.inc()
+        if duration_s is None:
+            return
         histogram = self._timed.get(route)
         if histogram is None:
             histogram = self._timed[route] = self._duration_s.labels(route)

@@ -19,8 +19,6 @@ from engine.errors import ConfigurationError, CrashfoldError
 
 BACKLOG: Final = 2048
 KEEP_ALIVE_S: Final = 30
-CONNECTIONS_MAX: Final = 10_000
-"""More requests at once are answered 503 by uvicorn itself."""
 RESTART_S: Final = 1.0
 
 
@@ -80,7 +78,6 @@ async def serve_app(
         "server_header": False,
         "proxy_headers": False,
         "backlog": BACKLOG,
-        "limit_concurrency": CONNECTIONS_MAX,
         "timeout_keep_alive": KEEP_ALIVE_S,
         "timeout_graceful_shutdown": max(1, int(stop_s) - 3),
     }

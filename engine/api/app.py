@@ -23,7 +23,7 @@ from litestar.types import Receive, Scope, Send
 
 from engine.api import operations, problems, routes
 from engine.api.answers import JSON, Answers, Reply, problem_reply
-from engine.api.edge import NOTE, Edge, Note, send_reply
+from engine.api.edge import LIVE, NOTE, Edge, Note, send_reply
 from engine.api.health import ApiHealth
 from engine.api.meter import ApiMeter
 from engine.api.questions import Limits
@@ -78,7 +78,7 @@ def create_app(
 
     # Litestar serves its description with pages of its own for whatever it does not know there. So it is asked for the
     # description once, and the application that answers serves that as a file among others.
-    described = Litestar(routed(), openapi_config=_openapi(settings))
+    described = Litestar(routed(), openapi_config=_openapi(settings), logging_config=None)
     description = msgspec.json.encode(described.openapi_schema.to_schema())
     page = files("engine.api").joinpath("reference")
     static = [
@@ -88,6 +88,7 @@ def create_app(
     litestar = Litestar(
         [*routed(), *static],
         openapi_config=None,
+        logging_config=None,
         exception_handlers={HTTPException: _refuse(answers), Exception: _fail},
     )
     return Edge(litestar, answers, settings.api, clock=clock, meter=meter, open_paths=(*REFERENCE, *open_paths))
@@ -160,19 +161,27 @@ def _refuse(answers: Answers) -> Callable[[Request[Any, Any, Any], HTTPException
     def refuse(request: Request[Any, Any, Any], error: HTTPException) -> ASGIResponse:
         if error.status_code >= 500:
             raise error  # the edge logs it
-        asked = _request_of(request)
+        asked, path = _request_of(request), request.scope["path"]
+        if isinstance(error, MethodNotAllowedException) and (path in LIVE or not asked.path.startswith("/api/")):
+            return _response(_other_method(asked.method, path), request.scope, "other")
         problem = answers.problem_of(asked) if asked.path.startswith("/api/") else None
-        if problem is None and isinstance(error, MethodNotAllowedException):
-            problem = problems.method_not_allowed()
         if problem is None:
             is_unknown = error.status_code == 404
             problem = problems.no_such_route() if is_unknown else problems.malformed("the request cannot be read")
         if problem.status != 405:
             return _response(problem_reply(problem), request.scope, "other")
-        allowed = ", ".join(sorted(routes.methods_of(asked.path) or ("GET",)))
-        return _response(problem_reply(problem, (b"allow", allowed.encode())), request.scope, "other")
+        allowed = b"GET, HEAD, OPTIONS" if "GET" in routes.methods_of(asked.path) else b"OPTIONS, POST"
+        return _response(problem_reply(problem, (b"allow", allowed)), request.scope, "other")
 
     return refuse
+
+
+def _other_method(method: str, path: str) -> Reply:
+    """The answer to another method than a page, a probe or a live route has."""
+    if path == "/ws" and method == "GET":
+        return problem_reply(problems.upgrade_required(), (b"upgrade", b"websocket"))
+    allowed = b"GET, HEAD, OPTIONS" if path not in LIVE else b"GET" if path == "/ws" else b"GET, OPTIONS"
+    return problem_reply(problems.method_not_allowed(), (b"allow", allowed))
 
 
 def _fail(_request: Request[Any, Any, Any], error: Exception) -> Any:

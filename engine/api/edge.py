@@ -1,9 +1,9 @@
 """The edge: what every request meets before it is understood, and every answer on its way out. Plain ASGI.
 
 Imports the read side's problems and replies, anyio and structlog; no framework. In order: bounds of target and headers,
-hosts, origins, the bearer token, the rate limit, the body, answers that are kept; behind it the application. What is
-always true: an answer is a problem of ours or an answer, with the security headers, whatever the application raises;
-and nothing of an exception, a token or a query is in an answer or a log.
+hosts, origins, the bearer token, the rate limit, the body, answers that are kept; behind it the application, which is
+asked GET for HEAD. What is always true: an answer is a problem of ours or an answer, with the security headers,
+whatever the application raises; and nothing of an exception, a token or a query is in an answer or a log.
 """
 
 import hmac
@@ -131,30 +131,38 @@ class Edge:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         began_s = self._clock.monotonic_s()
         note = scope[NOTE] = Note()
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        added = self._added(headers)
+        asked_headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        added = self._added(asked_headers)
+        is_live = scope["path"] in LIVE
+        is_head = scope["method"] == "HEAD" and not is_live
 
         async def send_on(message: Message) -> None:
             if message["type"] == "http.response.start":
                 note.status = message["status"]
                 own = {name for name, _ in message["headers"]}
                 more = [header for header in added if header[0] not in own or header[0] == b"vary"]
-                message = {**message, "headers": [*message["headers"], *more]}
+                headers = [*message["headers"], *more]
+                if scope["method"] == "OPTIONS" and not is_live:
+                    headers = [(name, _with_head(value) if name == b"allow" else value) for name, value in headers]
+                message = {**message, "headers": headers}
+            elif is_head:
+                message = {**message, "body": b""}
             await send(message)
 
         try:
-            refusal = self._refusal(scope, headers) or self._preflight(scope, headers)
+            refusal = self._refusal(scope, asked_headers) or self._preflight(scope, asked_headers)
             if refusal is not None:
                 await send_reply(refusal, send_on)
             else:
-                await self._ask(scope, receive, send_on, headers, note)
+                asked = {**scope, "method": "GET"} if is_head else scope
+                await self._ask(asked, receive, send_on, asked_headers, note)
         except Exception:
             _log.exception("request_failed", method=scope["method"], route=note.route)
             if note.status == 0:
                 await send_reply(problem_reply(problems.internal()), send_on)
         finally:
             duration_s = self._clock.monotonic_s() - began_s
-            self._meter.answered(note.route, note.status, note.source, duration_s)
+            self._meter.answered(note.route, note.status, note.source, None if is_live else duration_s)
             _log_access(scope, note, duration_s)
 
     async def _ask(self, scope: Scope, receive: Receive, send: Send, headers: dict[str, str], note: Note) -> None:
@@ -179,6 +187,7 @@ class Edge:
                 await send_reply(reply, send)
                 return
         if scope["path"] in LIVE:
+            note.route = scope["path"]
             await self._app(scope, receive, send)
             return
         try:
@@ -297,6 +306,11 @@ async def send_reply(reply: Reply, send: Callable[[Any], Awaitable[None]], *, cl
     headers = [*reply.headers, (b"connection", b"close")] if closing else [*reply.headers]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body})
+
+
+def _with_head(allowed: bytes) -> bytes:
+    """What Litestar says of a path's methods; it does not know that HEAD is answered as GET."""
+    return allowed.replace(b"GET", b"GET, HEAD")
 
 
 def _name_of(host: str) -> str:

@@ -15,8 +15,9 @@ Comparison = Literal["equal", "different", "missing"]
 class ApiMeter(Protocol):
     """Hears of everything worth counting."""
 
-    def answered(self, route: str, status: int, source: Source, duration_s: float) -> None:
-        """A request was answered; `route` is the path with its parameters' names, never what was sent."""
+    def answered(self, route: str, status: int, source: Source, duration_s: float | None) -> None:
+        """A request was answered; `route` is the path with its parameters' names, never what was sent. The duration is
+        None of a live client, who stays as long as it likes."""
 
     def cache_asked(self, cache: Cache, *, hit: bool) -> None:
         """An answer was looked for among those that are kept."""
@@ -31,7 +32,7 @@ class ApiMeter(Protocol):
 class NullApiMeter:
     """Counts nothing."""
 
-    def answered(self, route: str, status: int, source: Source, duration_s: float) -> None:
+    def answered(self, route: str, status: int, source: Source, duration_s: float | None) -> None:
         """Nothing."""
 
     def cache_asked(self, cache: Cache, *, hit: bool) -> None:

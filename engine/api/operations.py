@@ -92,7 +92,7 @@ _PROBLEMS: Final = {
     503: "Not now; `Retry-After` says when",
 }
 _EXAMPLES: Final = {
-    400: problems.malformed("the crash point is not a JSON number", "the crash point"),
+    400: problems.malformed("value is not a JSON number", "value"),
     401: problems.unauthorized(),
     404: problems.not_found("no game matches"),
     408: problems.too_slow(),

@@ -34,6 +34,11 @@ def not_found(detail: str) -> Problem:
     return Problem(f"{_TYPE}not-found", "Nothing found", 404, detail)
 
 
+def unreadable() -> Problem:
+    """400: what came is no HTTP request."""
+    return malformed("this is no HTTP request")
+
+
 def no_such_route() -> Problem:
     """404: the path leads nowhere."""
     return Problem(f"{_TYPE}no-such-route", "No such route", 404, "there is nothing at this path")
@@ -42,6 +47,11 @@ def no_such_route() -> Problem:
 def method_not_allowed() -> Problem:
     """405: the path answers other methods only."""
     return Problem(f"{_TYPE}method-not-allowed", "Method not allowed", 405, "this path answers another method")
+
+
+def upgrade_required() -> Problem:
+    """426: the path speaks WebSocket only."""
+    return Problem(f"{_TYPE}upgrade-required", "Upgrade required", 426, "this path speaks WebSocket")
 
 
 def out_of_bounds(detail: str, parameter: str | None = None) -> Problem:
@@ -62,6 +72,11 @@ def host_not_allowed() -> Problem:
 def too_slow() -> Problem:
     """408: the body did not arrive in time."""
     return Problem(f"{_TYPE}too-slow", "Request timeout", 408, "the body did not arrive in time")
+
+
+def request_too_slow() -> Problem:
+    """408: target and headers did not arrive in time."""
+    return Problem(f"{_TYPE}too-slow", "Request timeout", 408, "the request did not arrive in time")
 
 
 def body_too_large(bytes_max: int) -> Problem:

@@ -230,7 +230,7 @@ def read_terms(
 
 def read_threshold(kind: Kind, text: str) -> Threshold | Problem:
     """The number in a path."""
-    value = read_integer("the floor", text) if kind == "floor" else read_number("the crash point", text)
+    value = read_integer("value", text) if kind == "floor" else read_number("value", text)
     if isinstance(value, Problem):
         return value
     fault = _threshold_fault(value)

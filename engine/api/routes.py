@@ -31,6 +31,8 @@ NAMES: Final[dict[Kind, str]] = {"min": "min-crash-point", "max": "max-crash-poi
 """How the kinds are named in paths."""
 
 _PARAMETER: Final = re.compile(r"\\{\w+\\}")
+_ESCAPED: Final = re.compile(r"%(?:2D|2E|5F|7E|3\d|[46][1-9A-F]|[57][0-9A])", re.IGNORECASE | re.ASCII)
+"""A letter, digit, hyphen, dot, underscore or tilde written as an escape, which means the same (RFC 3986)."""
 
 
 class Success(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
@@ -91,7 +93,8 @@ class Asked(msgspec.Struct, frozen=True):
 
 def ask(request: Request, limits: Limits, zones: Zones) -> Asked | Problem:
     """What the request asks, or what is wrong with it."""
-    found = [(route, route.pattern.fullmatch(request.path)) for route in ROUTES]
+    path = _plain(request.path)
+    found = [(route, route.pattern.fullmatch(path)) for route in ROUTES]
     routes = [(route, match) for route, match in found if match is not None]
     if not routes:
         return no_such_route()
@@ -103,6 +106,7 @@ def ask(request: Request, limits: Limits, zones: Zones) -> Asked | Problem:
 
 def methods_of(path: str) -> frozenset[str]:
     """The methods that a path answers; none when it is no path of ours."""
+    path = _plain(path)
     return frozenset(route.method for route in ROUTES if route.pattern.fullmatch(path) is not None)
 
 
@@ -140,6 +144,11 @@ def _ask(route: Route, parameters: Sequence[str], request: Request, limits: Limi
     if route.kind is not None and subject is None:
         subject = tuple(Threshold(route.kind, value) for value in question.values)
     return Asked(route, terms, subject, question)
+
+
+def _plain(path: str) -> str:
+    """The path without needless escapes; a slash that is part of a value stays one."""
+    return _ESCAPED.sub(lambda escape: unquote(escape[0]), path) if "%" in path else path
 
 
 def _read_subject(route: Route, text: str) -> Threshold | int | Problem:

@@ -267,8 +267,16 @@ async def test_post_answers_are_never_304(client: httpx.AsyncClient) -> None:
         ("PUT", "/api/games", 405, "method-not-allowed"),
         ("DELETE", f"{ROOT}/last-games/exact-floors", 405, "method-not-allowed"),
         ("POST", "/livez", 405, "method-not-allowed"),
+        ("PATCH", "/", 405, "method-not-allowed"),
+        ("GET", f"{ROOT}/last-games/exact-floors", 405, "method-not-allowed"),
+        ("GET", "/ws", 426, "upgrade-required"),
+        ("GET", "/api%2Fgames", 404, "no-such-route"),
+        ("GET", "//api/games", 404, "no-such-route"),
+        ("GET", "/api/games/?page=1", 400, "malformed"),
+        ("GET", f"{ROOT}/occurrences/min-crash-point/2/", 404, "no-such-route"),
         ("GET", f"/api/games?{'x' * TARGET_BYTES_MAX}", 414, "target-too-long"),
     ],
+    ids=lambda value: str(value)[:60],
 )
 async def test_every_error_is_a_problem(
     method: str, url: str, status: int, kind: str, client: httpx.AsyncClient
@@ -277,7 +285,47 @@ async def test_every_error_is_a_problem(
     assert (told.status_code, told.headers["content-type"]) == (status, PROBLEM)
     assert told.json()["type"] == f"urn:crashfold:problem:{kind}"
     if status == 405:
-        assert told.headers["allow"] == {"PUT": "GET", "POST": "GET", "DELETE": "POST"}[method]
+        assert told.headers["allow"] == ("OPTIONS, POST" if "exact-floors" in url else "GET, HEAD, OPTIONS")
+
+
+@pytest.mark.parametrize(
+    ("method", "allowed"), [("POST", "GET, OPTIONS"), ("HEAD", "GET, OPTIONS"), ("DELETE", "GET, OPTIONS")]
+)
+async def test_the_stream_is_only_asked_for(method: str, allowed: str, client: httpx.AsyncClient) -> None:
+    told = await client.request(method, "/api/stream")
+    assert (told.status_code, told.headers["content-type"], told.headers["allow"]) == (405, PROBLEM, allowed)
+
+
+@pytest.mark.parametrize(
+    "url", [f"{ROOT}/occurrences/min-crash-point/2", "/api/games/1", "/api/games?page=0", "/", "/livez", "/docs"]
+)
+async def test_head_is_get_without_the_body(url: str, client: httpx.AsyncClient) -> None:
+    for _ in range(2):
+        told, whole = await client.head(url), await client.get(url)
+        assert (told.status_code, told.content) == (whole.status_code, b"")
+        differing = {"date", "x-crashfold-source"}
+        assert {item for item in told.headers.items() if item[0] not in differing} == {
+            item for item in whole.headers.items() if item[0] not in differing
+        }
+    etag = whole.headers.get("etag")
+    if etag is not None:
+        assert (await client.head(url, headers={"If-None-Match": etag})).status_code == 304
+
+
+async def test_options_names_the_methods(client: httpx.AsyncClient) -> None:
+    for url, allowed in (
+        ("/api/games", "GET, HEAD, OPTIONS"),
+        (f"{ROOT}/last-games/exact-floors", "OPTIONS, POST"),
+        ("/api/stream", "GET, OPTIONS"),
+    ):
+        told = await client.options(url)
+        assert (told.status_code, told.headers["allow"], told.content) == (204, allowed, b"")
+
+
+async def test_needless_escapes_in_a_path_mean_the_same(client: httpx.AsyncClient) -> None:
+    plain = await client.get(f"{ROOT}/last-game/min-crash-point/2.5")
+    for path in ("/%61pi/analytics/last%2Dgame/min-crash-point/2%2e5", f"{ROOT}/last-game/min-crash-point/%32.%35"):
+        assert (await client.get(path)).content == plain.content
 
 
 async def test_a_body_or_headers_beyond_the_bounds_are_refused(client: httpx.AsyncClient) -> None:
