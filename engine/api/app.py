@@ -28,6 +28,7 @@ from engine.api.health import ApiHealth
 from engine.api.meter import ApiMeter
 from engine.api.questions import Limits
 from engine.api.routes import ROUTES, Route
+from engine.api.times import Zones
 from engine.ports import Clock
 from engine.settings import Settings, masked_text
 
@@ -79,7 +80,7 @@ def create_app(
     # Litestar serves its description with pages of its own for whatever it does not know there. So it is asked for the
     # description once, and the application that answers serves that as a file among others.
     described = Litestar(routed(), openapi_config=_openapi(settings), logging_config=None)
-    description = msgspec.json.encode(described.openapi_schema.to_schema())
+    description = msgspec.json.encode(operations.finished(described.openapi_schema.to_schema(), Zones()))
     page = files("engine.api").joinpath("reference")
     static = [
         *(_static(path, page.joinpath(file).read_bytes(), kind) for path, (file, kind) in REFERENCE.items()),
@@ -203,7 +204,13 @@ def _probes(health: ApiHealth, metrics: MetricsText) -> list[HTTPRouteHandler]:
             for status, description in ((200, "Yes"), (503, "No, and why"))
         }
         handler: HTTPRouteHandler = _get(
-            path, handle, summary=meaning, tags=["service"], responses=described, name=path
+            path,
+            handle,
+            summary=meaning,
+            tags=["service"],
+            responses=described,
+            name=path,
+            operation_id=path.removeprefix("/"),
         )
         return handler
 
@@ -211,12 +218,24 @@ def _probes(health: ApiHealth, metrics: MetricsText) -> list[HTTPRouteHandler]:
         body, content_type = metrics(request.headers.get("accept", ""))
         return _response(_plain(200, content_type.encode(), body), request.scope, "/metrics")
 
-    text = {200: ResponseSpec(str, generate_examples=False, description="The metrics", media_type="text/plain")}
+    text = {
+        200: ResponseSpec(str, generate_examples=False, description="The metrics", media_type="text/plain"),
+        401: operations.refusal_of(401),
+        429: operations.refusal_of(429),
+    }
     return [
         probe("/livez", health.live, "Whether this process should go on"),
         probe("/readyz", health.ready, "Whether requests should come here"),
         probe("/startupz", health.started, "Whether it has begun to answer"),
-        _get("/metrics", show, summary="Metrics for Prometheus", tags=["service"], responses=text, name="/metrics"),
+        _get(
+            "/metrics",
+            show,
+            summary="Metrics for Prometheus",
+            tags=["service"],
+            responses=text,
+            name="/metrics",
+            operation_id="metrics",
+        ),
     ]
 
 

@@ -4,6 +4,7 @@ Imports litestar's model of OpenAPI, and the read side's structs. Litestar descr
 types; parameters and bodies are described here, since they are read by `questions` and not by Litestar.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
@@ -15,6 +16,7 @@ from litestar.openapi.spec import (
     OpenAPIFormat,
     OpenAPIHeader,
     OpenAPIMediaType,
+    OpenAPIResponse,
     OpenAPIType,
     Operation,
     Parameter,
@@ -28,9 +30,12 @@ from engine.api.games import GamesPage
 from engine.api.problems import Problem
 from engine.api.questions import Limits
 from engine.api.routes import Route, Success
+from engine.api.times import Zones
 from projections.settings import DAY_MINUTES, HOURS_MAX
 from schemas.predicate import THRESHOLD_MAX, THRESHOLD_MIN, Kind
 
+TIME_ZONE: Final = "TimeZone"
+"""The name of the schema that lists all time zones: they are five hundred, and every route takes one."""
 _STREAM: Final = Parameter(
     "stream",
     "query",
@@ -40,7 +45,7 @@ _STREAM: Final = Parameter(
 _AT: Final = Parameter(
     "at",
     "query",
-    schema=Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.DATE_TIME),
+    schema=Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.DATE_TIME, examples=["2026-01-15T12:34:56Z"]),
     description="As if games that ended later than this moment (ISO 8601 with offset or Z) did not exist.",
 )
 _MIN_VERSION: Final = Parameter(
@@ -52,8 +57,20 @@ _MIN_VERSION: Final = Parameter(
 _ZONE: Final = Parameter(
     "X-Timezone",
     "header",
-    schema=Schema(type=OpenAPIType.STRING, default="UTC", examples=["Europe/Vienna"]),
-    description="The IANA name, in exact spelling, of the zone of all times in the answer.",
+    schema=Reference(ref=f"#/components/schemas/{TIME_ZONE}"),
+    description="The IANA name, in exact spelling, of the zone of all times in the answer; UTC when left out.",
+)
+_TZ: Final = Parameter(
+    "tz",
+    "query",
+    schema=Reference(ref=f"#/components/schemas/{TIME_ZONE}"),
+    description="The same as `X-Timezone`, for browsers, whose `EventSource` sends no headers.",
+)
+_LAST_EVENT_ID: Final = Parameter(
+    "Last-Event-ID",
+    "header",
+    schema=Schema(type=OpenAPIType.STRING),
+    description="The id of the last event received: the stream goes on behind it.",
 )
 _IF_NONE_MATCH: Final = Parameter(
     "If-None-Match",
@@ -77,6 +94,26 @@ _HEADERS: Final = {
         schema=Schema(type=OpenAPIType.NUMBER),
         description="Of a replica: how many seconds ago the data was last known to be the newest.",
     ),
+}
+_RETRY_AFTER: Final = OpenAPIHeader(
+    schema=Schema(type=OpenAPIType.INTEGER, minimum=1), description="After how many seconds to ask again."
+)
+
+_MEANINGS: Final = {
+    "games": "How many of the newest games are looked at.",
+    "by_time": "Whether the sample is the last `hours` hours, and not the last `games` games.",
+    "hours": "How many hours are looked at, up to now or `at`.",
+    "comparison": "Whether to compare with the period before.",
+    "values": "The thresholds.",
+    "limit": "How many of the newest games are looked at; of last games, how many matches are wanted.",
+    "sort_by": "`time`: newest end first; `length`: longest first, of two as long the older.",
+    "interval_minutes": "The width of a bucket.",
+    "start_date": "The first day, in the zone asked for.",
+    "end_date": "The last day, in the zone asked for; seven days at most, both counted.",
+    "games_per_set": "How many ids make up a set.",
+    "total_games": "How many of the newest games are looked at.",
+    "page": "Which page, from 1. One past the end is empty.",
+    "per_page": "How many games make up a page.",
 }
 
 _PROBLEMS: Final = {
@@ -104,6 +141,16 @@ _EXAMPLES: Final = {
 }
 
 
+def finished(described: dict[str, Any], zones: Zones) -> dict[str, Any]:
+    """The description with the schema of all zones, which no type of ours stands for."""
+    described["components"]["schemas"][TIME_ZONE] = {
+        "type": "string",
+        "enum": ["", *sorted(zones.names)],
+        "default": "UTC",
+    }
+    return described
+
+
 def responses_of(route: Route) -> dict[int, ResponseSpec]:
     """Every answer that the route gives."""
     returned = get_type_hints(route.answer)["return"]
@@ -119,15 +166,20 @@ def responses_of(route: Route) -> dict[int, ResponseSpec]:
         if status == 304:
             specs[304] = ResponseSpec(None, generate_examples=False, description=meaning)
             continue
-        example = Example(summary=meaning, value=msgspec.to_builtins(_EXAMPLES[status]))
-        specs[status] = ResponseSpec(
-            Problem,
-            generate_examples=False,
-            description=meaning,
-            media_type=problems.MEDIA_TYPE,
-            examples=[example],
-        )
+        specs[status] = refusal_of(status)
     return specs
+
+
+def refusal_of(status: int) -> ResponseSpec:
+    """The problem of that status."""
+    meaning = _PROBLEMS[status]
+    return ResponseSpec(
+        Problem,
+        generate_examples=False,
+        description=meaning,
+        media_type=problems.MEDIA_TYPE,
+        examples=[Example(summary=meaning, value=msgspec.to_builtins(_EXAMPLES[status]))],
+    )
 
 
 def operation_of(route: Route, limits: Limits) -> type[Operation]:
@@ -139,10 +191,26 @@ def operation_of(route: Route, limits: Limits) -> type[Operation]:
         def __post_init__(self) -> None:
             self.parameters = [*parameters]
             self.request_body = body
-            if self.responses:
-                self.responses["200"].headers = {**_HEADERS}  # type: ignore[union-attr]
+            _add_headers(self, _HEADERS)
 
     return RouteOperation
+
+
+@dataclass
+class StreamOperation(Operation):
+    """The operation of the live stream."""
+
+    def __post_init__(self) -> None:
+        self.parameters = [_STREAM, _ZONE, _TZ, _LAST_EVENT_ID]
+        _add_headers(self, {})
+
+
+def _add_headers(operation: Operation, of_success: Mapping[str, OpenAPIHeader]) -> None:
+    """Say which headers the answers bring."""
+    for status, response in (operation.responses or {}).items():
+        assert isinstance(response, OpenAPIResponse)
+        headers = of_success if status == "200" else {"Retry-After": _RETRY_AFTER} if status in ("429", "503") else {}
+        response.headers = {**headers}
 
 
 def summary_of(route: Route) -> str:
@@ -177,7 +245,8 @@ def _parameters(route: Route, limits: Limits) -> list[Parameter]:
             example = examples.PARAMETERS.get(field.name) if field.required else None
             if example is not None:
                 schema.examples = [example]
-            found.append(Parameter(field.name, "query", schema=schema, required=field.required))
+            meaning = _MEANINGS[field.name]
+            found.append(Parameter(field.name, "query", schema=schema, required=field.required, description=meaning))
     found += [_AT] if route.kind is not None else []
     found += [_MIN_VERSION, _STREAM, _ZONE]
     return [*found, _IF_NONE_MATCH] if route.method == "GET" else found
@@ -200,6 +269,7 @@ def _body(route: Route, limits: Limits) -> RequestBody | None:
             required.append(field.name)
         else:
             schema.default = field.default
+        schema.description = _MEANINGS[field.name]
         properties[field.name] = schema
     described = Schema(type=OpenAPIType.OBJECT, properties=properties, required=required)
     example = Example(summary="A question", value=examples.body_of(route))

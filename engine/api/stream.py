@@ -20,9 +20,9 @@ from litestar.openapi.spec import Example
 from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Scope, Send
 
-from engine.api import problems, questions
+from engine.api import operations, problems, questions
 from engine.api.feed import Feed, Live, Transport
-from engine.api.live import CONNECTION_ESTABLISHED, HEARTBEAT, RETRY, Cursor, Frame, newest_id
+from engine.api.live import CONNECTION_ESTABLISHED, HEARTBEAT, RETRY, Cursor, EventName, Frame, newest_id
 from engine.api.problems import Problem
 from engine.api.times import Zone
 
@@ -51,6 +51,14 @@ _EXAMPLE: Final = (
 )
 
 
+class StreamEvent(msgspec.Struct, frozen=True):
+    """One event of the stream. `data` is JSON: `version`, `total_games`, `games` and `skipped`."""
+
+    event: EventName
+    id: str
+    data: str
+
+
 def live_routes(live: Live) -> Sequence[HTTPRouteHandler | WebsocketRouteHandler]:
     """The handlers, to be mounted within `live.running()`."""
 
@@ -63,16 +71,15 @@ def live_routes(live: Live) -> Sequence[HTTPRouteHandler | WebsocketRouteHandler
         status_code=200,
         responses={
             200: ResponseSpec(
-                str,
+                StreamEvent,
                 generate_examples=False,
                 description="The stream; it ends when the client goes, or the server stops",
                 media_type="text/event-stream",
                 examples=[Example(summary="A commit of one game", value=_EXAMPLE)],
             ),
-            400: ResponseSpec(Problem, generate_examples=False, description="A zone or stream that is none"),
-            404: ResponseSpec(Problem, generate_examples=False, description="There is no such stream"),
-            503: ResponseSpec(Problem, generate_examples=False, description="All places are taken"),
+            **{status: operations.refusal_of(status) for status in (400, 401, 404, 429, 500, 503)},
         },
+        operation_class=operations.StreamOperation,
     )
     async def stream(request: Request[Any, Any, Any]) -> ASGIResponse:
         asked = await _ask(live, "sse", request.scope)

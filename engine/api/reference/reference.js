@@ -12,6 +12,7 @@ function element(name, text = "", ...children) {
 }
 
 function bounds(schema) {
+  if (schema.$ref) return schema.$ref.split("/").at(-1);
   const parts = [schema.type ?? "any"];
   if (schema.enum) parts.push(`one of ${schema.enum.join(", ")}`);
   if (schema.minimum !== undefined) parts.push(`from ${schema.minimum}`);

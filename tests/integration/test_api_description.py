@@ -1,0 +1,57 @@
+"""The API by its own description: schemathesis reads `/schema/openapi.json` and asks whatever follows from it.
+
+What it may take for right although it is not, and why, stands in `tests/schemathesis.toml` and its hooks.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import anyio
+import pytest
+
+from engine.adapters.redis import RedisStore
+from tests import servers
+from tests.api_server import ApiServer, Writer, api_server
+from tests.conftest import enter
+from tests.games import sample_games
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE_S = 280
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ApiServer]:
+    with ExitStack() as stack:
+        redis = enter(stack, servers.redis_server())
+        anyio.run(_fill, redis.url)
+        yield stack.enter_context(api_server(redis.url))
+
+
+async def _fill(url: str) -> None:
+    async with RedisStore(url) as store:
+        await Writer(store).commit(sample_games())
+
+
+def test_every_answer_is_as_the_description_says(server: ApiServer, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            *(
+                str(Path(sys.executable).with_name("schemathesis")),
+                "--config-file",
+                str(ROOT / "tests/schemathesis.toml"),
+            ),
+            *("run", f"{server.url}/schema/openapi.json", "--no-color"),
+        ],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert done.returncode == 0, done.stdout[-20_000:] + done.stderr
+    assert "No issues found" in done.stdout
+    assert "request_failed" not in server.log()
