@@ -1,0 +1,224 @@
+"""`make bench-peers`: set the peers up, run them in turn, check every result, print one table, write a JSON report."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Annotated
+
+import msgspec
+from cyclopts import App, Parameter
+
+from benchmarks.contestants import Outcome
+from benchmarks.measure import Machine, announce, machine, revision
+from benchmarks.peers import environments
+from benchmarks.peers.catalogue import PEERS, Peer, chosen
+from benchmarks.peers.contest import Contest, topic_of
+from benchmarks.servers import assignments, check, forget, running_servers
+from benchmarks.topic import contest as contest_own
+from benchmarks.topics import fill, one_stream
+from engine.cli import options
+from engine.errors import CrashfoldError
+from schemas.chain import chain_of_games
+from schemas.game import Game
+
+RESULTS = Path(__file__).parents[1] / "results"
+SEED = 1
+OURS = ("bare", "batches", "replay", "run")
+"""Run by the project's own environment, as contestants of the harness."""
+UNCHECKED = ("bare", "batches", "confluent")
+
+Entrant = tuple[Peer, str]
+
+app = App(name="python -m benchmarks.peers", help_format="plaintext", result_action="return_value")
+
+
+class Line(msgspec.Struct, frozen=True):
+    """A line of the table. The tuples are the counted runs in order; CPU seconds are per 100,000 games."""
+
+    name: str
+    variant: str
+    what: str
+    games: int
+    rate: tuple[float, ...]
+    to_bare: tuple[float, ...]
+    cpu_s: tuple[float, ...]
+    peak_mib: tuple[float, ...]
+    after_a_kill: str
+    exactly_once: str
+
+
+class PeersReport(msgspec.Struct, frozen=True):
+    """A whole run. `failed` says of peers that could not be set up or did not get through, why."""
+
+    began: str
+    revision: str | None
+    command: str
+    machine: Machine
+    seed: int
+    runs: int
+    lines: tuple[Line, ...]
+    failed: dict[str, str]
+
+
+@app.default
+def bench_peers(
+    *,
+    peers: str = "",
+    games: int = 200_000,
+    runs: int = 5,
+    kill: bool = True,
+    out: Annotated[Path | None, Parameter(help="Where the JSON report goes.")] = None,
+) -> int:
+    """Measure the peers side by side.
+
+    Parameters
+    ----------
+    peers
+        Their names, separated by commas; all by default. The reference is always there.
+    games
+        On the topic. Slow peers get a part of them, as the table says.
+    runs
+        Counted runs of each, after one that is not.
+    kill
+        Also kill each once half-way and start it again.
+    """
+    began = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    report = options.run(_measure, began, chosen(peers), games, runs, kill)
+    _show(report)
+    path = out or RESULTS / f"peers-{began.replace(':', '')}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+    options.note(f"report: {path}")
+    return 1 if report.failed else 0
+
+
+async def _measure(began: str, peers: Sequence[Peer], games: int, runs: int, kill: bool) -> PeersReport:
+    failed: dict[str, str] = {}
+    entrants = [(peer, variant) for peer in _set_up(peers, failed) for variant in peer.variants]
+    chain = list(chain_of_games(SEED, games))
+    async with running_servers() as servers:
+        for count in {_games(peer, chain) for peer, _ in entrants}:
+            await fill(assignments(servers, topic_of(count)), one_stream(chain[:count]))
+        contest = Contest(servers, chain)
+        outcomes = await _take_turns(contest, entrants, runs, failed)
+        entrants = [entrant for entrant in entrants if len(outcomes[_name(entrant)]) == runs]
+        verdicts = {}
+        for peer, variant in entrants:
+            if kill and peer.kind == "peer":
+                options.note(f"{_name((peer, variant))}: killed half-way …")
+                await forget(servers)
+                verdicts[_name((peer, variant))] = await contest.kill(peer.name, variant, _games(peer, chain))
+        lines = tuple(_line(entrant, outcomes, verdicts.get(_name(entrant), "–")) for entrant in entrants)
+        names = servers.names
+    command = " ".join(["python -m benchmarks.peers", *sys.argv[1:]])
+    return PeersReport(began, revision(), command, machine(names), SEED, runs, lines, failed)
+
+
+def _set_up(peers: Sequence[Peer], failed: dict[str, str]) -> list[Peer]:
+    """Make the environments; those whose cannot be made are left out."""
+    ready = []
+    for peer in peers:
+        try:
+            if peer.name not in OURS:
+                options.note(f"setting up {peer.name} …")
+                environments.command(peer.name)
+            ready.append(peer)
+        except CrashfoldError as error:
+            options.note(f"{peer.name} cannot be set up: {error}")
+            failed[peer.name] = str(error)
+    return ready
+
+
+async def _take_turns(
+    contest: Contest, entrants: Sequence[Entrant], runs: int, failed: dict[str, str]
+) -> dict[str, list[Outcome]]:
+    """The outcomes of the counted runs, run by run; one that fails is left out from then on."""
+    outcomes: dict[str, list[Outcome]] = {_name(entrant): [] for entrant in entrants}
+    for run in range(runs + 1):
+        for entrant in entrants:
+            name = _name(entrant)
+            if name in failed:
+                continue
+            announce(name, run, runs)
+            await forget(contest.servers)
+            try:
+                outcome = await _run(contest, entrant)
+            except CrashfoldError as error:
+                options.note(str(error))
+                failed[name] = str(error)
+                continue
+            if run:
+                outcomes[name].append(outcome)
+    return outcomes
+
+
+async def _run(contest: Contest, entrant: Entrant) -> Outcome:
+    peer, variant = entrant
+    games = _games(peer, contest.games)
+    if peer.name not in OURS:
+        return await contest.run(peer.name, variant, games, checked=peer.name not in UNCHECKED)
+    settings = assignments(contest.servers, topic_of(games))
+    outcome = await contest_own(peer.name, games, settings)
+    if peer.name not in UNCHECKED:
+        await check(settings)
+    return outcome
+
+
+def _games(peer: Peer, games: Sequence[Game]) -> int:
+    return int(len(games) * peer.share)
+
+
+def _line(entrant: Entrant, outcomes: Mapping[str, Sequence[Outcome]], after_a_kill: str) -> Line:
+    peer, variant = entrant
+    rates, floor = (
+        [one.records / one.duration_s for one in outcomes[name]] for name in (_name(entrant), _name((PEERS[0], "")))
+    )
+    seen = outcomes[_name(entrant)]
+    return Line(
+        name=peer.name,
+        variant=variant,
+        what=peer.what,
+        games=seen[0].records,
+        rate=tuple(rates),
+        to_bare=tuple(rate / bare for rate, bare in zip(rates, floor, strict=True)),
+        cpu_s=tuple(one.cpu_s * 100_000 / one.records for one in seen),
+        peak_mib=tuple(one.peak_mib for one in seen),
+        after_a_kill=after_a_kill,
+        exactly_once=peer.exactly_once,
+    )
+
+
+def _name(entrant: Entrant) -> str:
+    peer, variant = entrant
+    return f"{peer.name} {variant}".strip()
+
+
+def _show(report: PeersReport) -> None:
+    columns = ("peer", "state", "games", "games/s", "to bare", "lowest to highest", "CPU s", "MiB", "after a kill")
+    rows = [
+        (
+            line.name,
+            line.variant or "–",
+            line.games,
+            f"{median(line.rate):,.0f}",
+            f"{median(line.to_bare):.3g}",
+            f"{min(line.to_bare):.3g} to {max(line.to_bare):.3g}",
+            f"{median(line.cpu_s):.3g}",
+            f"{median(line.peak_mib):.0f}",
+            line.after_a_kill,
+        )
+        for line in report.lines
+    ]
+    options.print_table(f"median of {report.runs} runs; CPU s is per 100,000 games", columns, rows)
+    for name, fault in report.failed.items():
+        options.note(f"{name} failed: {fault.splitlines()[0]}")
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(app())
+    except (CrashfoldError, ValueError) as error:
+        options.note(f"bench-peers: {error}")
+        sys.exit(1)

@@ -1,0 +1,93 @@
+"""The peers: what each is, how it is run, and what is known of it that a run does not show."""
+
+from typing import Literal
+
+import msgspec
+
+Kind = Literal["floor", "peer", "own"]
+
+
+class Peer(msgspec.Struct, frozen=True, kw_only=True):
+    """One peer. `variants` are the ways its user code holds the state; a floor and Crashfold have one, without a name.
+
+    `share` is the part of the games that it is given: less for slow ones. `exactly_once` says in a few words what its
+    guarantee rests on.
+    """
+
+    name: str
+    kind: Kind
+    what: str
+    variants: tuple[str, ...] = ("plain", "best")
+    share: float = 1.0
+    exactly_once: str = "–"
+
+
+PEERS = (
+    Peer(name="bare", kind="floor", what="aiokafka getmany + msgspec decode: the reference", variants=("",)),
+    Peer(name="confluent", kind="floor", what="confluent-kafka consume + msgspec decode", variants=("",)),
+    Peer(name="batches", kind="floor", what="Crashfold's fetch path + its decoder, no fold", variants=("",)),
+    Peer(
+        name="replay",
+        kind="own",
+        what="crashfold replay",
+        variants=("",),
+        exactly_once="a rebuild swaps at once or not at all",
+    ),
+    Peer(
+        name="run",
+        kind="own",
+        what="crashfold run --until-caught-up",
+        variants=("",),
+        exactly_once="compare-and-set of state and offset; killed 200 times in tests/integration/kill_soak.py",
+    ),
+    Peer(
+        name="handrolled",
+        kind="peer",
+        what="aiokafka + redis by hand",
+        exactly_once="state and offset in one MSET, one process only: nothing fences a second",
+    ),
+    Peer(
+        name="faststream",
+        kind="peer",
+        what="FastStream, batch subscriber",
+        exactly_once="state in memory, offsets in the group",
+    ),
+    Peer(
+        name="bytewax",
+        kind="peer",
+        what="bytewax, stateful_batch, recovery on",
+        exactly_once="state and offset of one epoch; output since then is repeated",
+    ),
+    Peer(
+        name="pathway",
+        kind="peer",
+        what="Pathway, JSON parsed by its engine, subscriber",
+        exactly_once="state in memory, reads from the start",
+    ),
+    Peer(
+        name="quixstreams",
+        kind="peer",
+        what="Quix Streams, batching sink",
+        share=0.25,
+        exactly_once="state in memory, offsets in the group",
+    ),
+    Peer(
+        name="faust",
+        kind="peer",
+        what="faust-streaming, agent with take_events",
+        share=0.25,
+        exactly_once="state in memory, offsets in the group",
+    ),
+)
+
+
+def chosen(names: str) -> list[Peer]:
+    """The peers of these names, separated by commas; all when there are none. Raises ValueError.
+
+    The reference is always among them, and first.
+    """
+    wanted = [name.strip() for name in names.split(",") if name.strip()] or [peer.name for peer in PEERS]
+    unknown = set(wanted) - {peer.name for peer in PEERS}
+    if unknown:
+        raise ValueError(f"no such peers: {', '.join(sorted(unknown))}; there are {', '.join(p.name for p in PEERS)}")
+    return [peer for peer in PEERS if peer.name in {"bare", *wanted}]

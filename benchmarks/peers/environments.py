@@ -1,0 +1,69 @@
+"""An environment of its own for every peer, under `.cache/peers`, made from what is pinned beside this file."""
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from engine.errors import CrashfoldError
+
+_HERE = Path(__file__).parent
+_ROOT = _HERE.parents[1]
+_CACHE = _ROOT / ".cache" / "peers"
+_UV = _ROOT / ".cache" / "uv" / "bin" / "uv"
+_JAVA_PROJECT = _HERE / "programs" / "kafka_streams"
+
+
+def command(name: str) -> list[str]:
+    """How the peer's program is started, without its job; its environment is made first when it is not there.
+
+    Raises CrashfoldError when it cannot be made, saying why.
+    """
+    if name == "kafka_streams":
+        return _java_command()
+    requirements = _HERE / "requirements" / f"{name}.txt"
+    home = _CACHE / name
+    if not _is_made(home, requirements):
+        _run([str(_UV), "venv", "--quiet", "--clear", "--python", sys.executable, str(home)])
+        python = str(home / "bin" / "python")
+        _run([str(_UV), "pip", "install", "--quiet", "--python", python, "-r", str(requirements)])
+        _note_made(home, requirements)
+    return [str(home / "bin" / "python"), "-m", f"benchmarks.peers.programs.{name}"]
+
+
+def _java_command() -> list[str]:
+    home = _CACHE / "kafka_streams"
+    sources = [_JAVA_PROJECT / "pom.xml", *sorted(_JAVA_PROJECT.rglob("*.java"))]
+    if not _is_made(home, *sources):
+        maven = shutil.which("mvn")
+        if maven is None:
+            raise CrashfoldError("Kafka Streams is built by Maven, and there is no mvn: apt-get install maven")
+        shutil.rmtree(home, ignore_errors=True)
+        home.mkdir(parents=True)
+        goals = [f"-Ddirectory={home}", "package"]
+        _run([maven, "-B", "-q", "-Dstyle.color=never", "-f", str(_JAVA_PROJECT / "pom.xml"), *goals])
+        _note_made(home, *sources)
+    return ["java", "-Xmx2g", "-cp", f"{home / 'classes'}:{home / 'libs'}/*", "crashfold.peers.KafkaStreamsPeer"]
+
+
+def _is_made(home: Path, *sources: Path) -> bool:
+    made = home / "made-from"
+    return made.exists() and made.read_text() == _digest(*sources)
+
+
+def _note_made(home: Path, *sources: Path) -> None:
+    (home / "made-from").write_text(_digest(*sources))
+
+
+def _digest(*sources: Path) -> str:
+    digest = hashlib.sha256(sys.executable.encode())
+    for source in sources:
+        digest.update(source.read_bytes())
+    return digest.hexdigest()
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise CrashfoldError(f"{' '.join(command)}\n{(done.stdout + done.stderr)[-2000:]}")
