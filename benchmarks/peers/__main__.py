@@ -196,22 +196,20 @@ def _name(entrant: Entrant) -> str:
 
 
 def _show(report: PeersReport) -> None:
-    columns = ("peer", "state", "games", "games/s", "to bare", "lowest to highest", "CPU s", "MiB", "after a kill")
+    columns = ("peer", "games", "games/s", "to bare", "CPU s", "MiB", "after a kill")
     rows = [
         (
-            line.name,
-            line.variant or "–",
+            f"{line.name} {line.variant}",
             line.games,
             f"{median(line.rate):,.0f}",
-            f"{median(line.to_bare):.3g}",
-            f"{min(line.to_bare):.3g} to {max(line.to_bare):.3g}",
-            f"{median(line.cpu_s):.3g}",
+            f"{median(line.to_bare):.3f} ({min(line.to_bare):.3f} to {max(line.to_bare):.3f})",
+            f"{median(line.cpu_s):.2f}",
             f"{median(line.peak_mib):.0f}",
             line.after_a_kill,
         )
         for line in report.lines
     ]
-    options.print_table(f"median of {report.runs} runs; CPU s is per 100,000 games", columns, rows)
+    options.print_table(f"median of {report.runs} runs (lowest to highest); CPU s is per 100,000 games", columns, rows)
     for name, fault in report.failed.items():
         options.note(f"{name} failed: {fault.splitlines()[0]}")
 

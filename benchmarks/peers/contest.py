@@ -48,14 +48,17 @@ class Contest(msgspec.Struct, frozen=True):
         return outcome
 
     async def kill(self, name: str, variant: str, games: int) -> str:
-        """Kill it when half of the result stands in Redis, start it again, and say what came of it."""
+        """Kill it when half of the result stands in Redis, start it again, and say what came of it.
+
+        `wrong`: the result, in the end. `goes back`: right in the end, but its totals fell meanwhile. `exact`: neither.
+        """
         with TemporaryDirectory(prefix="crashfold-peer-") as directory:
             job = self._job(variant, games, directory, _WRITE_OFTEN_S)
             async with self._started(name, job) as process, _client(self.servers) as redis:
                 while process.poll() is None and int(await redis.get(NEXT_OFFSET) or 0) < games // 2:
                     await anyio.sleep(_LOOK_EVERY_S)
                 if process.poll() is not None:
-                    return "untested: done before it could be killed"
+                    return "done too soon"
             async with self._started(name, job) as process, _client(self.servers) as redis:
                 fell = False
                 shown = 0
@@ -65,8 +68,8 @@ class Contest(msgspec.Struct, frozen=True):
                     await anyio.sleep(_LOOK_EVERY_S)
                 await _outcome(process)
         if await self._fault(games):
-            return "no: wrong after a kill"
-        return "no: totals went back, right in the end" if fell else "yes: right after a kill, no step back"
+            return "wrong"
+        return "goes back" if fell else "exact"
 
     def _job(self, variant: str, games: int, directory: str, write_every_s: float) -> Job:
         return Job(
