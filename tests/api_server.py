@@ -5,12 +5,14 @@ its process id when its block ends.
 """
 
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Final
@@ -112,14 +114,19 @@ def serve_command(redis_url: str, port: int, *flags: str) -> list[str]:
 
 
 @contextmanager
-def api_server(redis_url: str, *flags: str, ready: bool = True, port: int | None = None) -> Iterator[ApiServer]:
-    """`crashfold serve` on that Redis, with further flags; once it is ready, unless that is not asked for."""
+def api_server(
+    redis_url: str, *flags: str, ready: bool = True, port: int | None = None, open_files: int | None = None
+) -> Iterator[ApiServer]:
+    """`crashfold serve` on that Redis, with further flags; once it is ready, unless that is not asked for. `open_files`
+    is how many it may have open at first."""
     port = port or free_port()
     command = serve_command(redis_url, port, *flags)
     environ = {name: value for name, value in os.environ.items() if not name.startswith("CRASHFOLD_")}
     root = Path(__file__).resolve().parent.parent
     with TemporaryFile() as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=root, env=environ)
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, cwd=root, env=environ, preexec_fn=partial(_limit_files, open_files)
+        )
         server = ApiServer(process, port, log)
         try:
             _wait(server, "/readyz" if ready else "/livez")
@@ -127,6 +134,11 @@ def api_server(redis_url: str, *flags: str, ready: bool = True, port: int | None
         finally:
             process.kill()
             process.wait()
+
+
+def _limit_files(open_files: int | None) -> None:
+    if open_files is not None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 
 
 def _wait(server: ApiServer, path: str) -> None:

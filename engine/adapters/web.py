@@ -6,6 +6,7 @@ its clients do. Uses uvicorn, which brings asyncio along.
 
 import contextlib
 import os
+import resource
 import signal
 import socket
 import sys
@@ -19,6 +20,7 @@ from engine.errors import ConfigurationError, CrashfoldError
 
 BACKLOG: Final = 2048
 KEEP_ALIVE_S: Final = 30
+FILES_MAX: Final = 65_536
 RESTART_S: Final = 1.0
 
 
@@ -54,6 +56,15 @@ def reserve(host: str, port: int) -> socket.socket:
             "Is another server running? Set api.port to a free port, or to 0 for any"
         ) from None
     return reserved
+
+
+def allow_many_files() -> None:
+    """Let this process and its children open as many files as the system allows: each client takes one, and many
+    systems begin with 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, FILES_MAX)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def serve_app(

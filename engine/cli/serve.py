@@ -20,6 +20,7 @@ def serve(*, common: Common | None = None) -> None:
     from engine.adapters import web
 
     settings = options.settings(common)
+    web.allow_many_files()
     with web.reserve(settings.api.host, settings.api.port) as reserved:
 
         def work(number: int) -> None:

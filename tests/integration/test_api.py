@@ -1,5 +1,7 @@
 """The API as a process over HTTP, on a real Redis that the engine's own fold has filled."""
 
+import resource
+import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -618,6 +620,52 @@ async def test_it_stops_in_order_and_in_time(each_redis_url: str) -> None:
             code, took_s = await anyio.to_thread.run_sync(server.terminate)
     assert code == 0
     assert took_s < 10
+
+
+@pytest.mark.usefixtures("many_files")
+async def test_a_thousand_streams_do_not_keep_it_from_stopping(each_redis_url: str) -> None:
+    """Started with the few open files that systems allow at first; none of the clients reads what comes."""
+    clients = 1_000
+    async with RedisStore(each_redis_url) as store:
+        writer = Writer(store)
+        await writer.commit([game(number, 2.0) for number in range(1, 101)])
+        with api_server(each_redis_url, open_files=1_024) as server:
+            open_sockets = [await _asking_for_the_stream(server.port) for _ in range(clients)]
+            async with server.client() as client:
+                connected = 'crashfold_api_stream_clients{transport="sse"}'
+
+                async def all_there() -> bool:
+                    return (await _metrics(client))[connected] == clients
+
+                await _eventually(all_there)
+                for number in range(101, 111):
+                    await writer.commit([game(number, 2.0)])
+                told = await client.get("/api/games?min_version=11")
+                assert told.json()["pagination"]["total_items"] == 110
+                code, took_s = await anyio.to_thread.run_sync(server.terminate)
+            for sock in open_sockets:
+                sock.close()
+    assert code == 0
+    assert took_s < 10
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """As many open files as a thousand clients need."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4_096, hard), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def _asking_for_the_stream(port: int) -> socket.socket:
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+    sock.setblocking(False)
+    sock.connect_ex(("127.0.0.1", port))
+    await anyio.wait_writable(sock)
+    sock.send(b"GET /api/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    return sock
 
 
 def test_a_port_that_is_taken_is_named(server: ApiServer, redis: RedisServer) -> None:
