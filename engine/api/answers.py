@@ -6,6 +6,7 @@ process is older than one before it. `ETag` stands only on answers that follow f
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ import msgspec
 import structlog
 
 from engine.api import problems, questions
-from engine.api.follower import Follower, Followers, Held
+from engine.api.follower import CATCH_UP_S, Follower, Followers, Held
 from engine.api.games import GamesPage
 from engine.api.meter import Aggregate, ApiMeter, Source
 from engine.api.past import NO_PAST, Past
@@ -32,8 +33,6 @@ from engine.settings import AnswerSource, Settings
 from schemas import fairness
 
 MIN_VERSION_WAIT_S: Final = 5.0
-CATCH_UP_S: Final = 0.25
-"""How long an answer read from the store waits for the follower to hold the same version."""
 READS_MAX: Final = 3
 """How often pieces are read anew because a commit came in between."""
 KEPT_BYTES_MAX: Final = 32 << 20
@@ -148,12 +147,15 @@ class Answers:
         follower, shelf = self._followers.get(stream), self._shelves.get(stream)
         if follower is None or shelf is None or shelf.held is not follower.held or follower.is_replica:
             return None
+        known = headers.get("if-none-match")
+        if follower.is_behind or (known is not None and _version_known(known, follower.held) > follower.held.version):
+            return None
         found = shelf.answers.get((method, path, query, headers.get(ZONE_HEADER, ""), body))
         if found is None or (found.until_us is not None and self._clock.now_ms() * 1000 >= found.until_us):
             self._meter.cache_asked("process", hit=False)
             return None
         self._meter.cache_asked("process", hit=True)
-        return found.reply.unless_known(headers.get("if-none-match")) if method == "GET" else found.reply
+        return found.reply.unless_known(known) if method == "GET" else found.reply
 
     async def follower_of(self, stream: str) -> Follower | Problem:
         """The follower of a stream, or what is against it."""
@@ -180,8 +182,11 @@ class Answers:
         least = asked.terms.min_version
         if least is not None and not await found.wait_for(least, MIN_VERSION_WAIT_S):
             return problem_reply(problems.unavailable("that version is not there yet", 1))
+        known = request.headers.get("if-none-match")
+        if found.is_behind or known is not None:
+            await found.catch_up(0 if known is None else _version_known(known, found.held))
         reply = await self._answer_once(asked, request, found)
-        return reply.unless_known(request.headers.get("if-none-match")) if request.method == "GET" else reply
+        return reply.unless_known(known) if request.method == "GET" else reply
 
     async def share(self) -> None:
         """Put computed answers into the store for other processes, until cancelled. What cannot be put is lost."""
@@ -470,6 +475,13 @@ def _matches(if_none_match: str, etag: str) -> bool:
     if if_none_match.strip() == "*":
         return True
     return any(tag.strip().removeprefix("W/") == etag for tag in if_none_match.split(","))
+
+
+def _version_known(if_none_match: str, held: Held) -> int:
+    """The newest version of this generation that the client says it has seen; 0 when it says nothing of it. Another
+    process may have shown it."""
+    versions = re.findall(rf'"{re.escape(held.generation)}-(\d{{1,16}})[-"]', if_none_match, re.ASCII)
+    return max(map(int, versions), default=0) if held.generation else 0
 
 
 def _items(asked: Asked, view: View) -> int:

@@ -38,6 +38,8 @@ RETRY_S: Final = 0.25
 HOLD_S: Final = 60.0
 """How long a store that went back is waited for. It loses a second at most, unless it was restored from an older
 backup, and then its word must be taken."""
+CATCH_UP_S: Final = 0.25
+"""How long an answer waits for a version that was told of, or read from the store, to be held."""
 LOG_AFTER_S: Final = 0.5
 """How long the store may be away before the topic is followed."""
 INLINE_GAMES: Final = 1_000
@@ -135,6 +137,23 @@ class Subscription:
         self._arrived.set()
 
 
+class _News:
+    """Whether there is something to read, or nothing to hear any more: `fault`."""
+
+    def __init__(self) -> None:
+        self.fault: CrashfoldError | None = None
+        self._come = anyio.Event()
+
+    def come(self) -> None:
+        """There is."""
+        self._come.set()
+
+    async def wait(self) -> None:
+        """Until there is."""
+        await self._come.wait()
+        self._come = anyio.Event()
+
+
 class Follower:
     """One stream, as far as this process knows it. Made and run by `Followers`."""
 
@@ -154,6 +173,7 @@ class Follower:
         self._held = Held(Standing("", 0, "", 0, 0, 0, 0), Games.empty(_NO_BANDS))
         self._subscriptions: set[Subscription] = set()
         self._changed = anyio.Event()
+        self._told = 0
         self._fault: str | None = "it was not asked yet"
         self._log_fault: str | None = None
         self._log_scope: anyio.CancelScope | None = None
@@ -209,6 +229,16 @@ class Follower:
         """Every change from now on. Take a snapshot inside the block, before anything is awaited, to miss nothing."""
         return self._subscribed()
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether the store has told of a version that is still being read."""
+        return self._told > self._held.version and self._fault is None
+
+    async def catch_up(self, version: int = 0) -> None:
+        """Return when all that was told is held, and that version of this generation: another process may have shown it
+        to somebody who asks here now. What does not come in time is done without: the store may have lost it."""
+        await self.wait_for(max(version, self._told if self._fault is None else 0), CATCH_UP_S)
+
     async def wait_for(self, version: int, timeout_s: float) -> bool:
         """Whether that version or a later one is held, now or before `timeout_s` is over."""
         with anyio.move_on_after(timeout_s):
@@ -237,20 +267,41 @@ class Follower:
         while True:
             try:
                 async with self._reader.updates(self.stream) as updates:
-                    while True:
-                        await self._refresh()
-                        await self._news(updates)
+                    fault = await self._keep_up(updates)
             except CrashfoldError as error:
-                self._is_away(str(error))
+                fault = error
+            self._is_away(str(fault))
             await self._clock.sleep(RETRY_S)
 
-    async def _news(self, updates: Updates) -> None:
-        """Return when there is a newer version, or it is time to look whether there is."""
-        until_s = self._clock.monotonic_s() + LOOK_EVERY_S
-        while (wait_s := until_s - self._clock.monotonic_s()) > 0:
-            told = await updates.next(wait_s)
-            if told is not None and told.version > self._held.version:
-                return  # others are of commits that were read together with an earlier one
+    async def _keep_up(self, updates: Updates) -> CrashfoldError:
+        """Read whatever is told; why that came to an end."""
+        news = _News()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._listen, updates, news)
+            try:
+                while news.fault is None:
+                    await self._refresh()
+                    with anyio.move_on_after(LOOK_EVERY_S):
+                        await news.wait()
+                        while self._told <= self._held.version and news.fault is None:
+                            await news.wait()  # it was read together with an earlier one
+                fault = news.fault
+            except CrashfoldError as error:
+                fault = error
+            tasks.cancel_scope.cancel()
+        return fault
+
+    async def _listen(self, updates: Updates, news: "_News") -> None:
+        """Note what is told, also while something is read."""
+        try:
+            while True:
+                told = await updates.next(LOOK_EVERY_S)
+                if told is not None and told.version > max(self._told, self._held.version):
+                    self._told = told.version
+                    news.come()
+        except CrashfoldError as error:
+            news.fault = error
+            news.come()
 
     async def _follow_log(self, replica: Replica, new_log: Callable[[], EventLog]) -> None:
         """Follow the topic whenever the store is away."""
@@ -280,7 +331,7 @@ class Follower:
 
     async def _refresh(self) -> None:
         """Read what is newer, and hold it."""
-        held = self._held
+        held, told = self._held, self._told
         part = await self._reader.read_window(self.stream, held.standing.newest_id)
         if part is None:
             if held.generation:
@@ -288,6 +339,8 @@ class Follower:
             else:
                 self._is_there()
             return
+        if self._told == told:
+            self._told = min(told, part.standing.version)  # it is there, or the store has lost it since
         match _compare(held, part.standing):
             case "same":
                 self._is_there()

@@ -512,6 +512,46 @@ async def test_readers_see_one_version_an_answer_and_never_an_older_one_while_co
             assert done.is_set()
 
 
+async def test_a_client_that_goes_from_one_process_to_another_and_says_what_it_knows_sees_nothing_older(
+    each_redis_url: str,
+) -> None:
+    """By `If-None-Match`, as every client that keeps answers does; and by `min_version`, at once after a commit."""
+    last = 150
+    urls = (
+        "/api/games?per_page=1",
+        f"{ROOT}/occurrences/min-crash-point/1.5",
+        f"{ROOT}/series/without-min-crash-point/9",
+    )
+    async with RedisStore(each_redis_url) as store:
+        writer = Writer(store)
+        await writer.commit([game(1, 2.0)])
+        with api_server(each_redis_url) as one, api_server(each_redis_url) as other:
+
+            async def hop(url: str) -> None:
+                seen, etag = 0, '"none"'
+                async with one.client() as first, other.client() as second:
+                    while seen < last:
+                        for client in (first, second):
+                            told = await client.get(url, headers={"If-None-Match": etag})
+                            assert told.status_code in (200, 304)
+                            assert int(told.headers["x-crashfold-version"]) >= seen
+                            seen, etag = int(told.headers["x-crashfold-version"]), told.headers["etag"]
+
+            async def write() -> None:
+                async with one.client() as first, other.client() as second:
+                    for number in range(2, last + 1):
+                        version = await writer.commit([game(number, 2.0)])
+                        for client in (first, second):
+                            told = await client.get(f"/api/games?per_page=1&min_version={version}")
+                            assert told.json()["data"][0]["gameId"] == str(version)
+
+            with anyio.fail_after(60):
+                async with anyio.create_task_group() as tasks:
+                    for url in urls:
+                        tasks.start_soon(hop, url)
+                    tasks.start_soon(write)
+
+
 def _newest_last(data: Any) -> int:
     assert data["games_since"] == 0
     return int(data["game"]["gameId"])

@@ -195,3 +195,23 @@ def test_clients_are_forgotten_rather_than_remembered_without_end() -> None:
 def test_no_limit_is_no_limit() -> None:
     limit = RateLimit(0, _Time())
     assert all(limit.refusal("a") is None for _ in range(1_000))
+
+
+async def test_what_was_told_is_waited_for_until_it_is_held(store: MemoryStore, writer: Writer) -> None:
+    """Another process may have shown it already."""
+    await writer.commit([game(1)])
+    async with followed(store) as follower:
+        for number in range(2, 20):
+            version = await writer.commit([game(number)])
+            while follower.held.version < version and not follower.is_behind:
+                await anyio.sleep(0)  # nobody can know what was not told yet
+            await follower.catch_up()
+            assert follower.held.version == version
+            assert not follower.is_behind
+
+
+async def test_a_version_that_the_store_lost_is_not_waited_for_long(store: MemoryStore, writer: Writer) -> None:
+    await writer.commit([game(1)])
+    async with followed(store) as follower:
+        await follower.catch_up(7)
+        assert follower.held.version == 1
