@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from projections.columns import Columns, Ints
-from schemas.game import Game
+from schemas.game import Game, encode
 from schemas.predicate import Predicate
 
 ABSENT: Final = np.iinfo(np.int64).min
@@ -80,12 +80,13 @@ class Bands:
 class Games:
     """Games in order of id, as columns. Immutable; `append` and `part` share memory."""
 
-    __slots__ = ("_positions", "bands", "columns")
+    __slots__ = ("_json", "_positions", "bands", "columns")
 
     def __init__(self, bands: Bands, columns: Columns) -> None:
         self.bands = bands
         self.columns = columns
         self._positions: list[Ints] | None = None
+        self._json: list[bytes] = []
 
     @classmethod
     def empty(cls, bands: Bands) -> "Games":
@@ -151,6 +152,14 @@ class Games:
         """These games and `more`, none of which is among them, in order."""
         cells = np.concatenate((self.columns.cells, more.columns.cells), axis=1)
         return Games(self.bands, Columns.of(cells[:, np.argsort(cells[ID], kind="stable")]))
+
+    def newest_json(self, count: int) -> list[bytes]:
+        """The newest `count` games, or all when there are fewer, as JSON, oldest first. Printed once, however often
+        asked."""
+        count = min(count, len(self))
+        if len(self._json) < count:
+            self._json = [encode(game) for game in self.last(count).to_games()]
+        return self._json[len(self._json) - count :]
 
     def to_games(self) -> list[Game]:
         """The games as structs, in order."""

@@ -1,7 +1,6 @@
 """Last games: per predicate the newest match, with its position in the stream, and the newest 100 matches."""
 
 import msgspec
-import numpy as np
 
 from projections.columns import Columns, Ints
 from projections.delta import Delta, SetString, Value, WriteList
@@ -9,8 +8,7 @@ from projections.games import BAND, WIDTH, Games, games_of
 from projections.projection import Moment
 from projections.settings import LAST_GAMES_KEPT, ProjectionSettings
 from schemas import keys
-from schemas.aggregates import LastGame
-from schemas.game import Game, encode
+from schemas.game import encode
 
 _ORDINAL = BAND
 """A kept match needs no band any more; its ordinal stands there instead."""
@@ -55,9 +53,9 @@ class LastGames:
         values: dict[str, Value] = {}
         for predicate, matches in enumerate(moment.state.matches):
             if len(matches):
-                games = games_of(matches.cells)[::-1]
-                values[self._last_game[predicate]] = _last_game(games[0], matches[_ORDINAL])
-                values[self._last_games[predicate]] = [encode(game) for game in games]
+                listed = _newest_first(matches, moment)
+                values[self._last_game[predicate]] = _last_game(listed[0], matches[_ORDINAL])
+                values[self._last_games[predicate]] = listed
         return values
 
     def delta(self, before: Moment[LastGamesState], after: Moment[LastGamesState], kept: int) -> Delta:
@@ -67,15 +65,27 @@ class LastGames:
         for predicate, (old, new) in enumerate(pairs):
             if old is new:
                 continue
-            cells = new.cells[:, new[_ORDINAL] > kept]
-            if cells.shape[1]:
-                games = games_of(cells)[::-1]
-                drop = int(np.count_nonzero(old[_ORDINAL] > kept))
-                delta[self._last_game[predicate]] = SetString(_last_game(games[0], cells[_ORDINAL]))
-                push = [encode(game) for game in games]
+            ordinals = new[_ORDINAL]
+            first = int(ordinals.searchsorted(kept, "right"))
+            if first < len(new):
+                push = _newest_first(new.part(first, len(new)), after)
+                drop = len(old) - int(old[_ORDINAL].searchsorted(kept, "right"))
+                delta[self._last_game[predicate]] = SetString(_last_game(push[0], ordinals))
                 delta[self._last_games[predicate]] = WriteList(drop, push, LAST_GAMES_KEPT)
         return delta
 
 
-def _last_game(game: Game, ordinals: Ints) -> bytes:
-    return msgspec.json.encode(LastGame(**msgspec.structs.asdict(game), ordinal=int(ordinals[-1])))
+def _newest_first(matches: Columns, moment: Moment[LastGamesState]) -> list[bytes]:
+    """The matches as JSON. Those in the window are printed once for all predicates."""
+    ordinals = matches[_ORDINAL].tolist()
+    before_window = moment.totals.games - len(moment.window)
+    if ordinals[0] <= before_window:
+        return [encode(game) for game in reversed(games_of(matches.cells))]
+    behind = moment.totals.games + 1 - ordinals[0]
+    printed = moment.window.newest_json(behind)
+    return [printed[ordinal - ordinals[0]] for ordinal in reversed(ordinals)]
+
+
+def _last_game(match: bytes, ordinals: Ints) -> bytes:
+    """The JSON of a `LastGame`: a game's, with one member more."""
+    return b'%b,"ordinal":%d}' % (match[:-1], ordinals[-1])

@@ -96,9 +96,13 @@ class Occurrences:
         """Which games of the window each sample holds."""
         end_times = moment.window.end_times
         rows: list[slice | Ints] = [slice(max(0, len(end_times) - n), None) for n in self._settings.samples_games]
-        for hours in self._settings.samples_hours:
-            rows.append(np.flatnonzero(end_times >= (moment.totals.event_time or 0) - hours * HOUR_MS))
-        return rows
+        by_hours: dict[int, Ints] = {}
+        within: Ints | None = None
+        for hours in sorted(self._settings.samples_hours, reverse=True):  # the shorter ones lie within the longer
+            since = (moment.totals.event_time or 0) - hours * HOUR_MS
+            within = np.flatnonzero(end_times >= since) if within is None else within[end_times[within] >= since]
+            by_hours[hours] = within
+        return rows + [by_hours[hours] for hours in self._settings.samples_hours]
 
 
 class _Counted(msgspec.Struct, frozen=True):

@@ -26,6 +26,8 @@ _SETTLED_AT = 7
 """The position in the stream of the game that opened the next run."""
 _WIDTH = 8
 _NONE = np.empty(0, np.int64)
+_NO_STREAK = FollowStreak(0, [])
+_encode = msgspec.json.Encoder().encode
 
 
 class Open(msgspec.Struct, frozen=True, tag=True):
@@ -107,8 +109,12 @@ class SeriesProjection:
         delta: Delta = {}
         in_order = kept == before.totals.games
         for name, old, new in zip(self._names, before.state.runs, after.state.runs, strict=True):
-            if old is new and not isinstance(new.tail, Open):
-                continue
+            if old is new:
+                if in_order and isinstance(new.tail, Open):  # the run goes on; most predicates, with most games
+                    delta[name] = WriteList(1, [_open_json(new.tail, after.state)], SERIES_KEPT)
+                    continue
+                if not isinstance(new.tail, Open):
+                    continue
             unsettled = (
                 0 if in_order else len(old.settled) - int(np.searchsorted(old.settled[_SETTLED_AT], kept, "right"))
             )
@@ -232,10 +238,18 @@ def _trimmed(runs: Runs) -> Runs:
     return Runs(runs.tail, runs.settled_total, settled, runs.follow_total, follow)
 
 
+def _open_json(run: Open, state: SeriesState) -> bytes:
+    """The JSON of an open run."""
+    length = state.total + 1 - run.ordinal
+    return _encode(Series(run.game_id, run.time, state.newest_id, state.newest_time, length, _NO_STREAK))
+
+
 def _listed(runs: Runs, state: SeriesState, since: int) -> list[bytes]:
     """The JSON of the series, newest first, without the first `since` of the settled ones."""
+    if since == runs.settled_total and isinstance(runs.tail, Open):
+        return [_open_json(runs.tail, state)]
     settled = runs.settled.last(max(0, runs.settled_total - since))
-    listed: list[Series] = []
+    listed: list[bytes] = []
     first_follow = runs.follow_total
     if len(settled):
         oldest = settled.cells[:, 0]
@@ -244,22 +258,20 @@ def _listed(runs: Runs, state: SeriesState, since: int) -> list[bytes]:
         first_follow -= min(runs.tail.streak, FOLLOW_GAMES_KEPT)
     follow = _follow_games(runs, first_follow)
     match runs.tail:
-        case Open(ordinal, game_id, time):
-            length = state.total + 1 - ordinal
-            nothing = FollowStreak(0, [])
-            listed.append(Series(game_id, time, state.newest_id, state.newest_time, length, nothing))
+        case Open() as run:
+            listed.append(_open_json(run, state))
         case Followed(run, streak):
             stop = len(follow)
             games = follow[stop - min(streak, FOLLOW_GAMES_KEPT) :] if streak else []
-            listed.append(Series(*run, FollowStreak(streak, games)))
+            listed.append(_encode(Series(*run, FollowStreak(streak, games))))
         case None:
             pass
     rows: list[list[int]] = settled.cells.T.tolist() if len(settled) else []
     for start_game, start_time, end_game, end_time, length, streak, follow_end, _ in reversed(rows):
         stop = follow_end - first_follow
         games = follow[stop - min(streak, FOLLOW_GAMES_KEPT) : stop]
-        listed.append(Series(start_game, start_time, end_game, end_time, length, FollowStreak(streak, games)))
-    return [msgspec.json.encode(series) for series in listed]
+        listed.append(_encode(Series(start_game, start_time, end_game, end_time, length, FollowStreak(streak, games))))
+    return listed
 
 
 def _follow_games(runs: Runs, first: int) -> list[FollowGame]:

@@ -1,12 +1,9 @@
 """The window: the newest games themselves. It has no state of its own; every moment brings the window along."""
 
-import numpy as np
-
 from projections.delta import Delta, SortedSet, Value, WriteSortedSet
 from projections.games import Games
 from projections.projection import Moment
 from schemas import keys
-from schemas.game import encode
 
 
 class Window:
@@ -24,18 +21,18 @@ class Window:
 
     def keys(self, moment: Moment[None]) -> dict[str, Value]:
         """All games of the window."""
-        return {keys.GAMES: SortedSet(_members(moment.window))} if len(moment.window) else {}
+        return {keys.GAMES: SortedSet(_members(moment.window, len(moment.window)))} if len(moment.window) else {}
 
     def delta(self, before: Moment[None], after: Moment[None], kept: int) -> Delta:
         """The games that came in, and where the window begins now."""
         # Behind the first `kept` games only the ids tell what is new: a late game shifts all that follow it.
-        new = after.window.last(after.totals.games - kept)
+        members = _members(after.window, after.totals.games - kept)
         if before.totals.games > kept:
-            known = before.window.last(before.totals.games - kept)
-            new = new.where(~np.isin(new.ids, known.ids, assume_unique=True))
+            for known in before.window.last(before.totals.games - kept).ids.tolist():
+                members.pop(known, None)
         first, first_before = after.window.ids[0], before.window.ids[0]
-        return {keys.GAMES: WriteSortedSet(_members(new), int(first) if first > first_before else 0)}
+        return {keys.GAMES: WriteSortedSet(members, int(first) if first > first_before else 0)}
 
 
-def _members(games: Games) -> dict[int, bytes]:
-    return {game.game_id: encode(game) for game in games.to_games()}
+def _members(window: Games, newest: int) -> dict[int, bytes]:
+    return dict(zip(window.last(newest).ids.tolist(), window.newest_json(newest), strict=True))

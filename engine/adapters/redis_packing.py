@@ -108,11 +108,11 @@ def call(names: Keys, commit: Commit, part: Part) -> Call:
     packed: list[object] = [*flattened(fields.items())]
     gone: tuple[str, ...] = ()
     writes: list[object] = []
-    touched = [names.checkpoint, names.version]
+    start, touched = names.key(""), [names.checkpoint, names.version]
     for name, write in delta.items():
         if name != keys.CHECKPOINT:
-            touched.append(names.key(name))
-            writes += _packed(write)
+            touched.append(start + name)
+            _pack(write, writes)
         elif isinstance(write, WriteHash) and write.set.keys().isdisjoint(_BOOKKEEPING):
             packed += flattened((field, _text(value)) for field, value in write.set.items())
             gone = write.delete
@@ -280,25 +280,26 @@ def _json(number: int | None) -> str:
     return "null" if number is None else str(number)
 
 
-def _packed(write: Write) -> list[object]:
-    """A write as `commit.lua` takes it: kind, two parameters, how many values, the values."""
-    match write:
-        case SetString(content):
-            return ["string", 0, 0, 1, _text(content)]
-        case WriteHash(fields, delete):
-            flat: list[object] = ["hash", len(delete), 0, 2 * len(fields) + len(delete)]
-            for field, content in fields.items():
-                flat.append(field)
-                flat.append(_text(content))
-            flat += delete
-            return flat
-        case WriteList(drop, push, keep):
-            return ["list", drop, keep, len(push), *map(_text, reversed(push))]
-        case WriteSortedSet(add, remove_below):
-            members = flattened((str(score), _text(member)) for score, member in add.items())
-            return ["zset", str(remove_below), 0, 2 * len(add), *members]
-        case Remove():
-            return ["remove", 0, 0, 0]
+def _pack(write: Write, writes: list[object]) -> None:
+    """Put the write behind the others as `commit.lua` takes it: kind, two parameters, how many values, the values.
+
+    A commit has some 150 writes, of which most are hashes and lists: `isinstance` takes half the time of `match`.
+    """
+    if isinstance(write, WriteHash):
+        writes += ("hash", len(write.delete), 0, 2 * len(write.set) + len(write.delete))
+        for field, content in write.set.items():
+            writes += (field, _text(content))
+        writes += write.delete
+    elif isinstance(write, WriteList):
+        writes += ("list", write.drop, write.keep, len(write.push), *map(_text, reversed(write.push)))
+    elif isinstance(write, SetString):
+        writes += ("string", 0, 0, 1, _text(write.value))
+    elif isinstance(write, WriteSortedSet):
+        members = flattened((str(score), _text(member)) for score, member in write.add.items())
+        writes += ("zset", str(write.remove_below), 0, 2 * len(write.add), *members)
+    else:
+        assert isinstance(write, Remove)
+        writes += ("remove", 0, 0, 0)
 
 
 def _text(content: bytes) -> _Packed:

@@ -50,6 +50,10 @@ class Polled(msgspec.Struct, frozen=True):
         """How many records there are."""
         return sum(len(records.offsets) for records in self.records)
 
+    def with_more(self, more: "Polled") -> "Polled":
+        """This and what the next poll brought. Partitions have changed hands in one of the two at most."""
+        return Polled(self.gained | more.gained, self.lost | more.lost, (*self.records, *more.records))
+
 
 class Bounds(msgspec.Struct, frozen=True):
     """The records that a partition holds: from offset `begin` up to `end` (exclusive)."""

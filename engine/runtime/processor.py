@@ -6,6 +6,7 @@ forgotten and loaded again.
 """
 
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -48,6 +49,10 @@ LOOKED_AT_PER_S: Final = 500
 BEHIND_RECORDS: Final = 500
 """So many records at once do not come from tables that are played on: the engine is behind."""
 BEHIND_WAIT_S: Final = 0.05
+
+FOLDING_PER_SETTLING: Final = 4
+"""Far behind, so much more time is spent folding than committing."""
+SETTLED_AT_LEAST_EVERY_S: Final = 5.0
 
 log = structlog.get_logger()
 
@@ -106,6 +111,7 @@ class Processor:
         self._ahead: Polled | None = None
         self._out_of_range: LostRange | None = None
         self._look_due_s = 0.0
+        self._settled_s = self._settling_took_s = 0.0
 
     @property
     def only_stream(self) -> str | None:
@@ -142,16 +148,18 @@ class Processor:
     async def step(self) -> int:
         """One turn of the loop; the number of records it took in.
 
-        1. Take what the last turn polled ahead, or poll.
+        1. Take what the last turn polled ahead and what has come since, or poll.
         2. Find out where newly gained partitions begin; forget those that were lost.
         3. Decode and fold; while the commits of this are in flight, poll ahead.
-        4. Hand dead letters over, then commit each stream, then look after the store.
+        4. Hand dead letters over; then, unless far behind, commit each stream and look after the store.
         5. Seek where a partition was gained or a commit met a conflict; what was polled ahead of it does not count.
 
         Raises StateError when going on would be wrong.
         """
         if self._ahead is None:
             await self._poll_ahead()
+        else:
+            await self._top_up()
         polled, self._ahead = self._ahead or Polled(), None
         started_s = self._clock.monotonic_s()
         await self._reassign(polled)
@@ -160,7 +168,9 @@ class Processor:
             letters += await self.fold(records, live=True)
         async with task_group() as tasks:
             tasks.start_soon(self._poll_ahead)
-            await self._settle(letters)
+            await self._bury(letters)
+            if self._is_due(polled):
+                await self.settle()
             if polled.count:
                 self._meter.step_took(self._clock.monotonic_s() - started_s, polled.count)
             if self._partitions.seeks:
@@ -284,6 +294,25 @@ class Processor:
         """Write what a restart will want to know. Everything committed before stays true without it."""
         await self._partitions.note_manifests()
 
+    async def settle(self) -> None:
+        """Make what was folded lasting: the commits, then, now and then, the manifests."""
+        started_s = self._clock.monotonic_s()
+        if clashes := await self.commit():
+            await self._reconcile(clashes)
+        self._partitions.committed()
+        self._settled_s = self._clock.monotonic_s()
+        self._settling_took_s = self._settled_s - started_s
+        await self._look_after_the_store()
+
+    def _is_due(self, polled: Polled) -> bool:
+        """Whether what is folded is to be committed now. Far behind, when the next batch stands ready, a commit may
+        cost more than folding what is in it, most of which the next commit replaces: then it waits for its turn."""
+        if polled.count < self._limits.batch_games_max or polled.gained or polled.lost:
+            return True
+        folding_s = self._clock.monotonic_s() - self._settled_s
+        due_s = min(SETTLED_AT_LEAST_EVERY_S, FOLDING_PER_SETTLING * self._settling_took_s)
+        return folding_s >= due_s or self._streams.weight > self._limits.games_held_max
+
     async def _poll_ahead(self) -> None:
         """Poll, and while records come in such numbers that the engine must be behind, poll on: one big commit costs
         less than many. What comes stands in `_ahead` from the moment it is taken from the log: nobody is cancelled
@@ -302,19 +331,19 @@ class Processor:
                 else:
                     return
                 newest = await self._patience.with_log(partial(self._log.poll, missing, wait_s))
-                ahead = self._ahead = Polled(newest.gained, newest.lost, (*ahead.records, *newest.records))
+                ahead = self._ahead = ahead.with_more(newest)
         except LostRange as error:
             if self._ahead is None:
                 self._out_of_range = error
             # Otherwise the next poll raises it again, when what came before is folded.
 
-    async def _settle(self, letters: list[DeadLetter]) -> None:
-        """Make what was folded lasting: dead letters first, then the commits, then the manifests."""
-        await self._bury(letters)
-        if clashes := await self.commit():
-            await self._reconcile(clashes)
-        self._partitions.committed()
-        await self._look_after_the_store()
+    async def _top_up(self) -> None:
+        """Add what has come while the last commit was made: otherwise it would wait for another one. What is wrong with
+        the log does not keep what is in hand from being folded; the next poll says it again."""
+        ahead = self._ahead
+        if ahead is not None and 0 < ahead.count < self._limits.batch_games_max and not (ahead.gained or ahead.lost):
+            with suppress(Unavailable, LostRange):
+                self._ahead = ahead.with_more(await self._log.poll(self._limits.batch_games_max - ahead.count, 0.0))
 
     async def _reassign(self, polled: Polled) -> None:
         """Forget what was lost, and find out where what was gained begins."""
@@ -519,6 +548,7 @@ class Processor:
         error, self._out_of_range = self._out_of_range, None
         if error is None or self._ahead is not None:
             return  # with something in hand, the log tells again when that is folded
+        await self.settle()  # what is folded already is not lost
         for number in sorted(self._partitions.held.keys() - self._partitions.seeks.keys()):
             partition = self._partitions[number]
             await self._place(number, partition.manifest(partition.committed.next_offset))

@@ -112,6 +112,7 @@ class Supervisor:
                         idle_since_s = self._clock.monotonic_s()
                     if self._until_caught_up and await self._is_done(idle_since_s):
                         break
+                await self._processor.settle()
         finally:
             with anyio.move_on_after(self._shutdown_timeout_s / 4, shield=True):
                 await self._processor.close()
