@@ -26,6 +26,10 @@ _SETTLED_AT = 7
 """The position in the stream of the game that opened the next run."""
 _WIDTH = 8
 _NONE = np.empty(0, np.int64)
+
+FEW_GAMES = 64
+"""Up to so many games a loop over the matches is quicker than numpy."""
+
 _NO_STREAK = FollowStreak(0, [])
 _encode = msgspec.json.Encoder().encode
 
@@ -89,8 +93,9 @@ class SeriesProjection:
         matched_last = self._bands.matching[state.newest_band] if state.total else range(len(runs))
         positions = games.positions()
         touched = {predicate for predicate, matches in enumerate(positions) if len(matches)}
+        fold = _fold_few if len(games) <= FEW_GAMES else _fold_runs
         for predicate in touched.union(matched_last):
-            runs[predicate] = _fold_runs(runs[predicate], state, games, positions[predicate])
+            runs[predicate] = fold(runs[predicate], state, games, positions[predicate])
         newest = games.columns.cells[:, -1].tolist()
         return SeriesState(
             state.total + len(games), newest[ID], newest[END_TIME], int(games.band_numbers[-1]), tuple(runs)
@@ -125,6 +130,35 @@ class SeriesProjection:
         return delta
 
 
+def _fold_few(runs: Runs, before: SeriesState, games: Games, matches: Ints) -> Runs:
+    """`_fold_runs` match by match: for a few games quicker than any column.
+
+    `stop` is the position behind the last match; whatever lies between it and the next one is a run.
+    """
+    tail, follow_total, stop = runs.tail, runs.follow_total, 0
+    settled: list[tuple[int, ...]] = []
+    follow: list[int] = []
+    for position in (*matches.tolist(), len(games)):
+        if position > stop and not isinstance(tail, Open):
+            opened = _opened(before, games, stop)
+            if tail is not None:
+                settled.append((*tail.run, tail.streak, follow_total, opened.ordinal))
+            tail = opened
+        if position == len(games):
+            break
+        if isinstance(tail, Open):
+            tail = Followed(_ended(tail, before, games, position), 0)
+        if tail is not None:
+            if tail.streak < FOLLOW_GAMES_KEPT:
+                follow.append(position)
+                follow_total += 1
+            tail = Followed(tail.run, tail.streak + 1)
+        stop = position + 1
+    rows = runs.settled.append(np.array(settled, np.int64).T) if settled else runs.settled
+    followers = runs.follow.append(_follow_cells(games, follow)) if follow else runs.follow
+    return _trimmed(Runs(tail, runs.settled_total + len(settled), rows, follow_total, followers))
+
+
 def _fold_runs(runs: Runs, before: SeriesState, games: Games, matches: Ints) -> Runs:
     """One predicate's runs with `games` behind them, of which those at the positions `matches` match.
 
@@ -157,12 +191,17 @@ def _end_run(runs: Runs, before: SeriesState, games: Games, stop: int) -> Runs:
     if not isinstance(start, Open):
         start = _opened(before, games, 0)
         runs = _settle(runs, start.ordinal, None)
+    run = _ended(start, before, games, stop)
+    return Runs(Followed(run, 0), runs.settled_total, runs.settled, runs.follow_total, runs.follow)
+
+
+def _ended(run: Open, before: SeriesState, games: Games, stop: int) -> tuple[int, int, int, int, int]:
+    """The first five columns of the run, which the match at position `stop` ends."""
     if stop:
         end_id, end_time = int(games.ids[stop - 1]), int(games.end_times[stop - 1])
     else:
         end_id, end_time = before.newest_id, before.newest_time
-    run = (start.game_id, start.time, end_id, end_time, before.total + stop + 1 - start.ordinal)
-    return Runs(Followed(run, 0), runs.settled_total, runs.settled, runs.follow_total, runs.follow)
+    return run.game_id, run.time, end_id, end_time, before.total + stop + 1 - run.ordinal
 
 
 def _more_runs(runs: Runs, before: SeriesState, games: Games, matches: Ints, breaks: Ints) -> Runs:
@@ -213,7 +252,7 @@ def _more_streak(runs: Runs, games: Games, matches: Ints) -> Runs:
     )
 
 
-def _follow_cells(games: Games, positions: Ints) -> Ints:
+def _follow_cells(games: Games, positions: Ints | list[int]) -> Ints:
     """Id, hundredths and end time of the games at `positions`."""
     return games.columns.cells[:3, positions]  # ID, HUNDREDTHS, END_TIME
 

@@ -161,7 +161,7 @@ class KafkaLog:
             began_s = time.monotonic()
             with _activity(consumer), anyio.move_on_after(wait_s):
                 self._take_all_partitions(consumer)
-                while not (self._handover.pending or self._arrived(consumer) or self._is_dead(consumer)):
+                while wait_s and not (self._handover.pending or self._arrived(consumer) or self._is_dead(consumer)):
                     with anyio.move_on_after(_LOOK_AGAIN_S):
                         await consumer._fetcher._create_fetch_waiter()
                     self._take_all_partitions(consumer)
