@@ -1,7 +1,7 @@
 """What the tests of the line share: a deployment of memory twins, engines over it, and what must hold in the end."""
 
 import itertools
-from collections.abc import AsyncIterator, Collection, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -9,7 +9,7 @@ from engine.adapters.memory_clock import MemoryClock
 from engine.adapters.memory_log import MemoryDeadLetters, MemoryLog, MemoryTopic
 from engine.adapters.memory_store import MemoryStore
 from engine.adapters.metrics import Metrics
-from engine.core.facts import Checkpoint, Record
+from engine.core.facts import Checkpoint, Commit, Outcome, Record
 from engine.core.fairness import FairnessCheck
 from engine.ports import DeadLetters, EventLog, StateStore
 from engine.runtime.health import HealthBoard
@@ -45,6 +45,19 @@ class Engine:
         return found
 
 
+class SlowStore(MemoryStore):
+    """A store whose commits take time."""
+
+    def __init__(self, clock: MemoryClock, commit_s: float) -> None:
+        super().__init__()
+        self._clock = clock
+        self._commit_s = commit_s
+
+    async def commit(self, commits: Sequence[Commit]) -> list[Outcome]:
+        self._clock.pass_s(self._commit_s)
+        return await super().commit(commits)
+
+
 class Deployment:
     """A topic, a store and dead letters; engines come and go."""
 
@@ -55,11 +68,12 @@ class Deployment:
         only: str | None = None,
         settings: ProjectionSettings = SMALL,
         fairness: FairnessCheck | None = None,
+        commit_s: float = 0.0,
     ) -> None:
         self.topic = MemoryTopic(partitions=partitions)
-        self.store = MemoryStore()
-        self.letters = MemoryDeadLetters()
         self.clock = MemoryClock()
+        self.store = SlowStore(self.clock, commit_s)
+        self.letters = MemoryDeadLetters()
         self.only = only
         self.settings = settings
         self.fairness = fairness
@@ -181,6 +195,11 @@ class Deployment:
         stored = await self.store.load(stream)
         assert stored is not None
         return stored.checkpoint
+
+    async def versions(self, stream: str = DEFAULT_STREAM) -> int:
+        """How many commits were made."""
+        stored = await self.store.load(stream)
+        return 0 if stored is None else stored.version
 
     async def games(self, stream: str = DEFAULT_STREAM) -> int:
         """How many games readers see."""

@@ -136,6 +136,7 @@ class Story(NamedTuple):
     only: bool
     fairness: str
     limits: Limits
+    commit_s: float
     games: list[list[Game]]
     moments: list[list[Beginning]]
 
@@ -157,7 +158,8 @@ def story_of(seed: int, moments: int) -> Story:
     )
     partitions = chance.randint(1, 3)
     told = [[_beginning(chance) for _ in range(chance.randint(1, 6))] for _ in range(moments)]
-    return Story(partitions, only, fairness, limits, games, told)
+    commit_s = (0.0, 0.0, 0.5)[seed % 3]
+    return Story(partitions, only, fairness, limits, commit_s, games, told)
 
 
 def _beginning(chance: Random) -> Beginning:
@@ -234,6 +236,7 @@ class Teller:
             story.partitions,
             only=self._only,
             fairness=None if fairness is None else FairnessCheck(DEFAULT_SALT, "exact", rejects=fairness),
+            commit_s=story.commit_s,
         )
         self._streams = STREAMS[: len(story.games)]
         self._coming = [list(games) for games in story.games]

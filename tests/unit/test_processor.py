@@ -1,6 +1,7 @@
 """The line, one trouble at a time. `tests/property/test_line.py` mixes them."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import anyio
 import anyio.lowlevel
@@ -18,7 +19,7 @@ from engine.errors import (
     StreamMoved,
     TopicRecreated,
 )
-from engine.runtime.processor import Limits
+from engine.runtime.processor import FOLDING_PER_SETTLING, SETTLED_AT_LEAST_EVERY_S, Limits
 from schemas.chain import chain_of_games
 from schemas.fairness import DEFAULT_SALT, crash_point
 from schemas.game import Game, encode
@@ -86,9 +87,60 @@ async def test_a_step_that_lingers_makes_one_batch_of_what_comes_meanwhile() -> 
                 await anyio.lowlevel.checkpoint()
             deployment.publish(GAMES[1])
         await deployment.catch_up(engine)
-    stored = await deployment.store.load("crash")
-    assert stored is not None
-    assert (stored.version, await deployment.games()) == (1, 2)
+    assert (await deployment.versions(), await deployment.games()) == (1, 2)
+
+
+async def test_what_came_during_a_commit_is_in_the_next_one() -> None:
+    deployment = Deployment()
+    async with deployment.engine(limits=Limits(batch_games_max=100, poll_wait_s=0)) as engine:
+        await steps(engine, 2)
+        deployment.publish(GAMES[0])
+        await steps(engine, 1)  # polls the game ahead
+        deployment.publish(GAMES[1])
+        await steps(engine, 1)
+    assert (await deployment.versions(), await deployment.games()) == (1, 2)
+
+
+async def test_far_behind_a_commit_waits_until_it_is_worth_its_time(deployment: Deployment) -> None:
+    deployment = Deployment(only=deployment.only, commit_s=1.0)
+    deployment.publish(*GAMES)
+    await deployment.run(limits=Limits(batch_games_max=2, poll_wait_s=0))
+    batches = len(GAMES) // 2
+    assert await deployment.versions() <= batches // FOLDING_PER_SETTLING + 1
+    await deployment.check()
+
+
+async def test_far_behind_a_commit_does_not_wait_longer_than_a_reader_should(deployment: Deployment) -> None:
+    deployment = Deployment(only=deployment.only, commit_s=100.0)
+    deployment.publish(*GAMES)
+    async with deployment.engine(limits=Limits(batch_games_max=1, poll_wait_s=0)) as engine:
+        seen = set()
+        for _ in range(len(GAMES) + 3):
+            await steps(engine, 1)
+            seen.add(await deployment.games())
+    assert max(later - earlier for earlier, later in pairwise(sorted(seen))) <= SETTLED_AT_LEAST_EVERY_S + 1
+
+
+async def test_what_was_folded_and_not_committed_is_folded_again_after_a_kill(deployment: Deployment) -> None:
+    deployment = Deployment(only=deployment.only, commit_s=1.0)
+    deployment.publish(*GAMES)
+    async with deployment.engine(limits=Limits(batch_games_max=2, poll_wait_s=0)) as engine:
+        while engine.processor.folded_to == engine.processor.next_offsets:
+            await steps(engine, 1)
+    await deployment.run()
+    await deployment.check()
+
+
+async def test_what_was_folded_is_committed_before_the_engine_asks_whether_the_rest_is_gone() -> None:
+    deployment = Deployment(commit_s=1.0)
+    deployment.publish(*GAMES)
+    async with deployment.engine(limits=Limits(batch_games_max=2, poll_wait_s=0), accept_gap=True) as engine:
+        while engine.processor.folded_to == engine.processor.next_offsets:
+            await steps(engine, 1)
+        folded_to = engine.processor.folded_to[0]
+        deployment.topic.truncate_before(folded_to + 4)  # two of them are polled ahead
+        await deployment.catch_up(engine)
+    assert await deployment.games() == len(GAMES) - 2
 
 
 # --- bad records -----------------------------------------------------------------------------------------------------
