@@ -49,6 +49,8 @@ LOOKED_AT_PER_S: Final = 500
 BEHIND_RECORDS: Final = 500
 """So many records at once do not come from tables that are played on: the engine is behind."""
 BEHIND_WAIT_S: Final = 0.05
+BUSY_S: Final = 0.1
+"""A poll that ends so much later than it should has not been listening."""
 
 FOLDING_PER_SETTLING: Final = 4
 """Far behind, so much more time is spent folding than committing."""
@@ -319,9 +321,7 @@ class Processor:
         with it."""
         limits, linger_s = self._limits, self._limits.linger_ms / 1000
         try:
-            newest = ahead = self._ahead = await self._patience.with_log(
-                lambda: self._log.poll(limits.batch_games_max, limits.poll_wait_s)
-            )
+            newest = ahead = self._ahead = await self._listen()
             while (missing := limits.batch_games_max - ahead.count) > 0 and not (newest.gained or newest.lost):
                 if newest.count >= BEHIND_RECORDS:
                     wait_s = min(BEHIND_WAIT_S, limits.poll_wait_s)
@@ -336,6 +336,16 @@ class Processor:
             if self._ahead is None:
                 self._out_of_range = error
             # Otherwise the next poll raises it again, when what came before is folded.
+
+    async def _listen(self) -> Polled:
+        """What a poll brings; a second one when the first brought nothing but not because it waited in vain. It may
+        have found the rest of a buffer empty; or this process was busy folding and so the poll heard nothing."""
+        limits, begun_s = self._limits, self._clock.monotonic_s()
+        polled = await self._patience.with_log(lambda: self._log.poll(limits.batch_games_max, limits.poll_wait_s))
+        late_s = self._clock.monotonic_s() - begun_s - limits.poll_wait_s
+        if polled.count or polled.gained or polled.lost or 0 <= late_s < BUSY_S:
+            return polled
+        return await self._patience.with_log(lambda: self._log.poll(limits.batch_games_max, limits.poll_wait_s))
 
     async def _top_up(self) -> None:
         """Add what has come while the last commit was made: otherwise it would wait for another one. What is wrong with
