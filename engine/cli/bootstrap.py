@@ -3,8 +3,8 @@
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import structlog
@@ -17,6 +17,7 @@ from engine.adapters.kafka_sink import KafkaDeadLetters
 from engine.adapters.metrics import Metrics
 from engine.adapters.probes import serve_probes
 from engine.adapters.redis import RedisStore
+from engine.adapters.worker_reports import Gathered, report
 from engine.core.fairness import FairnessCheck
 from engine.errors import CrashfoldError
 from engine.meter import Meter, NullMeter
@@ -25,6 +26,8 @@ from engine.runtime.health import HealthBoard
 from engine.runtime.processor import Limits, Processor
 from engine.runtime.status import known_streams
 from engine.runtime.supervisor import Supervisor
+from engine.runtime.tasks import task_group
+from engine.runtime.workers import Workers
 from engine.settings import Settings
 from projections import Plan, plan
 
@@ -92,26 +95,66 @@ def new_processor(
 
 
 async def run_engine(
-    settings: Settings, *, file: Path | None = None, until_caught_up: bool = False, accept_gap: bool = False
+    settings: Settings,
+    *,
+    file: Path | None = None,
+    until_caught_up: bool = False,
+    accept_gap: bool = False,
+    reports: bool = False,
 ) -> None:
-    """The engine as a service, with metrics and probes on a port of their own, until it is told to stop."""
+    """The engine as a service, until it is told to stop. It serves metrics and probes on a port of their own; one that
+    `reports` tells them to its parent instead."""
     metrics, health = Metrics(), HealthBoard(CLOCK)
     event_log, dead_letters = open_log(settings, file, group=True), open_dead_letters(settings, file)
     async with (
-        serve_probes(settings.engine.host, settings.engine.port, health, metrics.registry),
+        AsyncExitStack() as stack,
         open_store(settings) as store,
         dead_letters,
     ):
         processor = new_processor(
             settings, event_log, store, dead_letters, meter=metrics, health=health, accept_gap=accept_gap
         )
-        await Supervisor(
+        supervisor = Supervisor(
             processor,
             event_log,
             clock=CLOCK,
             meter=metrics,
             health=health,
             until_caught_up=until_caught_up,
+            shutdown_timeout_s=settings.engine.shutdown_timeout_s,
+        )
+        if reports:
+            await stack.enter_async_context(_reporting(supervisor, health, metrics))
+        else:
+            engine = settings.engine
+            await stack.enter_async_context(serve_probes(engine.host, engine.port, health, metrics.registry))
+        await supervisor.run()
+
+
+@asynccontextmanager
+async def _reporting(supervisor: Supervisor, health: HealthBoard, metrics: Metrics) -> AsyncIterator[None]:
+    """Tell the parent what probes and metrics would say; when it is gone, stop."""
+
+    async def reporting() -> None:
+        await report(health, metrics.registry, CLOCK)
+        supervisor.stop()
+
+    async with task_group() as tasks:
+        tasks.start_soon(reporting)
+        yield
+        tasks.cancel_scope.cancel()
+
+
+async def run_workers(settings: Settings, count: int, command: Callable[[int], Sequence[str]]) -> int:
+    """`count` engines, each by a command of its own, with the metrics and probes of all on one port. The exit code."""
+    gathered = Gathered(count, CLOCK)
+    async with serve_probes(settings.engine.host, settings.engine.port, gathered, gathered.registry):
+        return await Workers(
+            count,
+            command,
+            clock=CLOCK,
+            heard=gathered.heard,
+            lost=gathered.lost,
             shutdown_timeout_s=settings.engine.shutdown_timeout_s,
         ).run()
 

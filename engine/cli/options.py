@@ -93,6 +93,13 @@ def with_settings_as_flags(tokens: Sequence[str]) -> list[str]:
     return expanded
 
 
+def tokens_of(common: Common | None) -> list[str]:
+    """The words that give another command the same flags."""
+    common = common or Common()
+    config = [] if common.config is None else ["--config", str(common.config)]
+    return config + [token for assignment in common.set for token in (SET, assignment)]
+
+
 def overrides_of(common: Common) -> dict[str, str]:
     """The settings given as flags, by name. Raises ConfigurationError for what is none."""
     overrides = {}

@@ -1,25 +1,52 @@
-"""`crashfold run`: the engine as a service."""
+"""`crashfold run`: the engine as a service, in one process or in several."""
 
+import sys
 from pathlib import Path
+from typing import Annotated
+
+import structlog
+from cyclopts import Parameter
 
 from engine.cli import options
-from engine.cli.bootstrap import run_engine
+from engine.cli.bootstrap import run_engine, run_workers
 from engine.cli.options import Common
+from engine.errors import ConfigurationError
 
 
 def run(
-    *, until_caught_up: bool = False, accept_gap: bool = False, file: Path | None = None, common: Common | None = None
-) -> None:
+    *,
+    workers: int = 1,
+    until_caught_up: bool = False,
+    accept_gap: bool = False,
+    file: Path | None = None,
+    worker: Annotated[int | None, Parameter(show=False)] = None,
+    common: Common | None = None,
+) -> int:
     """Fold games from the topic into Redis until told to stop (SIGTERM or Ctrl-C).
 
     Parameters
     ----------
+    workers
+        So many processes share the partitions, as engines of one group; at most one per partition has work.
     until_caught_up
         Commit all that stood on the topic at the start, then exit.
     accept_gap
         Go on although records that the stored state needs are gone.
     file
         Read games from this JSONL or CSV file instead of the topic.
+    worker
+        The number of this one among several, which reports to its parent on standard output.
     """
     settings = options.settings(common)
-    options.run(run_engine, settings, file=file, until_caught_up=until_caught_up, accept_gap=accept_gap)
+    if workers < 1:
+        raise ConfigurationError("--workers must be 1 or more")
+    if workers > 1 and file is not None:
+        raise ConfigurationError("--workers share the partitions of a topic; a file has one reader")
+    how = {"until_caught_up": until_caught_up, "accept_gap": accept_gap}
+    if workers == 1 or worker is not None:
+        structlog.contextvars.bind_contextvars(**({} if worker is None else {"worker": worker}))
+        options.run(run_engine, settings, file=file, reports=worker is not None, **how)
+        return 0
+    flags = [f"--{name.replace('_', '-')}" for name, is_set in how.items() if is_set]
+    command = [sys.executable, "-m", "engine.cli", "run", *flags, *options.tokens_of(common)]
+    return options.run(run_workers, settings, workers, lambda number: [*command, "--worker", str(number)])

@@ -5,9 +5,12 @@ would not bring it back. So time counts as a stall only from when both servers a
 but not ready.
 """
 
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
+
+NOTHING_HELD: Final = "no partition is held"
+"""The reason against being ready of a member of a group that has more members than the topic has partitions."""
 
 
 class Health(Protocol):
@@ -87,5 +90,5 @@ def ready(facts: Facts) -> list[str]:
         elif server.fault is not None:
             reasons.append(f"the {name} is away: {server.fault}")
     if not facts.partitions:
-        reasons.append("no partition is held")
+        reasons.append(NOTHING_HELD)
     return reasons
