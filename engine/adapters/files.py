@@ -168,28 +168,24 @@ class FileLog:
         if self._file is None or self._parse is None or 0 not in self._handover.positions:
             return None
         number = start = self._handover.positions[0]
-        offsets: list[int] = []
-        keys: list[bytes | None] = []
-        values: list[bytes | None] = []
+        read: list[Record] = []
         with self._errors():
             self._file.seek(self._place)  # somewhere else only after an error
-            while len(offsets) < games_max and (line := self._file.readline(LINE_BYTES_MAX)):
+            while len(read) < games_max and (line := self._file.readline(LINE_BYTES_MAX)):
                 if line[-1:] != b"\n":
                     begin = self._file.tell() - len(line)
                     if not _skip_to_line_feed(self._file) and self._follow:
                         self._file.seek(begin)  # the rest of the line is still to come
                         break
                 if (message := self._parse(number, line)) is not None:
-                    offsets.append(number)
-                    keys.append(message[0])
-                    values.append(message[1])
+                    read.append(Record(number, 0, *message))
                 number += 1
             if number == start:
                 self._check_the_same_file(self._file)
                 return None
             self._place = self._file.tell()
         self._handover.positions[0] = number
-        return Records(0, number, offsets, [0] * len(offsets), keys, values)
+        return Records.of(0, number, read)
 
     def _check_the_same_file(self, file: IO[bytes]) -> None:
         """Raise TopicRecreated unless what is read is still what stands there, and whole."""

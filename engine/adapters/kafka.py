@@ -47,6 +47,7 @@ from engine.adapters.kafka_client import (
     topic_partitions,
 )
 from engine.adapters.kafka_records import FetchedRecords
+from engine.adapters.kafka_tap import Tap
 from engine.core.facts import Bounds, Polled, Record, Records
 from engine.errors import LogUnavailable, LostRange
 from engine.settings import KafkaSettings
@@ -107,6 +108,7 @@ class KafkaLog:
         }
         self._handover = Handover()
         self._consumer: AIOKafkaConsumer | None = None
+        self._tap: Tap | None = None
         self._entered = False
         self._listener_fault: Exception | None = None
         self._silences: dict[int, _Silence] = {}
@@ -220,10 +222,11 @@ class KafkaLog:
                 await consumer._client.set_topics([self._topic])
             if self._group_id is not None:
                 consumer.subscribe([self._topic], listener=_Listener(self, consumer))
+            tap = consumer._fetcher._client = Tap(consumer._client)
         except BaseException:
             await close_consumer(consumer)
             raise
-        self._consumer = consumer
+        self._consumer, self._tap = consumer, tap
 
     async def _disconnect(self) -> None:
         self._handover.lose(set(self._handover.held))
@@ -323,7 +326,7 @@ class KafkaLog:
                 continue
             positions[partition] = records.next_offset
             taken.append(records)
-            games_max -= len(records.offsets)
+            games_max -= len(records)
             self._served_last = partition
             if games_max <= 0:
                 break
@@ -340,7 +343,7 @@ class KafkaLog:
         try:
             if isinstance(buffer, FetchError):
                 raise buffer._error
-            fetched = _opened(buffer, tp, position)
+            fetched = self._opened(buffer, tp, position)
             records = None if fetched is None else fetched.take(partition, games_max)
         except KafkaError as error:
             # Fetch from here again. After some errors the client would go on elsewhere.
@@ -359,6 +362,19 @@ class KafkaLog:
             del fetcher._records[tp]
             fetcher._notify(fetcher._wait_consume_future)
         return records
+
+    def _opened(self, buffer: FetchResult, tp: TopicPartition, position: int) -> FetchedRecords | None:
+        """The buffer's records as ours, instead of aiokafka's own iterator; None when they are out of date."""
+        if not buffer.check_assignment(tp) or buffer._partition_records.next_fetch_offset != position:
+            return None
+        if not isinstance(buffer._partition_records, FetchedRecords):
+            data = self._tap.take(tp, position) if self._tap is not None else None
+            if data is None:
+                return None
+            aborted = buffer._partition_records._aborted_transactions
+            buffer._partition_records = FetchedRecords(data, aborted, position)
+        fetched: FetchedRecords = buffer._partition_records
+        return fetched
 
     def _listen(self, consumer: AIOKafkaConsumer, began_s: float, taken: tuple[Records, ...]) -> None:
         """Count how long each partition has been silent; LogUnavailable when that is too long.
@@ -407,17 +423,6 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
     def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         """The group gives these."""
         self._log._assigned(self._consumer, {tp.partition for tp in assigned})
-
-
-def _opened(buffer: FetchResult, tp: TopicPartition, position: int) -> FetchedRecords | None:
-    """The buffer's records as ours, to be walked instead of aiokafka's own iterator; None when they are out of date."""
-    if not buffer.check_assignment(tp) or buffer._partition_records.next_fetch_offset != position:
-        return None
-    if not isinstance(buffer._partition_records, FetchedRecords):
-        raw = buffer._partition_records
-        buffer._partition_records = FetchedRecords(raw._records, raw._aborted_transactions, position)
-    fetched: FetchedRecords = buffer._partition_records
-    return fetched
 
 
 def _park(consumer: AIOKafkaConsumer, tp: TopicPartition) -> None:

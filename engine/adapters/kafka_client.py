@@ -26,7 +26,6 @@ from aiokafka.errors import (
 from aiokafka.helpers import create_ssl_context
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.offset import OffsetRequest
-from aiokafka.record.memory_records import MemoryRecords
 
 from engine.adapters.kafka_records import FetchedRecords
 from engine.core.facts import Bounds, Record
@@ -39,7 +38,6 @@ _LATEST: Final = -1
 _RETRY_S: Final = 0.1
 _LOOK_BYTES: Final = 256 * 1024
 """Asked for when one record is looked up; a broker sends a whole batch even if it is longer."""
-_TAKE: Final = 1000
 _CLOSE_S: Final = 3.0
 """For a client to say goodbye; the whole process has ten seconds."""
 _ABANDON_S: Final = 1.0
@@ -126,11 +124,8 @@ async def partition_record(client: AIOKafkaClient, tp: TopicPartition, offset: i
         answer = await _fetch(client, tp, offset, timeout_s)
     except OffsetOutOfRangeError:
         return None
-    fetched = FetchedRecords(MemoryRecords(answer[-1]), _aborted(answer), offset)
-    records = fetched.take(tp.partition, 1)
-    if records.offsets != [offset]:
-        return None
-    return Record(offset, records.timestamps_ms[0], records.keys[0], records.values[0])
+    records = FetchedRecords(answer[-1], _aborted(answer), offset).take(tp.partition, 1)
+    return records.record(0) if records.offsets.tolist() == [offset] else None
 
 
 async def partition_records(client: AIOKafkaClient, tp: TopicPartition, timeout_s: float) -> AsyncIterator[Any]:
@@ -139,12 +134,11 @@ async def partition_records(client: AIOKafkaClient, tp: TopicPartition, timeout_
     offset = bounds.begin
     while offset < bounds.end:
         answer = await _fetch(client, tp, offset, timeout_s)
-        fetched = FetchedRecords(MemoryRecords(answer[-1]), _aborted(answer), offset)
+        fetched = FetchedRecords(answer[-1], _aborted(answer), offset)
         if fetched.exhausted and fetched.next_fetch_offset == offset:
             raise CorruptRecordException(f"{tp} has nothing at {offset}, below its end {bounds.end}")
-        while not fetched.exhausted:
-            for record in fetched.take_parsed(_TAKE):
-                yield record
+        for record in fetched.parsed():
+            yield record
         offset = fetched.next_fetch_offset
 
 

@@ -12,11 +12,13 @@ from typing import Final, Self
 
 import anyio
 import anyio.lowlevel
+import numpy as np
 
 from engine.adapters.dead_letters import StoredDeadLetter
 from engine.adapters.handover import Handover
 from engine.core.facts import Bounds, DeadLetter, Polled, Record, Records
 from engine.errors import LogUnavailable, LostRange
+from projections.packed import Packed
 
 GROUP_ID: Final = "crashfold"
 
@@ -238,7 +240,7 @@ class MemoryLog:
             records = self._topic._partition(partition).read(partition, positions[partition], games_max)
             if records.next_offset != positions[partition]:
                 taken.append(records)
-                games_max -= len(records.offsets)
+                games_max -= len(records)
                 self._served_last = partition
             if games_max <= 0:
                 break
@@ -318,10 +320,10 @@ class _Partition:
         return Records(
             partition,
             self.end if stop == len(self._offsets) else self._offsets[stop],
-            self._offsets[start:stop],
-            self._timestamps_ms[start:stop],
-            self._keys[start:stop],
-            self._values[start:stop],
+            np.array(self._offsets[start:stop], np.int64),
+            np.array(self._timestamps_ms[start:stop], np.int64),
+            Packed.of(self._keys[start:stop]),
+            Packed.of(self._values[start:stop]),
         )
 
     def _cut(self, start: int, stop: int) -> None:

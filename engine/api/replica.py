@@ -70,19 +70,19 @@ class Replica:
         return StreamState.load(self._plan, {BASE: msgspec.msgpack.encode((base, []))}, window.to_games())
 
     def _folded(self, state: StreamState, standing: Standing, records: Records) -> tuple[StreamState, Standing]:
-        found = sort_out(records, self._only, self._fairness).streams.get(self._stream)
+        found = sort_out(records, self._plan.bands, self._only, self._fairness).streams.get(self._stream)
         if found is None:
             return state, standing
         found = after(found, records, standing.next_offset)
-        if not found.games:
+        if not len(found.rows):
             return state, standing
-        folded = state.fold(found.games)
+        folded = state.fold_cells(found.cells)
         if not folded.accepted:
             return state, standing
         totals = folded.state.totals
         moved = msgspec.structs.replace(
             standing,
-            next_offset=records.offsets[found.rows[-1]] + 1,
+            next_offset=int(records.offsets[found.rows[-1]]) + 1,
             total_games=totals.games,
             newest_id=totals.newest_id or 0,
         )

@@ -1,14 +1,19 @@
 """From records to games: decode, split by stream, put aside what cannot be folded. No I/O."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
+import numpy as np
 
-from engine.core.facts import DeadLetter, Record, Records
+from engine.core.facts import DeadLetter, Records
 from engine.core.fairness import FairnessCheck
+from projections.columns import Ints
+from projections.decoding import Decoded, decode_cells
+from projections.games import Bands, games_of
+from projections.packed import Packed
 from projections.sift import Rejected
-from schemas.game import Game, Unreadable, decode_all, stream_name
+from schemas.game import Unreadable, stream_name
 
 REASONS = ("unreadable", "stream", "fairness", "conflict", "late")
 """Why a record can become a dead letter."""
@@ -21,75 +26,52 @@ _DETAILS = {
 }
 
 
-class StreamBatch(msgspec.Struct):
-    """The games of one stream among some records: `rows[i]` is the row of the record that held `games[i]`."""
+class StreamBatch(msgspec.Struct, frozen=True):
+    """The games of one stream among some records: `rows[i]` is the row of the record that held the game whose cells
+    are `cells[:, i]`."""
 
     name: str
-    rows: list[int]
-    games: list[Game]
+    rows: Ints
+    cells: Ints
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """Some records, sorted out. `rejected` are the row, reason and detail of those that hold no game for us; a stream
-    is in `streams` as soon as a record named it, even if none of its games could be read."""
+    """Some records, sorted out. `rejected` are the row, reason and detail of those that hold no game for us, in order;
+    a stream is in `streams` as soon as a record named it, even if none of its games could be read."""
 
     streams: dict[str, StreamBatch]
     rejected: list[tuple[int, Reason, str]]
 
 
-def sort_out(records: Records, only: str | None, fairness: FairnessCheck | None = None) -> Batch:
+def sort_out(records: Records, bands: Bands, only: str | None, fairness: FairnessCheck | None = None) -> Batch:
     """Decode the records and split them by stream; with `only`, every other stream is rejected."""
-    batch = Batch({}, [])
-    rejection = fairness.rejection if fairness is not None and fairness.rejects else None
-    by_key: dict[bytes | None, StreamBatch | tuple[Reason, str]] = {}
-    for row, (key, game) in enumerate(zip(records.keys, decode_all(records.values), strict=True)):
-        stream = by_key.get(key)
-        if stream is None:
-            stream = by_key[key] = _stream_of(key, only, batch)
-        if isinstance(stream, tuple):
-            batch.rejected.append((row, *stream))
-        elif isinstance(game, Unreadable):
-            batch.rejected.append((row, "unreadable", game.detail))
-        elif rejection is not None and (detail := rejection(game)) is not None:
-            batch.rejected.append((row, "fairness", detail))
-        else:
-            stream.rows.append(row)
-            stream.games.append(game)
-    return batch
+    rows_by_name, rejected = _named(records.keys, only)
+    decoded = decode_cells(bands, records.values)
+    unnamed = {row for row, _, _ in rejected}
+    rejected += [(row, "unreadable", why.detail) for row, why in decoded.unreadable if row not in unnamed]
+    streams = {name: _of_rows(name, rows, decoded, len(records)) for name, rows in rows_by_name.items()}
+    if fairness is not None and fairness.rejects:
+        for name, stream in streams.items():
+            streams[name], unfair = _fair(stream, fairness)
+            rejected += unfair
+    return Batch(streams, sorted(rejected))
 
 
 def dead_letter(topic: str, records: Records, row: int, reason: Reason, detail: str) -> DeadLetter:
     """The record of that row as a dead letter."""
-    record = Record(records.offsets[row], records.timestamps_ms[row], records.keys[row], records.values[row])
-    return DeadLetter(reason, detail, topic, records.partition, record)
+    return DeadLetter(reason, detail, topic, records.partition, records.record(row))
 
 
 def rejected_letter(topic: str, records: Records, stream: StreamBatch, rejected: Rejected) -> DeadLetter:
     """A game that the fold rejected as a dead letter."""
-    row = stream.rows[rejected.position]
+    row = int(stream.rows[rejected.position])
     return dead_letter(topic, records, row, rejected.reason, _DETAILS[rejected.reason])
 
 
 def after(stream: StreamBatch, records: Records, next_offset: int) -> StreamBatch:
     """The games of the stream from `next_offset` on: those before it have been folded already."""
-    if not stream.rows or records.offsets[stream.rows[0]] >= next_offset:
-        return stream
-    first = sum(records.offsets[row] < next_offset for row in stream.rows)
-    return StreamBatch(stream.name, stream.rows[first:], stream.games[first:])
-
-
-def joined(pieces: Sequence[Records]) -> Records:
-    """Records of one partition that were read one after the other, as one."""
-    if len(pieces) == 1:
-        return pieces[0]
-    return Records(
-        pieces[0].partition,
-        pieces[-1].next_offset,
-        [offset for piece in pieces for offset in piece.offsets],
-        [timestamp for piece in pieces for timestamp in piece.timestamps_ms],
-        [key for piece in pieces for key in piece.keys],
-        [value for piece in pieces for value in piece.values],
-    )
+    first = int(np.searchsorted(records.offsets[stream.rows], next_offset))
+    return StreamBatch(stream.name, stream.rows[first:], stream.cells[:, first:]) if first else stream
 
 
 def joined_by_partition(pieces: Iterable[Records]) -> list[Records]:
@@ -97,13 +79,62 @@ def joined_by_partition(pieces: Iterable[Records]) -> list[Records]:
     by_partition: dict[int, list[Records]] = {}
     for piece in pieces:
         by_partition.setdefault(piece.partition, []).append(piece)
-    return [joined(some) for some in by_partition.values()]
+    return [Records.joined(some) for some in by_partition.values()]
 
 
-def _stream_of(key: bytes | None, only: str | None, batch: Batch) -> StreamBatch | tuple[Reason, str]:
+def _named(keys: Packed, only: str | None) -> tuple[dict[str, Ints], list[tuple[int, Reason, str]]]:
+    """The rows of each stream, and those whose key names none of ours."""
+    named: dict[str, Ints] = {}
+    rejected: list[tuple[int, Reason, str]] = []
+    for key, rows in _rows_by_key(keys).items():
+        match _stream_of(key, only):
+            case str(name):
+                # Two keys may name one stream: its own name, and none at all.
+                named[name] = np.sort(np.concatenate((named[name], rows))) if name in named else rows
+            case (reason, detail):
+                rejected += [(row, reason, detail) for row in rows.tolist()]
+    return named, rejected
+
+
+def _rows_by_key(keys: Packed) -> dict[bytes | None, Ints]:
+    if not len(keys):
+        return {}
+    if keys.are_all(first := keys[0]):
+        return {first: np.arange(len(keys))}
+    rows: dict[bytes | None, list[int]] = {}
+    for row, key in enumerate(keys):
+        rows.setdefault(key, []).append(row)
+    return {key: np.array(some, np.int64) for key, some in rows.items()}
+
+
+def _of_rows(name: str, rows: Ints, decoded: Decoded, total: int) -> StreamBatch:
+    """The games among those rows."""
+    if len(rows) == total:
+        return StreamBatch(name, decoded.rows, decoded.cells)
+    is_game = np.zeros(total, np.bool_)
+    is_game[decoded.rows] = True
+    rows = rows[is_game[rows]]
+    return StreamBatch(name, rows, decoded.cells[:, np.searchsorted(decoded.rows, rows)])
+
+
+def _fair(stream: StreamBatch, fairness: FairnessCheck) -> tuple[StreamBatch, list[tuple[int, Reason, str]]]:
+    """The games that fit their hashes, and the others."""
+    details = [fairness.rejection(game) for game in games_of(stream.cells)]
+    unfair: list[tuple[int, Reason, str]] = [
+        (row, "fairness", detail)
+        for row, detail in zip(stream.rows.tolist(), details, strict=True)
+        if detail is not None
+    ]
+    if not unfair:
+        return stream, []
+    fair = np.array([detail is None for detail in details])
+    return StreamBatch(stream.name, stream.rows[fair], stream.cells[:, fair]), unfair
+
+
+def _stream_of(key: bytes | None, only: str | None) -> str | tuple[Reason, str]:
     name = stream_name(key)
     if isinstance(name, Unreadable):
         return "unreadable", name.detail
     if only is not None and name != only:
         return "stream", f"stream {name}: this deployment is of the stream {only} alone (engine.stream)"
-    return batch.streams.setdefault(name, StreamBatch(name, [], []))
+    return name

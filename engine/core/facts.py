@@ -5,10 +5,14 @@ from a count.
 """
 
 import hashlib
+from collections.abc import Sequence
 
 import msgspec
+import numpy as np
 
+from projections.columns import Ints
 from projections.delta import Delta
+from projections.packed import Packed
 from schemas.game import Game
 
 
@@ -29,10 +33,65 @@ class Records(msgspec.Struct, frozen=True):
 
     partition: int
     next_offset: int
-    offsets: list[int]
-    timestamps_ms: list[int]
-    keys: list[bytes | None]
-    values: list[bytes | None]
+    offsets: Ints
+    timestamps_ms: Ints
+    keys: Packed
+    values: Packed
+
+    @classmethod
+    def of(cls, partition: int, next_offset: int, records: Sequence[Record]) -> "Records":
+        """These records of that partition."""
+        return cls(
+            partition,
+            next_offset,
+            np.array([record.offset for record in records], np.int64),
+            np.array([record.timestamp_ms for record in records], np.int64),
+            Packed.of([record.key for record in records]),
+            Packed.of([record.value for record in records]),
+        )
+
+    @classmethod
+    def joined(cls, pieces: "Sequence[Records]") -> "Records":
+        """Pieces of one partition, read one after the other, as one. There must be one at least."""
+        if len(pieces) == 1:
+            return pieces[0]
+        return cls(
+            pieces[0].partition,
+            pieces[-1].next_offset,
+            np.concatenate([piece.offsets for piece in pieces]),
+            np.concatenate([piece.timestamps_ms for piece in pieces]),
+            Packed.joined([piece.keys for piece in pieces]),
+            Packed.joined([piece.values for piece in pieces]),
+        )
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def record(self, row: int) -> Record:
+        """The record of that row."""
+        return Record(int(self.offsets[row]), int(self.timestamps_ms[row]), self.keys[row], self.values[row])
+
+    def part(self, start: int, stop: int) -> "Records":
+        """Rows `start` to `stop` (exclusive); reading goes on where it did."""
+        return Records(
+            self.partition,
+            self.next_offset,
+            self.offsets[start:stop],
+            self.timestamps_ms[start:stop],
+            self.keys.part(start, stop),
+            self.values.part(start, stop),
+        )
+
+    def rows(self, rows: Ints | Sequence[int]) -> "Records":
+        """Those rows, which must ascend; reading goes on where it did."""
+        return Records(
+            self.partition,
+            self.next_offset,
+            self.offsets[rows],
+            self.timestamps_ms[rows],
+            self.keys.rows(rows),
+            self.values.rows(rows),
+        )
 
 
 class Polled(msgspec.Struct, frozen=True):
@@ -48,7 +107,7 @@ class Polled(msgspec.Struct, frozen=True):
     @property
     def count(self) -> int:
         """How many records there are."""
-        return sum(len(records.offsets) for records in self.records)
+        return sum(map(len, self.records))
 
     def with_more(self, more: "Polled") -> "Polled":
         """This and what the next poll brought. Partitions have changed hands in one of the two at most."""
@@ -71,12 +130,12 @@ class Mark(msgspec.Struct, frozen=True):
     """16 hex digits of SHA-256 over key and value."""
 
     @classmethod
-    def of(cls, offset: int, timestamp_ms: int, key: bytes | None, value: bytes | None) -> "Mark":
+    def of(cls, record: Record) -> "Mark":
         """The mark of that record."""
         digest = hashlib.sha256()
-        for part in (key, value):
+        for part in (record.key, record.value):
             digest.update(b"\0" if part is None else b"\1%d:%b" % (len(part), part))
-        return cls(offset, timestamp_ms, digest.hexdigest()[:16])
+        return cls(record.offset, record.timestamp_ms, digest.hexdigest()[:16])
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):

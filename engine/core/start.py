@@ -61,7 +61,7 @@ def was_recreated(mark: Mark | None, bounds: Bounds, found: Record | None) -> Re
     if mark is None:
         return None
     if found is not None:
-        if Mark.of(found.offset, found.timestamp_ms, found.key, found.value) == mark:
+        if Mark.of(found) == mark:
             return None
         return Recreated(f"the record at offset {mark.offset} is not the one that was read there")
     if mark.offset >= bounds.end:

@@ -199,7 +199,7 @@ class Processor:
         if partition is None or records.partition in self._partitions.seeks:
             return []
         topic, letters = self._log.topic, []
-        sorted_out = batches.sort_out(records, self._only_stream, self._fairness)
+        sorted_out = batches.sort_out(records, self._plan.bands, self._only_stream, self._fairness)
         passed, faults = [], Faults(sum(reason == "fairness" for _, reason, _ in sorted_out.rejected))
         for name, found in sorted_out.streams.items():
             stream = await self._stream(name, records.partition)
@@ -208,8 +208,8 @@ class Processor:
             passed.append(stream)
             fresh = batches.after(found, records, stream.next_offset)
             if stream.first_offset is None:
-                stream.first_offset = records.offsets[fresh.rows[0]] if fresh.rows else records.next_offset
-            before, folded = stream.state, stream.state.fold(fresh.games)
+                stream.first_offset = int(records.offsets[fresh.rows[0]]) if len(fresh.rows) else records.next_offset
+            before, folded = stream.state, stream.state.fold_cells(fresh.cells)
             stream.state, stream.kept = folded.state, min(stream.kept, folded.kept)
             letters += [batches.rejected_letter(topic, records, fresh, rejected) for rejected in folded.rejected]
             self._meter.folded(folded.accepted, folded.duplicates, folded.late_accepted)
@@ -498,7 +498,7 @@ class Processor:
         only = self._streams.get(self._only_stream or "")
         if only is not None and only.partition == records.partition:
             self._streams.move(only, records.next_offset)
-        mark = _last_mark(records) if records.offsets else partition.folded.mark
+        mark = Mark.of(records.record(-1)) if len(records) else partition.folded.mark
         partition.folded = Place(max(partition.folded.next_offset, records.next_offset), mark)
 
     def _commit_of(self, stream: Stream) -> Commit:
@@ -621,7 +621,3 @@ class Processor:
 
     def _tell_holding(self) -> None:
         self._meter.holding(partitions=len(self._partitions), streams=len(self._streams))
-
-
-def _last_mark(records: Records) -> Mark:
-    return Mark.of(records.offsets[-1], records.timestamps_ms[-1], records.keys[-1], records.values[-1])

@@ -5,15 +5,14 @@ and written when it has caught up (before that only when memory runs short); pro
 swaps. Until a stream is promoted nothing live has changed, so a rebuild may be killed at any point and run again.
 """
 
-from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final, TypeVar
 
 import msgspec
+import numpy as np
 import structlog
 
-from engine.core import batch as batches
 from engine.core.facts import Behind, Checkpoint, DeadLetter, Manifest, Polled, Promoted, Records, Stored
 from engine.core.start import Begin, was_recreated, where_to_begin
 from engine.errors import ConfigurationError, CrashfoldError, LostRange, Unavailable
@@ -188,7 +187,7 @@ class Rebuild:
             if not polled.records or self._at_end(pieces):
                 break
         for number in pieces:
-            wanted = self._wanted(batches.joined(pieces[number]))
+            wanted = self._wanted(Records.joined(pieces[number]))
             letters = await self._processor.fold(wanted)
             self._rejected += len(letters)
             for stream, held in self._processor.held.items():
@@ -222,21 +221,12 @@ class Rebuild:
         """Without what lies beyond the offset, belongs to another stream than the one asked for, or to one that has
         been swapped in already, whose records are the live engine's again."""
         to_offset, stream = self._request.to_offset, self._stream
-        rows = range(len(records.offsets))
         if to_offset is not None and records.next_offset > to_offset:
-            rows = range(bisect_left(records.offsets, to_offset))
-        if stream is None and not self._done and len(rows) == len(records.offsets):
+            kept = records.part(0, int(np.searchsorted(records.offsets, to_offset)))
+            records = msgspec.structs.replace(kept, next_offset=to_offset)
+        if stream is None and not self._done:
             return records
-        wanted = [row for row in rows if self._wants(stream_name(records.keys[row]))]
-        next_offset = records.next_offset if to_offset is None else min(records.next_offset, to_offset)
-        return Records(
-            records.partition,
-            next_offset,
-            [records.offsets[row] for row in wanted],
-            [records.timestamps_ms[row] for row in wanted],
-            [records.keys[row] for row in wanted],
-            [records.values[row] for row in wanted],
-        )
+        return records.rows([row for row, key in enumerate(records.keys) if self._wants(stream_name(key))])
 
     def _wants(self, name: str | Unreadable) -> bool:
         return name not in self._done and (self._stream is None or name == self._stream)

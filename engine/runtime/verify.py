@@ -180,12 +180,12 @@ async def _read_topic(
         for number in sorted(polled.gained & positions.keys()):  # also after a reconnection
             await event_log.seek(number, positions[number])
         for records in polled.records:
-            for offset, key, value in zip(records.offsets, records.keys, records.values, strict=True):
+            for offset, key, value in zip(records.offsets.tolist(), records.keys, records.values, strict=True):
                 name = stream_name(key)
                 if isinstance(name, str) and name in recounts:
                     recounts[name].take(records.partition, offset, value)
             positions[records.partition] = records.next_offset
-            read += len(records.offsets)
+            read += len(records)
         progressed(read, max(read, total))
 
 

@@ -6,7 +6,7 @@ from engine.core.facts import Bounds, Manifest, Mark, Record
 from engine.core.start import Begin, Lost, Recreated, Start, was_recreated, where_to_begin
 
 READ = Record(41, 1_000, b"a", b"value")
-MARK = Mark.of(READ.offset, READ.timestamp_ms, READ.key, READ.value)
+MARK = Mark.of(READ)
 BOUNDS = Bounds(10, 90)
 
 

@@ -1,0 +1,284 @@
+"""Decoding: the values of many records into the columns of games, by shape instead of one by one.
+
+Imports schemas and numpy. What is always true: the verdict on each value is that of `schemas.game.decode`, and so are
+the fields of a game; `tests/property/test_decoding.py` holds the two together.
+
+A producer writes its games in one form, and values of equal length differ in digits only. So one value of such a group
+is decoded and taken apart, which gives the group's *shape*: for every character the lowest and the highest that may
+stand there, and which of them are the digits of which field. All other values are held against the shape at once. What
+fits differs from the decoded value in digits of numbers and hashes alone, so it is a game too, unless a number is out
+of bounds; whatever does not fit, or has no shape, is decoded by itself.
+"""
+
+import re
+from binascii import Error as NoHex
+from binascii import unhexlify
+from typing import Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from projections.columns import Ints
+from projections.games import ABSENT, BAND, BEGIN_TIME, END_TIME, HASH, HUNDREDTHS, ID, PREPARE_TIME, WIDTH, Bands
+from projections.games import cells_of as cells_of_games
+from projections.packed import Packed, Text
+from schemas.game import (
+    GAME_ID_MAX,
+    HASH_DIGITS,
+    HUNDREDTHS_MAX,
+    HUNDREDTHS_MIN,
+    NESTING_MAX,
+    TIME_MAX_MS,
+    Game,
+    Unreadable,
+    decode,
+    decode_all,
+)
+
+ALIKE_MIN: Final = 128
+"""Fewer values than that are decoded faster one by one."""
+SHAPES_MAX: Final = 8
+"""Shapes that values of one length may have, as far as it pays to look for them."""
+AT_ONCE: Final = 2048
+"""Values looked at together: some 400 KB, which the processor's cache still holds."""
+_SHAPED_BYTES_MAX: Final = NESTING_MAX
+"""Longer values are looked at one by one, as `decode` does."""
+
+_BLANKS: Final = rb"[ \t\r\n]*"
+_NAMED: Final = _BLANKS + rb'"([^"\\]*)"' + _BLANKS + b":" + _BLANKS + rb'("[^"\\]*"|[^][{}," \t\r\n]+)' + _BLANKS
+_MEMBER: Final = re.compile(_NAMED)
+_FLAT: Final = re.compile(_BLANKS + rb"\{" + _NAMED + b"(?:," + _NAMED + rb")*\}" + _BLANKS)
+_INTEGER: Final = re.compile(rb"[0-9]{1,16}")
+_DECIMAL: Final = re.compile(rb"([0-9]{1,10})(?:\.([0-9]{1,2}))?")
+
+_COLUMNS: Final = {b"game_id": ID, b"prepare_time": PREPARE_TIME, b"begin_time": BEGIN_TIME, b"end_time": END_TIME}
+_BOUNDS: Final = {
+    ID: (1, GAME_ID_MAX),
+    HUNDREDTHS: (HUNDREDTHS_MIN, HUNDREDTHS_MAX),
+    END_TIME: (1, TIME_MAX_MS),
+    PREPARE_TIME: (0, TIME_MAX_MS),
+    BEGIN_TIME: (0, TIME_MAX_MS),
+}
+_CASE: Final = 0x20
+"""Set in every digit and lower-case letter, clear in upper-case letters."""
+_IS_HEX: Final = np.isin(np.arange(256), np.frombuffer(b"0123456789abcdef", np.uint8))
+
+
+class Decoded(msgspec.Struct, frozen=True):
+    """What some values are: `cells` (WIDTH × games) has a column of cells for each row in `rows`, which ascend; every
+    other row is `unreadable`, in order too."""
+
+    cells: Ints
+    rows: Ints
+    unreadable: list[tuple[int, Unreadable]]
+
+
+def decode_cells(bands: Bands, values: Packed) -> Decoded:
+    """Decode the values of many records: what `schemas.game.decode` makes of each, as columns."""
+    total = len(values)
+    cells = np.empty((WIDTH, total), np.int64)
+    done = np.zeros(total, np.bool_)
+    if total >= ALIKE_MIN:
+        order = np.argsort(values.lengths.astype(np.uint16), kind="stable")
+        for rows in np.split(order, np.flatnonzero(np.diff(values.lengths[order])) + 1):
+            _decode_alike(values, rows, cells, done)
+    unreadable = _decode_others(bands, values, np.flatnonzero(~done), cells)
+    rows = np.arange(total)
+    if unreadable:
+        rows = np.delete(rows, [row for row, _ in unreadable])
+        cells = np.ascontiguousarray(cells[:, rows])
+    cells[BAND] = bands.of(cells[HUNDREDTHS])
+    return Decoded(cells, rows, unreadable)
+
+
+class _Number(msgspec.Struct, frozen=True):
+    """Digits from `start` to `stop` (exclusive) that are part of a number in `column`, the last worth `unit`."""
+
+    column: int
+    start: int
+    stop: int
+    unit: int = 1
+
+    def read(self, text: Text) -> Ints:
+        """Their worth in each value. Exact in doubles: what is beyond 2^53 is out of all bounds, and stays so."""
+        digits = (text[:, self.start : self.stop] - ord("0")).astype(np.float64)
+        weights = self.unit * 10.0 ** np.arange(self.stop - self.start - 1, -1, -1)
+        return (digits @ weights).astype(np.int64)
+
+
+class _Shape:
+    """The form of a value. `lowest` and `highest` bound each of its characters; what is not said in `numbers` of a
+    number is null. The hash begins at `hash_at`, if there is one. None of the characters at `free` may end the string
+    that it is in."""
+
+    def __init__(self, value: bytes) -> None:
+        self.lowest = np.frombuffer(value, np.uint8).copy()
+        self.highest = self.lowest.copy()
+        self.numbers: list[_Number] = []
+        self.hash_at: int | None = None
+        self.free: list[int] = []
+
+    def take_digits(self, start: int, stop: int) -> None:
+        """From `start` to `stop` any digits may stand."""
+        self.lowest[start:stop], self.highest[start:stop] = ord("0"), ord("9")
+
+    def take_whole_number(self, start: int, stop: int) -> None:
+        """From `start` to `stop` any whole number may stand: of several digits the first is not 0."""
+        self.take_digits(start, stop)
+        if stop - start > 1:
+            self.lowest[start] = ord("1")
+
+    def take_hash(self, start: int) -> None:
+        """From `start` on a hash stands. The bounds leave in more than that: `_hashes` looks at it again."""
+        self.hash_at = start
+        self.lowest[start : start + HASH_DIGITS], self.highest[start : start + HASH_DIGITS] = ord("0"), ord("f")
+
+    def take_string(self, start: int, stop: int) -> None:
+        """From `start` to `stop` any printable ASCII may stand that neither ends the string nor escapes."""
+        self.lowest[start:stop], self.highest[start:stop] = ord(" "), ord("~")
+        self.free += range(start, stop)
+
+    def fitting(self, text: Text) -> NDArray[np.bool_]:
+        """Which of the values have this shape, as far as the bounds tell."""
+        fits = np.ones(len(text), np.bool_)
+        outside = (text.min(axis=0) < self.lowest) | (text.max(axis=0) > self.highest)
+        if outside.any():
+            some = text[:, outside]
+            fits &= ((some >= self.lowest[outside]) & (some <= self.highest[outside])).all(axis=1)
+        if self.free:
+            free = text[:, self.free]
+            fits &= ~((free == ord('"')) | (free == ord("\\"))).any(axis=1)
+        return fits
+
+
+def _shape_of(value: bytes) -> _Shape | None:
+    """The shape of a value that is a game; None when it is none, or has a form whose like cannot be told from it."""
+    if not value.isascii() or _FLAT.fullmatch(value) is None or isinstance(decode(value), Unreadable):
+        return None
+    shape, names = _Shape(value), set()
+    for member in _MEMBER.finditer(value, value.index(b"{") + 1):
+        name, token = member.groups()
+        if name in names or not _add(shape, name, token, *member.span(2)):
+            return None
+        names.add(name)
+    return shape
+
+
+def _add(shape: _Shape, name: bytes, token: bytes, start: int, stop: int) -> bool:
+    """Let the shape know of a member; False when its values cannot be told by their characters."""
+    if token in (b"null", b"true", b"false"):
+        return True
+    if name == b"crash_point":
+        return _add_crash_point(shape, token, start, stop)
+    if name == b"hash":
+        shape.take_hash(start + 1)
+        return True
+    if token.startswith(b'"'):
+        shape.take_string(start + 1, stop - 1)
+        return True
+    if _INTEGER.fullmatch(token) is None:
+        return False
+    shape.take_whole_number(start, stop)
+    if name in _COLUMNS:
+        shape.numbers.append(_Number(_COLUMNS[name], start, stop))
+    return True
+
+
+def _add_crash_point(shape: _Shape, token: bytes, start: int, stop: int) -> bool:
+    decimal = _DECIMAL.fullmatch(token)
+    if decimal is None:
+        return False
+    point = start + len(decimal[1])
+    shape.take_whole_number(start, point)
+    shape.numbers.append(_Number(HUNDREDTHS, start, point, 100))
+    if decimal[2] is not None:
+        shape.take_digits(point + 1, stop)
+        shape.numbers.append(_Number(HUNDREDTHS, point + 1, stop, 10 ** (2 - len(decimal[2]))))
+    return True
+
+
+def _decode_alike(values: Packed, rows: Ints, cells: Ints, done: NDArray[np.bool_]) -> None:
+    """Decode those of the rows, all of one length, that have the shape of others; note which."""
+    length = int(values.lengths[rows[0]])
+    if not 0 < length <= _SHAPED_BYTES_MAX:
+        return
+    shapes: list[_Shape] = []
+    for first in range(0, len(rows), AT_ONCE):
+        left = rows[first : first + AT_ONCE]
+        for number in range(SHAPES_MAX):
+            if number == len(shapes):
+                shape = _shape_of(values[int(left[0])] or b"") if len(left) >= ALIKE_MIN else None
+                if shape is None:
+                    break
+                shapes.append(shape)
+            left = _read(shapes[number], values.text(left, length), left, cells, done)
+            if not len(left):
+                break
+
+
+def _read(shape: _Shape, text: Text, rows: Ints, cells: Ints, done: NDArray[np.bool_]) -> Ints:
+    """Read those of the values that have that shape, unless a number is out of bounds; the rows of the others."""
+    fits = shape.fitting(text)
+    words = None
+    if shape.hash_at is not None:
+        digits = text[:, shape.hash_at : shape.hash_at + HASH_DIGITS]
+        words = _hash_words(digits)
+        if words is None:
+            fits &= _IS_HEX[digits].all(axis=1)
+            words = _hash_words(digits[fits])
+        elif not fits.all():
+            words = words[fits]
+    others = rows[~fits]
+    if len(others):
+        rows, text = rows[fits], text[fits]
+    if len(rows):
+        cells[HASH, rows] = words is not None
+        for word in range(4):
+            cells[HASH + 1 + word, rows] = 0 if words is None else words[:, word]
+        done[rows] = _read_numbers(shape, text, rows, cells)
+    return others
+
+
+def _hash_words(digits: Text) -> Ints | None:
+    """The hashes as four integers each; None unless all are hashes."""
+    try:
+        words = np.frombuffer(unhexlify(digits.tobytes()), np.int64).reshape(-1, 4)
+    except NoHex:
+        return None
+    is_lower = not digits.size or bool(np.bitwise_and.reduce(digits, axis=None) & _CASE)
+    return words if is_lower else None
+
+
+def _read_numbers(shape: _Shape, text: Text, rows: Ints, cells: Ints) -> NDArray[np.bool_]:
+    """Read the numbers; which of the values have all of theirs within bounds."""
+    found: dict[int, Ints] = {}
+    for part in shape.numbers:
+        number = part.read(text)
+        found[part.column] = found[part.column] + number if part.column in found else number
+    within = np.ones(len(rows), np.bool_)
+    for column, (low, high) in _BOUNDS.items():
+        if column not in found:
+            cells[column, rows] = ABSENT
+            continue
+        number = found[column]
+        if number.min() < low or number.max() > high:
+            within &= (number >= low) & (number <= high)
+        cells[column, rows] = number
+    return within
+
+
+def _decode_others(bands: Bands, values: Packed, rows: Ints, cells: Ints) -> list[tuple[int, Unreadable]]:
+    """Decode these rows one by one; the unreadable ones."""
+    games: list[Game] = []
+    game_rows: list[int] = []
+    unreadable: list[tuple[int, Unreadable]] = []
+    for row, verdict in zip(rows.tolist(), decode_all(list(values.rows(rows))), strict=True):
+        if isinstance(verdict, Unreadable):
+            unreadable.append((row, verdict))
+        else:
+            games.append(verdict)
+            game_rows.append(row)
+    if games:
+        cells[:, game_rows] = cells_of_games(bands, games)
+    return unreadable
