@@ -5,6 +5,10 @@ of the window and some before it, and *snapshots*: what the projections' states 
 stream. The oldest snapshot, the *base*, stands before all games held. So the games held and the base say everything: a
 late game is folded by taking the newest snapshot before its place and folding again from there, and a restart needs
 only the base and the games since.
+
+Games that arrive are sifted and held at once; the projections fold them when somebody looks at the state, and at the
+latest when `SPACINGS_UNFOLDED_MAX` spacings of them wait. So a rebuild of millions of games, which looks at the end
+alone, folds few big pieces instead of many small ones. When a game was folded shows in nothing but the time it took.
 """
 
 import hashlib
@@ -28,6 +32,8 @@ from schemas.game import Game
 SPACING_MIN: Final = 4096
 """Games between two snapshots that are kept for good: the most that a late game deep in the window folds again beyond
 its own place. A quarter of the window when that is more."""
+SPACINGS_UNFOLDED_MAX: Final = 16
+"""So many spacings of games may wait to be folded: by default 200,000 games, some 20 MB."""
 BLOCK_GAMES: Final = 64
 """Games that left the window but are not in the base are stored in blocks of so many, one field each."""
 
@@ -109,6 +115,7 @@ class StreamState:
         self.plan = plan
         self._held = held
         self._snapshots = snapshots
+        self._settled: StreamState | None = None
 
     @classmethod
     def empty(cls, plan: Plan) -> "StreamState":
@@ -117,9 +124,14 @@ class StreamState:
         return cls(plan, Games.empty(plan.bands), (base,))
 
     @property
+    def games(self) -> int:
+        """How many games the stream has had."""
+        return self._snapshots[0].totals.games + len(self._held)
+
+    @property
     def totals(self) -> Totals:
-        """The totals of all games folded."""
-        return self._snapshots[-1].totals
+        """The totals of all games."""
+        return self.settled()._snapshots[-1].totals
 
     @property
     def games_held(self) -> int:
@@ -138,24 +150,36 @@ class StreamState:
     def fold_cells(self, arrived: Ints) -> Folded:
         """`fold` for games that are cells already."""
         sifted = sift(self.window, self.plan.settings.window_games, arrived)
-        total, accepted = self.totals.games, sifted.accepted
+        accepted, kept = sifted.accepted, self.games
         if not len(accepted):
-            return Folded(self, 0, sifted.duplicates, 0, sifted.rejected, total, accepted)
-        late = int(np.searchsorted(accepted.ids, self.totals.newest_id or 0))
+            return Folded(self, 0, sifted.duplicates, 0, sifted.rejected, kept, accepted)
+        known = self if self._settled is None else self._settled
+        held, snapshots = known._held, known._snapshots
+        late = int(np.searchsorted(accepted.ids, held.ids[-1])) if len(held) else 0
         if late:
-            base = self._snapshots[0].totals.games
-            kept = base + int(np.searchsorted(self._held.ids, accepted.ids[0]))
-            state = self._rewound(kept)
-            again = self._held.part(state.totals.games - base, len(self._held))
-            state = state._extended(again.merged(accepted))
+            at = int(np.searchsorted(held.ids, accepted.ids[0]))
+            kept = snapshots[0].totals.games + at
+            snapshots = tuple(snapshot for snapshot in snapshots if snapshot.totals.games <= kept)
+            held = held.part(0, at).append(held.part(at, len(held)).merged(accepted))
         else:
-            kept, state = total, self._extended(accepted)
+            held = held.append(accepted)
+        state = StreamState(self.plan, held, snapshots)
+        if state.games - snapshots[-1].totals.games > SPACINGS_UNFOLDED_MAX * self.plan.spacing:
+            state = state.settled()
         return Folded(state, len(accepted), sifted.duplicates, late, sifted.rejected, kept, accepted)
+
+    def settled(self) -> "StreamState":
+        """This state with every game folded by the projections; worked out once."""
+        if self.games == self._snapshots[-1].totals.games:
+            return self
+        if self._settled is None:
+            self._settled = StreamState(self.plan, self._held, self._up_to_date())._rebased()
+        return self._settled
 
     def keys(self) -> dict[str, Value]:
         """The whole read model of the stream, by name without the prefix."""
         values: dict[str, Value] = {}
-        for projection, moment in zip(self.plan.projections, self._moments, strict=True):
+        for projection, moment in zip(self.plan.projections, self.settled()._moments, strict=True):
             values |= projection.keys(moment)
         return values
 
@@ -165,15 +189,16 @@ class StreamState:
         The first `kept` games of the stream are the same in both (`Folded.kept`, the least over several folds).
         """
         delta: Delta = {}
-        if self.totals != before.totals or kept < self.totals.games:
+        after, before = self.settled(), before.settled()
+        if after.totals != before.totals or kept < after.games:
             plan = self.plan
-            parts = zip(plan.projections, plan.incremental, before._moments, self._moments, strict=True)
+            parts = zip(plan.projections, plan.incremental, before._moments, after._moments, strict=True)
             for projection, incremental, old, new in parts:
-                if incremental is not None and before.totals.games:
+                if incremental is not None and before.games:
                     delta |= incremental.delta(old, new, kept)
                 else:
                     delta |= diff(projection.keys(old), projection.keys(new))
-        stored = self._stored_since(before)
+        stored = after._stored_since(before)
         if stored.set or stored.delete:
             delta[keys.CHECKPOINT] = stored
         return delta
@@ -186,8 +211,9 @@ class StreamState:
 
     def stored(self) -> dict[str, bytes]:
         """What a restart needs beside the games of the window, as fields of the checkpoint."""
-        base, window = self._snapshots[0].totals.games, self._window_start
-        return {BASE: _encode_snapshot(self._snapshots[0])} | self._blocks(base, window)
+        state = self.settled()
+        base, window = state._snapshots[0].totals.games, state._window_start
+        return {BASE: _encode_snapshot(state._snapshots[0])} | state._blocks(base, window)
 
     @classmethod
     def load(cls, plan: Plan, stored: dict[str, bytes], window: Sequence[Game]) -> "StreamState":
@@ -203,7 +229,7 @@ class StreamState:
             held = Games.of_cells(plan.bands, cells).append(held)
         if any(b <= a for a, b in pairwise(held.ids.tolist())):
             raise ValueError("the games stored before the window do not fit the window")
-        return cls(plan, Games.empty(plan.bands), (base,))._extended(held)
+        return cls(plan, held, (base,))
 
     def dump(self) -> bytes:
         """The whole state as bytes, for `loads`."""
@@ -220,26 +246,28 @@ class StreamState:
     @property
     def _window_start(self) -> int:
         """How many games of the stream came before the window."""
-        return self.totals.games - min(len(self._held), self.plan.settings.window_games)
+        return self.games - min(len(self._held), self.plan.settings.window_games)
 
     @cached_property
     def _moments(self) -> list[Moment[Any]]:
         newest, window = self._snapshots[-1], self.window
         return [Moment(state, newest.totals, window) for state in newest.states]
 
-    def _rewound(self, kept: int) -> "StreamState":
-        """The newest state known from among the first `kept` games."""
-        snapshots = tuple(snapshot for snapshot in self._snapshots if snapshot.totals.games <= kept)
-        held = self._held.part(0, snapshots[-1].totals.games - snapshots[0].totals.games)
-        return StreamState(self.plan, held, snapshots)
+    def _up_to_date(self) -> tuple[Snapshot, ...]:
+        """The snapshots with those of the games that are not folded yet, wherever one is due.
 
-    def _extended(self, games: Games) -> "StreamState":
-        """The state after `games`, all newer than those before, with a snapshot wherever one is due."""
-        held, snapshots = self._held.append(games), self._snapshots
-        for start in range(0, len(games), self.plan.spacing):
-            piece = games.part(start, start + self.plan.spacing)
-            snapshots = self._thinned((*snapshots, self._next(snapshots[-1], piece)))
-        return StreamState(self.plan, held, snapshots)._rebased()
+        That is every spacing, but not where the window no longer reaches: no game can come late there.
+        """
+        snapshots = self._snapshots
+        base, total, spacing = snapshots[0].totals.games, self.games, self.plan.spacing
+        start, unspaced = snapshots[-1].totals.games, self._window_start - spacing
+        while start < total:
+            stop = min(total, max(start + spacing, unspaced))
+            snapshots = self._thinned(
+                (*snapshots, self._next(snapshots[-1], self._held.part(start - base, stop - base)))
+            )
+            start = stop
+        return snapshots
 
     def _next(self, snapshot: Snapshot, games: Games) -> Snapshot:
         totals = snapshot.totals
@@ -289,7 +317,7 @@ class StreamState:
         old_window, window = before._window_start, self._window_start
         fields = self._blocks(max(base, old_window), window) if window > old_window else {}
         gone: tuple[str, ...] = ()
-        if base > old_base or before.totals.games == 0:
+        if base > old_base or before.games == 0:
             fields[BASE] = _encode_snapshot(self._snapshots[0])
             stop = min(base // BLOCK_GAMES, -(-old_window // BLOCK_GAMES))
             gone = tuple(f"{BLOCK}{block}" for block in range(old_base // BLOCK_GAMES, stop))

@@ -143,7 +143,7 @@ class Processor:
     def held(self) -> dict[str, Held]:
         """The streams in memory."""
         return {
-            stream.name: Held(stream.partition, stream.state.totals.games, stream.next_offset)
+            stream.name: Held(stream.partition, stream.state.games, stream.next_offset)
             for stream in self._streams
         }
 
@@ -278,7 +278,7 @@ class Processor:
         if stream is None:
             return None
         self._streams.move(stream, self._partitions[number].folded.next_offset)
-        return Held(number, stream.state.totals.games, stream.next_offset)
+        return Held(number, stream.state.games, stream.next_offset)
 
     async def make_room(self) -> list[Clash]:
         """When more games are held than should be, commit, and let go of streams; for those who do not `step`."""

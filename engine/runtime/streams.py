@@ -39,7 +39,7 @@ class Stream:
         self.partition = partition
         self.committed = self.state = state
         self.checkpoint = checkpoint
-        self.kept = state.totals.games
+        self.kept = state.games
         self.next_offset = 0 if checkpoint is None else checkpoint.next_offset
         self.generation = None if checkpoint is None else checkpoint.generation
         self.first_offset = None if checkpoint is None else checkpoint.first_offset
@@ -51,7 +51,7 @@ class Stream:
 
     def settle(self, checkpoint: Checkpoint) -> None:
         """What was folded is committed."""
-        self.committed, self.checkpoint, self.kept = self.state, checkpoint, self.state.totals.games
+        self.committed, self.checkpoint, self.kept = self.state, checkpoint, self.state.games
         self.generation = checkpoint.generation
 
 
