@@ -5,7 +5,8 @@ partition that was not sought nothing is delivered, however it was gained; posit
 the rebalance listener only takes notes.
 
 How a poll works. aiokafka's fetcher fills one buffer a partition, in the background, and does not ask for more of a
-partition before its buffer is empty: that bounds the memory. A poll waits until a buffer of a sought partition has
+partition before its buffer is empty; one fetch ahead of it is under way or waits (`kafka_fetching.py`). That bounds the
+memory. A poll waits until a buffer of a sought partition has
 something, or partitions change hands, and then takes it without any further await, so a cancelled poll loses nothing.
 aiokafka's own `getmany` is not used: it waits without end while the group rebalances, and makes an object a record.
 
@@ -46,8 +47,8 @@ from engine.adapters.kafka_client import (
     request_timeout_s,
     topic_partitions,
 )
+from engine.adapters.kafka_fetching import FetchingAhead
 from engine.adapters.kafka_records import FetchedRecords
-from engine.adapters.kafka_tap import Tap
 from engine.core.facts import Bounds, Polled, Record, Records
 from engine.errors import LogUnavailable, LostRange
 from engine.settings import KafkaSettings
@@ -108,7 +109,7 @@ class KafkaLog:
         }
         self._handover = Handover()
         self._consumer: AIOKafkaConsumer | None = None
-        self._tap: Tap | None = None
+        self._fetching: FetchingAhead | None = None
         self._entered = False
         self._listener_fault: Exception | None = None
         self._silences: dict[int, _Silence] = {}
@@ -222,16 +223,18 @@ class KafkaLog:
                 await consumer._client.set_topics([self._topic])
             if self._group_id is not None:
                 consumer.subscribe([self._topic], listener=_Listener(self, consumer))
-            tap = consumer._fetcher._client = Tap(consumer._client)
+            fetching = consumer._fetcher._client = FetchingAhead(consumer._client)
         except BaseException:
             await close_consumer(consumer)
             raise
-        self._consumer, self._tap = consumer, tap
+        self._consumer, self._fetching = consumer, fetching
 
     async def _disconnect(self) -> None:
         self._handover.lose(set(self._handover.held))
         self._silences.clear()
         self._listener_fault = None
+        if self._fetching is not None:
+            self._fetching.close()
         if self._consumer is not None:
             consumer, self._consumer = self._consumer, None
             await close_consumer(consumer)
@@ -368,7 +371,7 @@ class KafkaLog:
         if not buffer.check_assignment(tp) or buffer._partition_records.next_fetch_offset != position:
             return None
         if not isinstance(buffer._partition_records, FetchedRecords):
-            data = self._tap.take(tp, position) if self._tap is not None else None
+            data = self._fetching.take(tp, position) if self._fetching is not None else None
             if data is None:
                 return None
             aborted = buffer._partition_records._aborted_transactions
