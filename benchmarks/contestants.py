@@ -19,7 +19,9 @@ from engine.ports import DeadLetters, StateStore
 from engine.runtime.processor import Processor
 from engine.runtime.rebuild import Rebuild, Request
 from engine.settings import Settings, load
-from schemas.game import Game, decode_all
+from projections.decoding import decode_cells
+from projections.games import Bands
+from schemas.game import Game
 
 BATCH_RECORDS = 20_000
 
@@ -55,7 +57,7 @@ async def bare(settings: Settings, records: int) -> None:
 
 
 async def batches(settings: Settings, records: int) -> None:
-    """Our fetch path without a fold: record batches walked into columns, and every value decoded."""
+    """Our fetch path without a fold: record batches walked into columns, and every value decoded into columns of games."""
     async with open_log(settings) as event_log:
         seen = 0
         while seen < records:
@@ -63,7 +65,7 @@ async def batches(settings: Settings, records: int) -> None:
             for partition in polled.gained:
                 await event_log.seek(partition, 0)
             for some in polled.records:
-                seen += len(decode_all(some.values))
+                seen += len(decode_cells(Bands(()), some.values).rows)
 
 
 async def replay(settings: Settings, records: int) -> None:

@@ -31,7 +31,7 @@ def figures(games: Sequence[Game], runs: int) -> list[Figure]:
         microseconds("decode", lambda: [decode(value) for value in values], runs=runs, per=len(games), note="a record"),
         microseconds("columns", lambda: cells_of(made.bands, games), runs=runs, per=len(games), note="a game"),
     ]
-    before = StreamState.empty(made).fold_cells(cells[:, : len(games) // 2]).state
+    before = StreamState.empty(made).fold_cells(cells[:, : len(games) // 2]).state.settled()
     rest = cells[:, len(games) // 2 :]
     for size in BATCHES:
         if size > rest.shape[1]:
@@ -66,7 +66,14 @@ def _batch_figures(before: StreamState, batch: Ints, runs: int) -> list[Figure]:
         folded.state.delta(before, folded.kept)
 
     return [
-        microseconds(f"fold {size}", lambda: before.fold_cells(batch), runs=runs, per=size, calls=calls, note=note),
+        microseconds(
+            f"fold {size}",
+            lambda: before.fold_cells(batch).state.settled(),
+            runs=runs,
+            per=size,
+            calls=calls,
+            note=note,
+        ),
         microseconds(f"fold and delta {size}", fold_and_delta, runs=runs, per=size, calls=calls, note=note),
     ]
 
@@ -74,7 +81,7 @@ def _batch_figures(before: StreamState, batch: Ints, runs: int) -> list[Figure]:
 async def commit_figures(redis_url: str, games: Sequence[Game], runs: int) -> list[Figure]:
     """One-game commits to a real server: the whole round trip, and the part of it inside Redis."""
     made = plan(ProjectionSettings())
-    state = StreamState.empty(made).fold(games[:-COMMITS]).state
+    state = StreamState.empty(made).fold(games[:-COMMITS]).state.settled()
     round_trips, inside = [], []
     async with RedisStore(redis_url, key_prefix="bench:{stream}") as store:
         for run in range(runs + 1):

@@ -142,10 +142,7 @@ class Processor:
     @property
     def held(self) -> dict[str, Held]:
         """The streams in memory."""
-        return {
-            stream.name: Held(stream.partition, stream.state.games, stream.next_offset)
-            for stream in self._streams
-        }
+        return {stream.name: Held(stream.partition, stream.state.games, stream.next_offset) for stream in self._streams}
 
     async def step(self) -> int:
         """One turn of the loop; the number of records it took in.
