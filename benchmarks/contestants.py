@@ -57,7 +57,7 @@ async def bare(settings: Settings, records: int) -> None:
 
 
 async def batches(settings: Settings, records: int) -> None:
-    """Our fetch path without a fold: record batches walked into columns, and every value decoded into columns of games."""
+    """Our fetch path without a fold: record batches walked into columns, and every value decoded."""
     async with open_log(settings) as event_log:
         seen = 0
         while seen < records:

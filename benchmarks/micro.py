@@ -61,6 +61,9 @@ def _batch_figures(before: StreamState, batch: Ints, runs: int) -> list[Figure]:
     size = batch.shape[1]
     calls, note = max(1, 1000 // size), f"a game, {size} a batch"
 
+    def fold() -> None:
+        before.fold_cells(batch).state.settled()
+
     def fold_and_delta() -> None:
         folded = before.fold_cells(batch)
         folded.state.delta(before, folded.kept)
