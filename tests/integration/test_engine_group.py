@@ -62,9 +62,9 @@ def test_two_engines_with_the_same_partition_never_count_twice(new_deployment: N
     wanted = expected(messages, deployment.projections, only="crash")
     with (
         Watcher(deployment),
-        deployment.flow(messages, per_second=1_000) as flow,
         deployment.engine("--kafka.group_id", f"{deployment.topic}-a") as one,
         deployment.engine("--kafka.group_id", f"{deployment.topic}-b") as other,
+        deployment.flow(messages, per_second=1_000) as flow,
     ):
         flow.finish()
         for engine in (one, other):
