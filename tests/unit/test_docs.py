@@ -10,6 +10,7 @@ import pytest
 from cyclopts import CycloptsError
 
 from engine import logs
+from engine.adapters.api_metrics import ApiMetrics
 from engine.adapters.metrics import Metrics
 from engine.cli.main import app
 from engine.cli.options import with_settings_as_flags
@@ -242,19 +243,20 @@ def test_there_are_examples_of_keys() -> None:
 
 
 def test_the_runbook_names_the_events_that_an_engine_logs() -> None:
-    packages = ("core", "runtime", "adapters", "cli")
+    packages = ("core", "runtime", "adapters", "cli", "api")
     sources = "".join(path.read_text() for name in packages for path in (ROOT / "engine" / name).rglob("*.py"))
-    logged = set(re.findall(r'log\.(?:info|warning|error)\(\s*"(\w+)"', sources)) | {logs.LIBRARY_EVENT}
+    logged = set(re.findall(r'log\.(?:info|warning|error|exception)\(\s*"(\w+)"', sources)) | {logs.LIBRARY_EVENT}
     runbook = prose(ROOT / "docs" / "operations.md")
     table = runbook.partition("## Log events")[2].partition("\n## ")[0]
     assert sorted(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == sorted(logged)
 
 
-def test_the_runbook_names_the_metrics_that_are_served() -> None:
+@pytest.mark.parametrize(("section", "metrics"), [("Metrics", Metrics()), ("The API", ApiMetrics())])
+def test_the_runbook_names_the_metrics_that_are_served(section: str, metrics: Metrics | ApiMetrics) -> None:
     served = {
         family.name + "_total" * (family.type == "counter")
-        for family in Metrics().registry.collect()
+        for family in metrics.registry.collect()
         if family.name.startswith("crashfold_")
     }
-    runbook = prose(ROOT / "docs" / "operations.md").partition("## Metrics")[2].partition("\n## ")[0]
+    runbook = prose(ROOT / "docs" / "operations.md").partition(f"## {section}\n")[2].partition("\n## ")[0]
     assert set(re.findall(r"^\| `(crashfold_\w+)", runbook, re.MULTILINE)) == served
