@@ -8,7 +8,6 @@ with plain loops over the same games, and every answer that is timed must be of 
 import itertools
 import os
 import re
-import statistics
 import subprocess
 import sys
 import time
@@ -17,11 +16,10 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from typing import Any, Final
 
-import anyio
 import msgspec
 from redis.asyncio import Redis
 
-from benchmarks.api_client import HOST, Answer, Clients, request
+from benchmarks.api_client import Answer, Clients, request
 from benchmarks.api_plain import Plain
 from benchmarks.api_questions import Family, Question, families
 from benchmarks.measure import Figure
@@ -100,9 +98,7 @@ class Committer:
             fingerprint=state.plan.fingerprint,
             aggregates=state.plan.aggregates,
         )
-        made = Commit(
-            DEFAULT_STREAM, self._position, checkpoint, delta, state.totals.games, state.totals.newest_id
-        )
+        made = Commit(DEFAULT_STREAM, self._position, checkpoint, delta, state.totals.games, state.totals.newest_id)
         (outcome,) = await self._store.commit([made])
         if not isinstance(outcome, Applied):
             raise CrashfoldError(f"a commit was not applied: {outcome}")

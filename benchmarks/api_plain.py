@@ -4,7 +4,7 @@ Imports msgspec and schemas; shares nothing with `engine.api`. It is the way of 
 every request walks through the games, each loop once. `benchmarks.api_peers` serves it so.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 
@@ -103,7 +103,9 @@ class Plain:
             "start_date": _midnight(first).isoformat(),
             "end_date": _midnight(last).isoformat(),
             "interval_minutes": minutes,
-            "intervals_by_value": {str(float(value)): self._date_items(value, first, last, minutes) for value in values},
+            "intervals_by_value": {
+                str(float(value)): self._date_items(value, first, last, minutes) for value in values
+            },
         }
 
     def game_sets(self, value: float, size: int, total: int) -> Json:

@@ -198,7 +198,11 @@ def _with(values: Iterable[float], *args: Any) -> list[tuple[float, tuple[Any, .
 
 def _kept() -> list[tuple[str, float]]:
     """Predicates that the engine keeps, as kind and value. Every one of them has matched often within the games."""
-    kinds = {"min": [v for v in _KEPT.min if v <= 100], "max": [*_KEPT.max], "floor": [*_KEPT.floor]}
+    kinds: dict[str, Iterable[float]] = {
+        "min": [v for v in _KEPT.min if v <= 100],
+        "max": _KEPT.max,
+        "floor": _KEPT.floor,
+    }
     return [(kind, value) for kind, values in kinds.items() for value in values]
 
 

@@ -4,6 +4,7 @@ Imports redis, anyio, msgspec and the engine's errors. Nothing is ever retried i
 sending again is safe. No message and no repr has a password in it.
 """
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -30,6 +31,7 @@ from redis.exceptions import (
     TimeoutError,
 )
 
+from engine.adapters.redis_line import Line
 from engine.errors import (
     ConfigurationError,
     CrashfoldError,
@@ -102,6 +104,14 @@ class _PackedInC(AbstractConnection):
         """One command as it goes over the wire."""
         name, *others = args  # `SCRIPT LOAD` is two words on the wire
         return [pack_command((*name.split(), *others))]
+
+    def hand_over(self, protocol: asyncio.BaseProtocol) -> tuple[asyncio.Transport, object]:
+        """Let `protocol` have what comes from now on: the transport, and what must be kept as long as that is used."""
+        writer, self._reader, self._writer = self._writer, None, None
+        assert writer is not None
+        transport: Any = writer.transport  # uvloop's are no asyncio.Transport, though they do all that one does
+        transport.set_protocol(protocol)
+        return transport, writer
 
     def pack_commands(self, commands: Iterable[Iterable[Any]]) -> list[bytes]:
         """Several of them."""
@@ -212,6 +222,23 @@ class RedisClient:
             build(pipeline)
             replies = await pipeline.execute(raise_on_error=False)
             return [translated(reply) if isinstance(reply, RedisError) else reply for reply in replies]
+
+    def line(self, timeout_s: float) -> Line:
+        """A line to the server: see there. `timeout_s` is for a call and its answer."""
+
+        async def connect(protocol: asyncio.BaseProtocol) -> tuple[asyncio.Transport, object]:
+            connection: Any = self._read_pool.make_connection()  # type: ignore[no-untyped-call]
+            try:
+                with anyio.fail_after(self._timeout_s):
+                    await connection.connect()
+                taken: tuple[asyncio.Transport, object] = connection.hand_over(protocol)
+            except BaseException:
+                with anyio.CancelScope(shield=True):
+                    await connection.disconnect(nowait=True)
+                raise
+            return taken
+
+        return Line(connect, timeout_s)
 
     async def scan(self, pattern: str) -> list[str]:
         """Every key that matches `pattern` from the beginning of the call to its end; others perhaps."""

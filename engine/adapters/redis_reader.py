@@ -1,21 +1,22 @@
 """`RedisReader`: reading streams on Redis or Valkey while an engine writes to them, for the read side.
 
-Imports the client and the packing beside it. Every read is one MULTI, so nothing of another version comes in between;
-connections are its own, two pools, so that no subscription takes one from a request.
+Imports the client, its line and the packing beside it. Every read is one MULTI, so nothing of another version comes in
+between; all reads share one line, but for whole windows, which have another: nobody waits for them.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
 from typing import Any, Final, Self
 
 import msgspec
-from redis.asyncio.client import Pipeline
+from redis.exceptions import RedisError, ResponseError
 
 from engine.adapters import redis_packing as packing
-from engine.adapters.redis_client import RedisClient
+from engine.adapters.redis_client import RedisClient, code_of, translated
+from engine.adapters.redis_line import Command, Line
 from engine.core.reading import AllFields, CachedAnswer, Fields, First, Piece, Pieces, Read, Standing, Text, WindowPart
-from engine.errors import CrashfoldError, StateError
+from engine.errors import StateError
 from schemas import keys
 from schemas.aggregates import Update
 from schemas.keys import Keys
@@ -24,7 +25,6 @@ TIMEOUT_S: Final = 2.0
 """A request waits no longer: whoever asks has something to answer from."""
 CONNECT_TIMEOUT_S: Final = 1.0
 WINDOW_TIMEOUT_S: Final = 15.0
-CONNECTIONS: Final = 32
 STREAMS_MAX: Final = 1_000
 """Connections for subscriptions, one a stream."""
 
@@ -45,21 +45,18 @@ class RedisReader:
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
-        def client(connections: int) -> RedisClient:
-            return RedisClient(
-                url,
-                password=password,
-                connect_timeout_s=connect_timeout_s,
-                timeout_s=timeout_s,
-                bulk_timeout_s=WINDOW_TIMEOUT_S,
-                commit_connections=1,
-                read_connections=connections,
-            )
-
-        self._client = client(CONNECTIONS)
-        self._subscriptions = client(STREAMS_MAX)
+        self._client = RedisClient(
+            url,
+            password=password,
+            connect_timeout_s=connect_timeout_s,
+            timeout_s=timeout_s,
+            bulk_timeout_s=WINDOW_TIMEOUT_S,
+            commit_connections=1,
+            read_connections=STREAMS_MAX,
+        )
+        self._line = self._client.line(timeout_s)
+        self._bulk = self._client.line(WINDOW_TIMEOUT_S)
         self._key_prefix = key_prefix
-        self._timeout_s = timeout_s
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._client!r} {self._key_prefix}>"
@@ -70,96 +67,72 @@ class RedisReader:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._line.cut()
+        self._bulk.cut()
         await self._client.aclose()
-        await self._subscriptions.aclose()
 
     @asynccontextmanager
     async def updates(self, stream: str) -> AsyncIterator["_Updates"]:
         """See `LiveReader`."""
-        async with self._subscriptions.listening(self._keys(stream).updates) as message:
+        async with self._client.listening(self._keys(stream).updates) as message:
             yield _Updates(message)
 
     async def standing(self, stream: str) -> Standing | None:
         """See `LiveReader`."""
-        names = self._keys(stream)
-        standing, _ = await self._read(names, lambda _: None)
+        standing, _ = await self._read(self._line, self._keys(stream), [])
         return standing
 
     async def read_pieces(self, stream: str, pieces: Sequence[Piece]) -> Pieces | None:
         """See `LiveReader`."""
         names = self._keys(stream)
-
-        def build(pipeline: Pipeline) -> None:
-            for piece in pieces:
-                key = names.key(piece.name)
-                match piece:
-                    case Text():
-                        pipeline.get(key)
-                    case Fields():
-                        pipeline.hmget(key, piece.fields)
-                    case AllFields():
-                        pipeline.hgetall(key)
-                    case First():
-                        pipeline.lrange(key, 0, piece.count - 1)
-
-        standing, replies = await self._read(names, build)
+        standing, replies = await self._read(self._line, names, [_command(names, piece) for piece in pieces])
         if standing is None:
             return None
-        for piece, reply in zip(pieces, replies, strict=True):
-            if isinstance(reply, CrashfoldError):
-                raise StateError(f"{names.key(piece.name)} has another type: {packing.WAY_OUT}")
-        return Pieces(standing, [_value(reply) for reply in replies])
+        values = [_value(names, piece, reply) for piece, reply in zip(pieces, replies, strict=True)]
+        return Pieces(standing, values)
 
     async def read_window(self, stream: str, above_id: int) -> WindowPart | None:
         """See `LiveReader`."""
         names = self._keys(stream)
         games = names.key(keys.GAMES)
-
-        def build(pipeline: Pipeline) -> None:
-            pipeline.zcard(games)
-            pipeline.zrangebyscore(games, f"({above_id}", "+inf")
-
-        standing, replies = await self._read(names, build, is_bulk=above_id == 0)
+        commands: list[Command] = [("ZCARD", games), ("ZRANGEBYSCORE", games, f"({above_id}", "+inf")]
+        standing, replies = await self._read(self._line if above_id else self._bulk, names, commands)
         for reply in replies:
-            if isinstance(reply, CrashfoldError):
+            if isinstance(reply, ResponseError):
                 raise StateError(f"{games} has another type: {packing.WAY_OUT}")
         return None if standing is None else WindowPart(standing, *replies)
 
     async def cached(self, stream: str, version: int, request: str) -> bytes | None:
         """See `LiveReader`."""
         key = self._keys(stream).cache(version, request)
-        (answer,) = await self._client.ask(lambda pipeline: pipeline.get(key))
-        found: bytes | None = answer
+        with _seam():
+            (answer,) = await self._line.ask([("GET", key)])
+        found: bytes | None = _good(answer)
         return found
 
     async def keep(self, answers: Sequence[CachedAnswer]) -> None:
         """See `LiveReader`."""
-
-        def build(pipeline: Pipeline) -> None:
-            for kept in answers:
-                key = self._keys(kept.stream).cache(kept.version, kept.request)
-                pipeline.set(key, kept.answer, ex=kept.ttl_s)
-
-        await self._client.ask(build)
+        commands: list[Command] = [
+            ("SET", self._keys(kept.stream).cache(kept.version, kept.request), kept.answer, "EX", kept.ttl_s)
+            for kept in answers
+        ]
+        with _seam():
+            replies = await self._line.ask(commands)
+        for reply in replies:
+            if isinstance(reply, ResponseError) and code_of(reply) == "READONLY":
+                self._line.cut()  # after a failover the name may lead to another server
+            _good(reply)
 
     def _keys(self, stream: str) -> Keys:
         return Keys.of(self._key_prefix, stream)
 
-    async def _read(
-        self, names: Keys, build: Callable[[Pipeline], object], *, is_bulk: bool = False
-    ) -> tuple[Standing | None, list[Any]]:
-        """Where the stream stands, and the replies to what `build` asks, of the same moment."""
-
-        def build_all(pipeline: Pipeline) -> None:
-            pipeline.hmget(names.checkpoint, _STANDING)
-            pipeline.get(names.version)
-            build(pipeline)
-
-        fields, version, *replies = await self._client.ask_at_once(build_all, is_bulk=is_bulk)
-        for error in (fields, version):
-            if isinstance(error, CrashfoldError):
-                raise error
-        return _standing(names, fields, version), replies
+    async def _read(self, line: Line, names: Keys, commands: list[Command]) -> tuple[Standing | None, list[Any]]:
+        """Where the stream stands, and the replies to the commands, of the same moment; errors are among these."""
+        with _seam():
+            fields, version, *replies = await line.ask_at_once(
+                [("HMGET", names.checkpoint, *_STANDING), ("GET", names.version), *commands]
+            )
+        return _standing(names, _good(fields), _good(version)), replies
 
 
 class _Updates:
@@ -197,8 +170,39 @@ def _standing(names: Keys, fields: list[bytes | None], version: bytes | None) ->
         raise StateError(f"{names.checkpoint} is no checkpoint: {packing.WAY_OUT}") from None
 
 
-def _value(reply: Any) -> Read:
-    if isinstance(reply, dict):
-        return {field.decode(): content for field, content in reply.items()}
+def _command(names: Keys, piece: Piece) -> Command:
+    key = names.key(piece.name)
+    match piece:
+        case Text():
+            return ("GET", key)
+        case Fields():
+            return ("HMGET", key, *piece.fields)
+        case AllFields():
+            return ("HGETALL", key)
+        case First():
+            return ("LRANGE", key, 0, piece.count - 1)
+
+
+def _value(names: Keys, piece: Piece, reply: Any) -> Read:
+    if isinstance(reply, ResponseError):
+        raise StateError(f"{names.key(piece.name)} has another type: {packing.WAY_OUT}")
+    if isinstance(piece, AllFields):
+        return dict(zip([field.decode() for field in reply[::2]], reply[1::2], strict=True))
     value: Read = reply
     return value
+
+
+def _good(reply: Any) -> Any:
+    """The reply, if it is none of an error."""
+    if isinstance(reply, ResponseError):
+        raise translated(reply)
+    return reply
+
+
+@contextmanager
+def _seam() -> Iterator[None]:
+    """Where the client's errors end."""
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        raise translated(error) from error

@@ -23,7 +23,7 @@ from engine.api.past import NO_PAST, Past
 from engine.api.precomputed import Lack, aggregate_of, past_of, past_pieces, past_wanted, precomputed, thresholds_of
 from engine.api.problems import Problem
 from engine.api.questions import ZONE_HEADER, Limits
-from engine.api.routes import Asked, Request, Success, ask
+from engine.api.routes import Asked, Request, Success, find, methods_of
 from engine.api.times import MINUTE_S, Zones
 from engine.api.view import View
 from engine.core.reading import CachedAnswer, Piece, Pieces
@@ -165,28 +165,14 @@ class Answers:
             return problems.unavailable("the store cannot be reached, and nothing is held of this stream", 1)
         return follower or problems.not_found("there is no such stream")
 
-    def problem_of(self, request: Request) -> Problem | None:
-        """What is wrong with a request, as far as that can be said without an answer."""
-        asked = ask(request, self._limits, self._zones)
-        return asked if isinstance(asked, Problem) else None
-
     async def answer(self, request: Request) -> Reply:
         """The answer to a request: never an exception for anything that a client or a server can do."""
-        asked = ask(request, self._limits, self._zones)
-        if isinstance(asked, Problem):
-            return problem_reply(asked)
-        stream = asked.terms.stream if "stream=" in request.query else self._followers.default_stream
-        found = await self.follower_of(stream)
+        found = find(request)
         if isinstance(found, Problem):
-            return problem_reply(found)
-        least = asked.terms.min_version
-        if least is not None and not await found.wait_for(least, MIN_VERSION_WAIT_S):
-            return problem_reply(problems.unavailable("that version is not there yet", 1))
-        known = request.headers.get("if-none-match")
-        if found.is_behind or known is not None:
-            await found.catch_up(0 if known is None else _version_known(known, found.held))
-        reply = await self._answer_once(asked, request, found)
-        return reply.unless_known(known) if request.method == "GET" else reply
+            return refusal(found, request)
+        asked = found.ask(request, self._limits, self._zones)
+        reply = problem_reply(asked) if isinstance(asked, Problem) else await self._answer_asked(asked, request)
+        return reply if reply.route == found.route.path else msgspec.structs.replace(reply, route=found.route.path)
 
     async def share(self) -> None:
         """Put computed answers into the store for other processes, until cancelled. What cannot be put is lost."""
@@ -199,6 +185,20 @@ class Answers:
             except CrashfoldError as error:
                 _log.debug("answers_not_shared", fault=str(error))
             await self._clock.sleep(SHARE_EVERY_S)
+
+    async def _answer_asked(self, asked: Asked, request: Request) -> Reply:
+        stream = asked.terms.stream if "stream=" in request.query else self._followers.default_stream
+        found = await self.follower_of(stream)
+        if isinstance(found, Problem):
+            return problem_reply(found)
+        least = asked.terms.min_version
+        if least is not None and not await found.wait_for(least, MIN_VERSION_WAIT_S):
+            return problem_reply(problems.unavailable("that version is not there yet", 1))
+        known = request.headers.get("if-none-match")
+        if found.is_behind or known is not None:
+            await found.catch_up(0 if known is None else _version_known(known, found.held))
+        reply = await self._answer_once(asked, request, found)
+        return reply.unless_known(known) if request.method == "GET" else reply
 
     async def _answer_once(self, asked: Asked, request: Request, follower: Follower) -> Reply:
         """The answer; when somebody else has just asked the same, the one that is being made for them.
@@ -446,6 +446,17 @@ def problem_reply(problem: Problem, *headers: tuple[bytes, bytes]) -> Reply:
     if problem.retry_after_s is not None:
         fixed.append((b"retry-after", b"%d" % problem.retry_after_s))
     return Reply(problem.status, (*fixed, *headers), body)
+
+
+def refusal(problem: Problem, request: Request) -> Reply:
+    """The reply to what no route answers, with the methods of its path if there are any; who asks for these, gets them.
+
+    404, 405, or 204 for OPTIONS.
+    """
+    if problem.status != 405:
+        return problem_reply(problem)
+    allow = (b"allow", b"GET, HEAD, OPTIONS" if "GET" in methods_of(request.path) else b"OPTIONS, POST")
+    return Reply(204, (allow,), b"") if request.method == "OPTIONS" else problem_reply(problem, allow)
 
 
 def _success(held: Held, body: bytes, source: Source, etag: bytes | None, route: str) -> Reply:

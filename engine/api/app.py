@@ -1,7 +1,8 @@
-"""The application: every route as a Litestar handler, the reference, probes, and the edge around them.
+"""The application: probes, pages and live routes as Litestar handlers, the reference of all routes, the edge around it.
 
-Imports litestar and everything of the read side. What is always true: whatever is below `/api` is understood by
-`routes.ask` and by nothing else, unknown paths included; Litestar chooses the handler and describes it.
+Imports litestar and everything of the read side. What is always true: whatever is below `/api` and is not live is
+understood by `routes.find` and by nothing else, unknown paths included. The edge asks `Answers` for it, since a
+framework's way to a handler takes as long as an answer; Litestar describes it all the same.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -21,7 +22,7 @@ from litestar.openapi.spec import Components, Reference, SecurityScheme
 from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Scope, Send
 
-from engine.api import operations, problems, routes
+from engine.api import operations, problems
 from engine.api.answers import JSON, Answers, Reply, problem_reply
 from engine.api.edge import LIVE, NOTE, Edge, Note, send_reply
 from engine.api.health import ApiHealth
@@ -71,15 +72,12 @@ def create_app(
     limits = Limits(settings.projections.window_games)
 
     def routed() -> list[HTTPRouteHandler | WebsocketRouteHandler]:
-        return [
-            *(_handler(route, answers, limits) for route in ROUTES),
-            *_probes(health, metrics),
-            *handlers(),
-        ]
+        return [*_probes(health, metrics), *handlers()]
 
     # Litestar serves its description with pages of its own for whatever it does not know there. So it is asked for the
     # description once, and the application that answers serves that as a file among others.
-    described = Litestar(routed(), openapi_config=_openapi(settings), logging_config=None)
+    asked = [_described(route, limits) for route in ROUTES]
+    described = Litestar([*asked, *routed()], openapi_config=_openapi(settings), logging_config=None)
     description = msgspec.json.encode(operations.finished(described.openapi_schema.to_schema(), Zones()))
     page = files("engine.api").joinpath("reference")
     static = [
@@ -90,16 +88,16 @@ def create_app(
         [*routed(), *static],
         openapi_config=None,
         logging_config=None,
-        exception_handlers={HTTPException: _refuse(answers), Exception: _fail},
+        exception_handlers={HTTPException: _refuse, Exception: _fail},
     )
     return Edge(litestar, answers, settings.api, clock=clock, meter=meter, open_paths=(*REFERENCE, *open_paths))
 
 
-def _handler(route: Route, answers: Answers, limits: Limits) -> HTTPRouteHandler:
-    """The handler of one route."""
+def _described(route: Route, limits: Limits) -> HTTPRouteHandler:
+    """A route as the reference shows it."""
 
-    async def handle(request: Request[Any, Any, Any]) -> ASGIResponse:
-        return await _answered(answers, request, route.path)
+    async def handle() -> None:
+        raise AssertionError("the edge answers it")
 
     handler: HTTPRouteHandler = HTTPRouteHandler(
         route.path.replace("{value}", "{value:str}").replace("{game_id}", "{game_id:str}"),
@@ -113,24 +111,6 @@ def _handler(route: Route, answers: Answers, limits: Limits) -> HTTPRouteHandler
         tags=[operations.tag_of(route)],
     )(handle)
     return handler
-
-
-async def _answered(answers: Answers, request: Request[Any, Any, Any], route: str) -> ASGIResponse:
-    body = await request.body() if request.method == "POST" else b""
-    return _response(await answers.answer(_request_of(request, body)), request.scope, route)
-
-
-def _request_of(request: Request[Any, Any, Any], body: bytes = b"") -> routes.Request:
-    """What is read of a request; of its path what was sent, for in the decoded one a slash may be part of a value."""
-    scope: Any = request.scope
-    raw_path = scope.get("raw_path") or scope["path"].encode()
-    return routes.Request(
-        request.method,
-        raw_path.partition(b"?")[0].decode("latin-1"),
-        scope["query_string"].decode("latin-1"),
-        body,
-        {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]},
-    )
 
 
 class _Sent(ASGIResponse):
@@ -156,25 +136,17 @@ def _response(reply: Reply, scope: Any, route: str) -> ASGIResponse:
     return _Sent(reply)
 
 
-def _refuse(answers: Answers) -> Callable[[Request[Any, Any, Any], HTTPException], Any]:
-    """What Litestar would not route, as a problem: below `/api` the one that `ask` finds."""
-
-    def refuse(request: Request[Any, Any, Any], error: HTTPException) -> ASGIResponse:
-        if error.status_code >= 500:
-            raise error  # the edge logs it
-        asked, path = _request_of(request), request.scope["path"]
-        if isinstance(error, MethodNotAllowedException) and (path in LIVE or not asked.path.startswith("/api/")):
-            return _response(_other_method(asked.method, path), request.scope, "other")
-        problem = answers.problem_of(asked) if asked.path.startswith("/api/") else None
-        if problem is None:
-            is_unknown = error.status_code == 404
-            problem = problems.no_such_route() if is_unknown else problems.malformed("the request cannot be read")
-        if problem.status != 405:
-            return _response(problem_reply(problem), request.scope, "other")
-        allowed = b"GET, HEAD, OPTIONS" if "GET" in routes.methods_of(asked.path) else b"OPTIONS, POST"
-        return _response(problem_reply(problem, (b"allow", allowed)), request.scope, "other")
-
-    return refuse
+def _refuse(request: Request[Any, Any, Any], error: HTTPException) -> Any:
+    """What Litestar would not route, as a problem."""
+    if error.status_code >= 500:
+        raise error  # the edge logs it
+    if isinstance(error, MethodNotAllowedException):
+        reply = _other_method(request.method, request.scope["path"])
+    elif error.status_code == 404:
+        reply = problem_reply(problems.no_such_route())
+    else:
+        reply = problem_reply(problems.malformed("the request cannot be read"))
+    return _response(reply, request.scope, "other")
 
 
 def _other_method(method: str, path: str) -> Reply:

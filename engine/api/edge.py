@@ -19,6 +19,7 @@ from engine.api import problems
 from engine.api.answers import Answers, Reply, problem_reply
 from engine.api.meter import ApiMeter, Source
 from engine.api.problems import Problem
+from engine.api.routes import Request
 from engine.ports import Clock
 from engine.settings import ApiSettings
 
@@ -166,9 +167,9 @@ class Edge:
             _log_access(scope, note, duration_s)
 
     async def _ask(self, scope: Scope, receive: Receive, send: Send, headers: dict[str, str], note: Note) -> None:
-        """Read the body; answer from what is kept, or pass the request on."""
+        """Read the body; answer a question, or pass the request on to the application."""
         body = b""
-        if scope["method"] not in ("GET", "HEAD"):
+        if scope["method"] != "GET":
             read = await _read_body(receive, headers)
             if read is None:
                 return
@@ -177,25 +178,24 @@ class Edge:
                 return
             body = read
             receive = _again(body, receive)
-        raw_path = scope.get("raw_path") or scope["path"].encode()
-        path = raw_path.partition(b"?")[0].decode("latin-1")
-        if path.startswith("/api/") and scope["path"] not in LIVE:
-            query = scope["query_string"].decode("latin-1")
-            reply = self._answers.kept(scope["method"], path, query, headers, body)
-            if reply is not None:
-                note.route, note.source = reply.route, reply.source
-                await send_reply(reply, send)
-                return
         if scope["path"] in LIVE:
             note.route = scope["path"]
             await self._app(scope, receive, send)
             return
-        try:
-            with anyio.fail_after(ANSWER_WAIT_S):
+        with anyio.move_on_after(ANSWER_WAIT_S) as deadline:
+            if not scope["path"].startswith("/api/"):
                 await self._app(scope, receive, send)
-        except TimeoutError:
-            if note.status == 0:
-                await send_reply(problem_reply(problems.unavailable("it took too long", 5)), send)
+                return
+            # The path as it was sent: in the decoded one a slash may be part of a value.
+            path = (scope.get("raw_path") or scope["path"].encode()).partition(b"?")[0].decode("latin-1")
+            query = scope["query_string"].decode("latin-1")
+            reply = self._answers.kept(scope["method"], path, query, headers, body)
+            if reply is None:
+                reply = await self._answers.answer(Request(scope["method"], path, query, body, headers))
+            note.route, note.source = reply.route, reply.source
+            await send_reply(reply, send)
+        if deadline.cancelled_caught and note.status == 0:
+            await send_reply(problem_reply(problems.unavailable("it took too long", 5)), send)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
@@ -310,7 +310,7 @@ async def send_reply(reply: Reply, send: Callable[[Any], Awaitable[None]], *, cl
 
 def _with_head(allowed: bytes) -> bytes:
     """What Litestar says of a path's methods; it does not know that HEAD is answered as GET."""
-    return allowed.replace(b"GET", b"GET, HEAD")
+    return allowed if b"HEAD" in allowed else allowed.replace(b"GET", b"GET, HEAD")
 
 
 def _name_of(host: str) -> str:

@@ -5,7 +5,7 @@ Imports everything else of the read side and no HTTP library. The table is the o
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, Final, Generic, Literal, TypeVar
 from urllib.parse import unquote
@@ -53,6 +53,11 @@ class Route(msgspec.Struct, frozen=True, dict=True):
     """What the numbers of the question mean; None where it has none."""
 
     @cached_property
+    def begin(self) -> str:
+        """What every path of this route begins with: quicker to look at than the pattern."""
+        return self.path.partition("{")[0]
+
+    @cached_property
     def pattern(self) -> re.Pattern[str]:
         """The paths of this route. Its parameter may be empty, to be told what is wrong with it."""
         return re.compile(_PARAMETER.sub("([^/]*)", re.escape(self.path)))
@@ -91,17 +96,54 @@ class Asked(msgspec.Struct, frozen=True):
         return data
 
 
+class Found(msgspec.Struct, frozen=True):
+    """The route of a request, and what stands in its path for the parameter, still escaped."""
+
+    route: Route
+    parameters: tuple[str, ...]
+
+    def ask(self, request: Request, limits: Limits, zones: Zones) -> Asked | Problem:
+        """What the request asks of the route, or what is wrong with it."""
+        route = self.route
+        query = questions.split_query(request.query)
+        terms = questions.read_terms(query, request.headers, zones, takes_at=route.kind is not None)
+        if isinstance(terms, Problem):
+            return terms
+        subject: Subject = None
+        if self.parameters:
+            read = _read_subject(route, unquote(self.parameters[0]))
+            if isinstance(read, Problem):
+                return read
+            subject = read
+        if route.method == "GET":
+            question: Any = questions.read_query(route.question, query, limits)
+        else:
+            question = questions.read_body(route.question, request.body, limits)
+        if isinstance(question, Problem):
+            return question
+        if route.kind is not None and subject is None:
+            subject = tuple(Threshold(route.kind, value) for value in question.values)
+        return Asked(route, terms, subject, question)
+
+
 def ask(request: Request, limits: Limits, zones: Zones) -> Asked | Problem:
     """What the request asks, or what is wrong with it."""
+    found = find(request)
+    return found if isinstance(found, Problem) else found.ask(request, limits, zones)
+
+
+def find(request: Request) -> "Found | Problem":
+    """The route of a request, or that there is none."""
     path = _plain(request.path)
-    found = [(route, route.pattern.fullmatch(path)) for route in ROUTES]
-    routes = [(route, match) for route, match in found if match is not None]
-    if not routes:
-        return no_such_route()
-    for route, match in routes:
+    others = False
+    for route in ROUTES:
+        match = route.pattern.fullmatch(path) if path.startswith(route.begin) else None
+        if match is None:
+            continue
         if route.method == request.method:
-            return _ask(route, [unquote(text) for text in match.groups()], request, limits, zones)
-    return method_not_allowed()
+            return Found(route, match.groups())
+        others = True
+    return method_not_allowed() if others else no_such_route()
 
 
 def methods_of(path: str) -> frozenset[str]:
@@ -122,28 +164,6 @@ def answer(
     if isinstance(found, Problem):
         return found.status, found
     return 200, found if isinstance(found, games.GamesPage) else Success(data=found)
-
-
-def _ask(route: Route, parameters: Sequence[str], request: Request, limits: Limits, zones: Zones) -> Asked | Problem:
-    query = questions.split_query(request.query)
-    terms = questions.read_terms(query, request.headers, zones, takes_at=route.kind is not None)
-    if isinstance(terms, Problem):
-        return terms
-    subject: Subject = None
-    if parameters:
-        read = _read_subject(route, *parameters)
-        if isinstance(read, Problem):
-            return read
-        subject = read
-    if route.method == "GET":
-        question: Any = questions.read_query(route.question, query, limits)
-    else:
-        question = questions.read_body(route.question, request.body, limits)
-    if isinstance(question, Problem):
-        return question
-    if route.kind is not None and subject is None:
-        subject = tuple(Threshold(route.kind, value) for value in question.values)
-    return Asked(route, terms, subject, question)
 
 
 def _plain(path: str) -> str:
