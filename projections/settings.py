@@ -68,6 +68,11 @@ class ProjectionSettings(msgspec.Struct, frozen=True, dict=True, forbid_unknown_
         """Every predicate, in the order of the settings: min, max, floor."""
         return (*self._of_kind("min"), *self._of_kind("max"), *self._of_kind("floor"))
 
+    @cached_property
+    def kept(self) -> frozenset[Predicate]:
+        """The same, to look one up."""
+        return frozenset(self.predicates)
+
     @property
     def intervals_kept(self) -> int:
         """How many buckets stand before the one of the event time."""

@@ -8,6 +8,7 @@ process is older than one before it. `ETag` stands only on answers that follow f
 import hashlib
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 import anyio
@@ -527,9 +528,11 @@ def _names(pieces: tuple[Piece, ...]) -> list[str]:
 
 
 def calculation(settings: Settings) -> Callable[[str], float | None]:
-    """How the crash point follows from a hash, by these settings."""
+    """How the crash point follows from a hash, by these settings. The newest games are shown again and again, so what
+    was calculated is remembered for as many as the window has."""
     salt, variant = settings.fairness.salt, settings.fairness.variant
 
+    @lru_cache(maxsize=settings.projections.window_games)
     def calculate(digits: str) -> float | None:
         return fairness.crash_point(digits, salt, variant)
 

@@ -20,7 +20,7 @@ from engine.api.questions import (
     Threshold,
 )
 from engine.api.times import MINUTE_S, Instant, Zone
-from engine.api.view import View, matching
+from engine.api.view import View, counts_by_group
 from projections.columns import Ints
 from schemas.predicate import Predicate
 
@@ -203,13 +203,12 @@ def _buckets(view: View, predicates: Sequence[Predicate], lines_s: Ints) -> list
     totals = np.bincount(buckets, minlength=len(lines_ms))
     kept = np.flatnonzero(totals)
     totals = totals[kept]
-    starts, ends = view.zone.isoformats(lines_ms[kept]), view.zone.isoformats(lines_ms[kept + 1])
-    found = []
-    for predicate in predicates:
-        matches = np.bincount(buckets[matching(hundredths, predicate)], minlength=len(lines_ms))[kept]
-        columns = (matches.tolist(), totals.tolist(), (matches / totals * 100).tolist())
-        found.append([*map(IntervalItem, starts, ends, *columns)])
-    return found
+    printed = view.zone.isoformats(lines_ms)
+    starts, ends = [printed[line] for line in kept.tolist()], [printed[line + 1] for line in kept.tolist()]
+    matches = counts_by_group(hundredths, predicates, buckets, len(lines_ms))[:, kept]
+    columns = zip(matches.tolist(), (matches / totals * 100).tolist(), strict=True)
+    whole = totals.tolist()
+    return [[*map(IntervalItem, starts, ends, counts, whole, shares)] for counts, shares in columns]
 
 
 def _sets(view: View, predicates: Sequence[Predicate], question: GameSetsQuestion) -> list[list[GameSetItem]]:
@@ -224,25 +223,16 @@ def _sets(view: View, predicates: Sequence[Predicate], question: GameSetsQuestio
     present = newest - numbers[begins[::-1]]
     listed = np.arange(sets) if sets <= SETS_MAX else present
     rows = np.searchsorted(listed, present)
-
-    def spread(per_set: Ints) -> Ints:
-        """What was found per set that has games, oldest first, among all that are listed, newest first."""
-        among = np.zeros(len(listed), np.int64)
-        among[rows] = per_set[::-1]
-        return among
-
     starts: list[str | None] = [None] * len(listed)
     ends = starts.copy()
-    started, ended = sample.end_times[begins[::-1]], sample.end_times[(begins + sizes - 1)[::-1]]
-    for row, start, end in zip(rows.tolist(), view.zone.isoformats(started), view.zone.isoformats(ended), strict=True):
+    printed = view.zone.isoformats(sample.end_times[np.concatenate((begins, begins + sizes - 1))[::-1]])
+    for row, start, end in zip(rows.tolist(), printed[len(rows) :], printed[: len(rows)], strict=True):
         starts[row], ends[row] = start, end
-    totals = spread(sizes)
     first_ids = (newest - listed) * size
     known = ((listed + 1).tolist(), starts, ends, first_ids.tolist(), (first_ids + size - 1).tolist())
-    found = []
-    for predicate in predicates:
-        matches = spread(np.add.reduceat(matching(sample.hundredths, predicate), begins, dtype=np.int64))
-        shares = matches / np.maximum(totals, 1) * 100
-        columns = (matches.tolist(), totals.tolist(), shares.tolist(), (listed == 0).tolist(), totals.tolist())
-        found.append([*map(GameSetItem, *known, *columns)])
-    return found
+    groups = rows[::-1].repeat(sizes)
+    totals = np.bincount(groups, minlength=len(listed))
+    matches = counts_by_group(sample.hundredths, predicates, groups, len(listed))
+    columns = zip(matches.tolist(), (matches / np.maximum(totals, 1) * 100).tolist(), strict=True)
+    whole, is_current = totals.tolist(), (listed == 0).tolist()
+    return [[*map(GameSetItem, *known, counts, whole, shares, is_current, whole)] for counts, shares in columns]

@@ -15,6 +15,8 @@ from engine.api.past import OlderMatch
 from engine.api.questions import Echo, LastGameBatch, LastGamesQuestion, Nothing, Threshold
 from engine.api.view import View, matching
 from projections.columns import Ints
+from projections.games import games_of
+from schemas.game import Game
 from schemas.predicate import Predicate
 
 HOUSE: Final = 0.99
@@ -48,22 +50,15 @@ class LastGamesAnswer(Echo, frozen=True, kw_only=True):
 
 def last_game(view: View, threshold: Threshold, question: Nothing) -> LastGameAnswer | None:
     """The newest match; None when none is known."""
-    row = _newest_match(view.games.hundredths, threshold.predicate)
-    if row is not None:
-        (game,), since = game_objects(view, np.array([row])), len(view.games) - 1 - row
-    else:
-        older = next(iter(_older(view, threshold)), None)
-        if older is None or older.games_between is None:
-            return None
-        (game,), since = shown(view, [older.game]), older.games_between + len(view.games)
-    return LastGameAnswer(game, since, Probability(probability(threshold), since))
+    return _newest(view, [threshold])[0]
 
 
 def last_game_batch(
     view: View, thresholds: Sequence[Threshold], question: LastGameBatch
 ) -> dict[str, LastGameAnswer | None]:
     """The newest match of each threshold, None when none is known."""
-    return {threshold.label: last_game(view, threshold, Nothing()) for threshold in thresholds}
+    labels = (threshold.label for threshold in thresholds)
+    return dict(zip(labels, _newest(view, thresholds), strict=True))
 
 
 def last_games(view: View, threshold: Threshold, question: LastGamesQuestion) -> LastGamesAnswer:
@@ -92,6 +87,38 @@ def probability(threshold: Threshold) -> float:
 def _reaching(value: float) -> float:
     """The chance of a crash point of at least `value`, in per cent."""
     return HOUSE / value * 100 if value > 1 else 100.0
+
+
+def answers_of(
+    view: View, thresholds: Sequence[Threshold], found: Sequence[tuple[Game, int] | None]
+) -> list[LastGameAnswer | None]:
+    """The answers about those games, each with how many came after it. A game of several thresholds is printed once."""
+    games = {game.game_id: game for game, _ in filter(None, found)}
+    objects = dict(zip(games, shown(view, [*games.values()]), strict=True))
+    return [
+        None
+        if one is None
+        else LastGameAnswer(objects[one[0].game_id], one[1], Probability(probability(threshold), one[1]))
+        for threshold, one in zip(thresholds, found, strict=True)
+    ]
+
+
+def _newest(view: View, thresholds: Sequence[Threshold]) -> list[LastGameAnswer | None]:
+    hundredths, total = view.games.hundredths, len(view.games)
+    rows = [_newest_match(hundredths, threshold.predicate) for threshold in thresholds]
+    inside = sorted({row for row in rows if row is not None})
+    games = dict(zip(inside, games_of(view.games.columns.cells[:, inside]), strict=True))
+    found: list[tuple[Game, int] | None] = []
+    for threshold, row in zip(thresholds, rows, strict=True):
+        if row is not None:
+            found.append((games[row], total - 1 - row))
+            continue
+        older = next(iter(_older(view, threshold)), None)
+        if older is None or older.games_between is None:
+            found.append(None)
+        else:
+            found.append((older.game, older.games_between + total))
+    return answers_of(view, thresholds, found)
 
 
 def _older(view: View, threshold: Threshold) -> list[OlderMatch]:

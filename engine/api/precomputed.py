@@ -19,7 +19,7 @@ import numpy as np
 from engine.api import questions
 from engine.api.games import shown
 from engine.api.intervals import IntervalItem, IntervalsAnswer
-from engine.api.last_games import LastGameAnswer, LastGamesAnswer, Probability, probability
+from engine.api.last_games import LastGameAnswer, LastGamesAnswer, answers_of
 from engine.api.meter import Aggregate
 from engine.api.occurrences import (
     ComparedOccurrences,
@@ -90,7 +90,7 @@ def precomputed(asked: Asked, settings: ProjectionSettings) -> Precomputed | Non
     if asked.terms.at_us is not None or asked.route.kind is None:
         return None
     thresholds = thresholds_of(asked)
-    if any(threshold.predicate not in settings.predicates for threshold in thresholds):
+    if not settings.kept.issuperset(threshold.predicate for threshold in thresholds):
         return None
     question = asked.question
     match question:
@@ -204,21 +204,18 @@ def _intervals(threshold: Threshold, question: questions.IntervalsQuestion) -> P
 
 def _last_game(threshold: Threshold) -> Precomputed:
     def build(values: Sequence[Any], standing: Standing, view: View) -> LastGameAnswer | Lack:
-        return _last_game_of(threshold, values[0], values[1][0], standing, view)
+        found = _last_games_of([threshold], values, standing, view)
+        return Lack.MISSING if found is None else found[0] or Lack.NO_MATCH
 
     return Precomputed(_last_game_pieces(threshold), build)
 
 
 def _last_game_batch(thresholds: Sequence[Threshold]) -> Precomputed:
     def build(values: Sequence[Any], standing: Standing, view: View) -> dict[str, LastGameAnswer | None] | Lack:
-        results: dict[str, LastGameAnswer | None] = {}
-        for number, threshold in enumerate(thresholds):
-            stored, (count,) = values[2 * number], values[2 * number + 1]
-            found = _last_game_of(threshold, stored, count, standing, view)
-            if found is Lack.MISSING:
-                return Lack.MISSING
-            results[threshold.label] = None if isinstance(found, Lack) else found
-        return results
+        found = _last_games_of(thresholds, values, standing, view)
+        if found is None:
+            return Lack.MISSING
+        return dict(zip((threshold.label for threshold in thresholds), found, strict=True))
 
     pieces = [piece for threshold in thresholds for piece in _last_game_pieces(threshold)]
     return Precomputed(tuple(pieces), build)
@@ -230,14 +227,20 @@ def _last_game_pieces(threshold: Threshold) -> tuple[Piece, ...]:
     return (Text(keys.last_game(predicate)), Fields(keys.occurrences(predicate), ("count",)))
 
 
-def _last_game_of(
-    threshold: Threshold, stored: bytes | None, count: bytes | None, standing: Standing, view: View
-) -> LastGameAnswer | Lack:
-    if stored is None:
-        return Lack.NO_MATCH if count == b"0" else Lack.MISSING
-    game = _decode_last_game(stored)
-    since = standing.total_games - game.ordinal
-    return LastGameAnswer(shown(view, [game])[0], since, Probability(probability(threshold), since))
+def _last_games_of(
+    thresholds: Sequence[Threshold], values: Sequence[Any], standing: Standing, view: View
+) -> list[LastGameAnswer | None] | None:
+    """The last game of each threshold, None where there is none; None when one is missing that should be there."""
+    found: list[tuple[Game, int] | None] = []
+    for stored, (count,) in zip(values[::2], values[1::2], strict=True):
+        if stored is not None:
+            last = _decode_last_game(stored)
+            found.append((last, standing.total_games - last.ordinal))
+        elif count == b"0":
+            found.append(None)
+        else:
+            return None
+    return answers_of(view, thresholds, found)
 
 
 def _last_games(threshold: Threshold, limit: int) -> Precomputed:
@@ -260,7 +263,7 @@ def past_wanted(asked: Asked, view: View, settings: ProjectionSettings, total_ga
     if asked.route.kind is None or total_games <= len(view.games):
         return ()
     predicates = [threshold.predicate for threshold in thresholds_of(asked)]
-    known = [predicate for predicate in predicates if predicate in settings.predicates]
+    known = [predicate for predicate in predicates if predicate in settings.kept]
     hundredths, question = view.games.hundredths, asked.question
     match question:
         case questions.SeriesQuestion():

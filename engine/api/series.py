@@ -97,18 +97,17 @@ def _items(view: View, threshold: Threshold, runs: _Runs, chosen: Ints, sort_by:
     last = last[order]
     crash_points: list[float | None] = (games.hundredths[last] / 100).tolist()
     if runs.is_open:
-        crash_points = [
-            None if row == len(games) - 1 else point for row, point in zip(last.tolist(), crash_points, strict=True)
-        ]
+        for row in np.flatnonzero(last == len(games) - 1).tolist():
+            crash_points[row] = None
+    printed = view.zone.isoformats(np.concatenate((start_times[order], games.end_times[last])))
     return [
-        SeriesItem(str(start_id), start, str(end_id), end, length, crash_point)
-        for start_id, start, end_id, end, length, crash_point in zip(
-            start_ids[order].tolist(),
-            view.zone.isoformats(start_times[order]),
-            games.ids[last].tolist(),
-            view.zone.isoformats(games.end_times[last]),
+        *map(
+            SeriesItem,
+            map(str, start_ids[order].tolist()),
+            printed[: len(last)],
+            map(str, games.ids[last].tolist()),
+            printed[len(last) :],
             lengths[order].tolist(),
             crash_points,
-            strict=True,
         )
     ]

@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from projections.columns import Ints
 
@@ -35,6 +36,9 @@ _LAST_US: Final = (datetime(9999, 12, 31, 23, 59, 59, 999_999, UTC) - _EPOCH) //
 _TWO_DAYS_S: Final = 2 * DAY_S
 _FEW: Final = 32
 """Fewer instants than that are printed faster one by one."""
+
+_PAIRS: Final = np.array([[ord(digit) for digit in f"{number:02}"] for number in range(100)], np.uint32)
+"""The characters of numbers with two digits."""
 
 _MOMENT: Final = re.compile(
     r"(?:\d{4}-\d\d-\d\dT\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?|\d{8}T\d{4}(?:\d\d(?:[.,]\d+)?)?)"
@@ -191,18 +195,37 @@ class Zones:
 def _printed(local_us: Ints, offsets_s: Ints) -> list[str]:
     """What `isoformat` prints for wall times and their offsets, as characters of one array."""
     rows = len(local_us)
-    suffixes = {offset: _suffix(offset) for offset in np.unique(offsets_s).tolist()}
-    whole = local_us % 1_000_000 == 0
-    wall = np.datetime_as_string(local_us.view("M8[us]"), unit="us")
+    seconds, fractions = np.divmod(local_us, 1_000_000)
+    days, of_day = np.divmod(seconds, DAY_S)
+    offsets = [int(offsets_s[0])] if (offsets_s == offsets_s[0]).all() else np.unique(offsets_s).tolist()
+    suffixes = {offset: [ord(character) for character in _suffix(offset)] for offset in offsets}
     characters = np.zeros((rows, 26 + max(map(len, suffixes.values()))), np.uint32)
-    characters[:, :26] = wall.view(np.uint32).reshape(rows, -1)[:, :26]
-    characters[whole, 19:] = 0
-    for offset, suffix in suffixes.items():
-        codes = [ord(character) for character in suffix]
-        here = True if len(suffixes) == 1 else offsets_s == offset
-        characters[here & ~whole, 26 : 26 + len(codes)] = codes
-        characters[here & whole, 19 : 19 + len(codes)] = codes
+    characters[:, :10] = _dates(days)
+    for place, mark in ((10, "T"), (13, ":"), (16, ":"), (19, ".")):
+        characters[:, place] = ord(mark)
+    for place, number in ((11, of_day // 3600), (14, of_day // 60 % 60), (17, of_day % 60)):
+        characters[:, place : place + 2] = _PAIRS[number]
+    for place, number in ((20, fractions // 10_000), (22, fractions // 100 % 100), (24, fractions % 100)):
+        characters[:, place : place + 2] = _PAIRS[number]
+    whole = fractions == 0
+    any_whole = bool(whole.any())
+    for offset, codes in suffixes.items():
+        here = np.ones(rows, np.bool_) if len(suffixes) == 1 else offsets_s == offset
+        characters[here, 26 : 26 + len(codes)] = codes
+        if any_whole:
+            here &= whole
+            characters[here, 19:] = 0
+            characters[here, 19 : 19 + len(codes)] = codes
     return characters.view(f"U{characters.shape[1]}").ravel().tolist()
+
+
+def _dates(days: Ints) -> NDArray[np.uint32]:
+    """The dates of those days since 1970, ten characters each."""
+    first = int(days.min())
+    span = int(days.max()) - first + 1
+    printed = np.arange(first, first + span) if span <= len(days) else days  # print each day once, if that is less
+    codes = np.datetime_as_string(printed.view("M8[D]")).view(np.uint32).reshape(len(printed), -1)[:, :10]
+    return codes[days - first] if span <= len(days) else codes
 
 
 def _suffix(offset_s: int) -> str:
