@@ -8,7 +8,7 @@ READY = .venv/.ready
 # Commands start a second sooner when Python may keep what it has compiled, and the tests start hundreds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup check test test-quick bench bench-peers demo clean
+.PHONY: help setup check test test-quick bench bench-api bench-peers demo clean
 
 help:
 	@echo 'make setup       .venv from uv.lock; again only when that or pyproject.toml changed'
@@ -17,6 +17,7 @@ help:
 	@echo 'make test        all tests, with Redis and Apache Kafka; installs them when run as root'
 	@echo 'make test-quick  the tests that need neither Java nor an installed server'
 	@echo 'make bench       the benchmarks'
+	@echo 'make bench-api   answers over HTTP, and how soon readers see a commit'
 	@echo 'make bench-peers beside what one could take instead, each in an environment of its own'
 	@echo 'make clean       remove everything that the other targets made'
 	@echo 'ARGS="…" is passed on: make test-quick ARGS="tests/unit -k series"'
@@ -43,6 +44,9 @@ test-quick: $(READY)
 
 bench: $(READY)
 	.venv/bin/crashfold bench $(ARGS)
+
+bench-api: $(READY)
+	.venv/bin/crashfold bench api api-live $(ARGS)
 
 bench-peers: $(READY)
 	@tools/install-servers

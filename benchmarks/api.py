@@ -22,7 +22,7 @@ from redis.asyncio import Redis
 from benchmarks.api_client import Answer, Clients, request
 from benchmarks.api_plain import Plain
 from benchmarks.api_questions import Family, Question, families
-from benchmarks.measure import Figure
+from benchmarks.measure import Figure, announce
 from engine.adapters.embedded import free_port
 from engine.adapters.redis import RedisStore
 from engine.core.facts import Applied, Checkpoint, Commit, Position
@@ -38,6 +38,8 @@ NEW_ROUNDS: Final = 4
 KEPT_S: Final = 0.15
 """How long kept answers are asked for."""
 START_S: Final = 60.0
+MORE_GAMES: Final = 6_000
+"""Beyond the history: enough for the commits of a run."""
 
 _WINDOW: Final = re.compile(rb'"end_time":"([^"]+)"')
 
@@ -114,17 +116,22 @@ class History(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, games: Sequence[Game], count: int) -> "History":
         """The first `count` of the games are the history, moved in time so that its newest ends now."""
-        later_ms = time.time_ns() // 1_000_000 - games[count - 1].end_time
-        moved = [
-            msgspec.structs.replace(
-                game,
-                end_time=game.end_time + later_ms,
-                begin_time=(game.begin_time or 0) + later_ms,
-                prepare_time=(game.prepare_time or 0) + later_ms,
-            )
-            for game in games
-        ]
-        return cls(StreamState.empty(plan(ProjectionSettings())).fold(moved[:count]).state, moved[count:])
+        moved = ending_now(games[:count])
+        return cls(StreamState.empty(plan(ProjectionSettings())).fold(moved).state, [*games[count:]])
+
+
+def ending_now(games: Sequence[Game]) -> list[Game]:
+    """The games, moved in time so that the newest ends now."""
+    later_ms = time.time_ns() // 1_000_000 - games[-1].end_time
+    return [
+        msgspec.structs.replace(
+            game,
+            end_time=game.end_time + later_ms,
+            begin_time=(game.begin_time or 0) + later_ms,
+            prepare_time=(game.prepare_time or 0) + later_ms,
+        )
+        for game in games
+    ]
 
 
 async def figures(redis_url: str, games: Sequence[Game], count: int, runs: int) -> list[Figure]:
@@ -133,10 +140,10 @@ async def figures(redis_url: str, games: Sequence[Game], count: int, runs: int) 
     found: dict[tuple[str, str], list[Timed]] = {}
     for run in range(runs + 1):
         history = History.of(games, count)
-        async with _filled(redis_url, history, f"run{run}") as committer:
+        async with filled(redis_url, history, f"run{run}") as committer:
             with serving(redis_url) as port, peers(redis_url) as peer_port:
                 for family in asked:
-                    _progress(f"api, {'warm-up' if run == 0 else f'run {run} of {runs}'}: {family.name}")
+                    announce(f"api, {family.name}", run, runs)
                     await _check(family, port, committer)
                     for kind, timed in (await _measure(family, port, committer)).items():
                         if run:
@@ -285,25 +292,36 @@ def _ratios(found: Mapping[tuple[str, str], Sequence[Timed]]) -> list[Figure]:
     return made
 
 
+COLUMNS: Final = (
+    "question",
+    *(f"{age}, {what}" for age in ("new", "kept") for what in ("1: p50", "p99", f"{CLIENTS}: p50", "p99", "rate")),
+)
+
+
+def has_row(figure: Figure) -> bool:
+    """Whether the figure stands in a row of `rows`."""
+    return figure.name.count("; ") == 2
+
+
 def rows(figures: Sequence[Figure]) -> list[tuple[str, ...]]:
     """A row a family for people: of new and of kept answers p50 and p99 of one client, the same and the rate of all."""
-    medians = {tuple(one.name.split("; ")): one.median for one in figures if one.name.count("; ") == 2}
-    names = dict.fromkeys(name for name, _, _ in medians)
+    medians = {tuple(one.name.split("; ")): one.median for one in figures if has_row(one)}
+    columns = [
+        (f"{age}, {clients}", what)
+        for age in ("new", "kept")
+        for clients, whats in (("1 client", ("p50", "p99")), (f"{CLIENTS} clients", ("p50", "p99", "rate")))
+        for what in whats
+    ]
     made = []
-    for name in names:
-        row = [name]
-        for age in ("new", "kept"):
-            for clients in ("1 client", f"{CLIENTS} clients"):
-                for what in ("p50", "p99", "rate"):
-                    if (clients, what) != ("1 client", "rate"):
-                        median = medians.get((name, f"{age}, {clients}", what))
-                        row.append("" if median is None else f"{median:,.0f}" if what == "rate" else f"{median:.2f}")
-        made.append(tuple(row))
+    for name in dict.fromkeys(name for name, _, _ in medians):
+        found = [(medians.get((name, kind, what)), what) for kind, what in columns]
+        cells = ["" if one is None else f"{one:,.0f}" if what == "rate" else f"{one:.2f}" for one, what in found]
+        made.append((name, *cells))
     return made
 
 
 @asynccontextmanager
-async def _filled(redis_url: str, history: History, generation: str) -> AsyncIterator[Committer]:
+async def filled(redis_url: str, history: History, generation: str) -> AsyncIterator[Committer]:
     """The store with the history alone; the server is the harness's own."""
     async with Redis.from_url(redis_url) as client:
         await client.flushdb()
@@ -352,7 +370,3 @@ def _answers(port: int, path: str) -> bool:
             return clients.ask_one(request(path)).status == 200
     except OSError:
         return False
-
-
-def _progress(text: str) -> None:
-    sys.stderr.write(f"{text} …\n")

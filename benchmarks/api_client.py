@@ -49,10 +49,13 @@ def request(path: str, body: bytes | None = None, headers: str = "") -> bytes:
 
 
 class Clients:
-    """So many clients of one server. Leaving the block closes their connections."""
+    """So many clients of one server, or shared out among several. Leaving the block closes their connections."""
 
-    def __init__(self, port: int, count: int) -> None:
-        self._sockets = [socket.create_connection((HOST, port), timeout=DEADLINE_S) for _ in range(count)]
+    def __init__(self, ports: int | Sequence[int], count: int) -> None:
+        among = [ports] if isinstance(ports, int) else ports
+        self._sockets = [
+            socket.create_connection((HOST, among[number % len(among)]), timeout=DEADLINE_S) for number in range(count)
+        ]
         self._poll = select.epoll()
         self._by_number = {one.fileno(): one for one in self._sockets}
         for one in self._sockets:

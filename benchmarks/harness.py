@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from benchmarks import live, micro, topic
+from benchmarks import api, api_live, live, micro, topic
 from benchmarks.measure import Figure, Report, machine, write
 from benchmarks.servers import running_servers
 from engine.cli import options
@@ -19,8 +19,8 @@ from schemas.chain import chain_of_games
 
 RESULTS = Path(__file__).parent / "results"
 
-Part = Literal["micro", "commit", "topic", "codecs", "live"]
-PARTS: tuple[Part, ...] = ("micro", "commit", "topic", "codecs", "live")
+Part = Literal["micro", "commit", "topic", "codecs", "live", "api", "api-live"]
+PARTS: tuple[Part, ...] = ("micro", "commit", "topic", "codecs", "live", "api", "api-live")
 
 app = App(name="bench", help="Measure, print a table, write a report.")
 
@@ -42,10 +42,10 @@ def bench(
     ----------
     parts
         micro: decode, fold, delta, load. commit: the script on a real server. topic: from Kafka to committed Redis
-        state, beside a bare loop. codecs: the same from compressed topics. live: the delay at a steady rate. All by
-        default.
+        state, beside a bare loop. codecs: the same from compressed topics. live: the delay at a steady rate. api:
+        answers over HTTP, new and kept. api-live: how soon readers see what is committed. All by default.
     games
-        On the topic.
+        On the topic, and behind the API.
     runs
         Counted runs of each, after one that is not.
     seed
@@ -69,9 +69,12 @@ def bench(
 
 def show(report: Report) -> None:
     """The figures for people."""
+    if answers := api.rows(report.figures):
+        options.print_table("answers over HTTP: ms, and requests/s", api.COLUMNS, answers)
     rows = [
         (one.name, f"{one.median:,.2f}", f"{one.spread[0]:,.2f} to {one.spread[1]:,.2f}", one.unit, one.note)
         for one in report.figures
+        if not api.has_row(one)
     ]
     columns = ("figure", "median", "lowest to highest", "unit", "of what")
     options.print_table(f"median of {report.runs} runs", columns, rows)
@@ -80,7 +83,7 @@ def show(report: Report) -> None:
 async def _measure(
     parts: Sequence[Part], games: int, runs: int, seed: int, rate: float, seconds: float, embedded: bool
 ) -> Report:
-    chain = list(chain_of_games(seed, max(games, int(rate * seconds * 2))))
+    chain = list(chain_of_games(seed, max(games + api.MORE_GAMES, int(rate * seconds * 2))))
     found: list[Figure] = []
     if "micro" in parts:
         found += micro.figures(chain[: min(games, 100_000)], runs)
@@ -96,4 +99,9 @@ async def _measure(
                 found += await topic.codec_figures(servers, chain[:games], runs)
             if "live" in parts:
                 found += await live.figures(servers, chain, runs, rate, seconds)
+            if "api" in parts:
+                found += await api.figures(servers.redis_url, chain, games, runs)
+            if "api-live" in parts:
+                found += await api_live.agreement_figures(servers.redis_url, chain, games, runs)
+                found += await api_live.stream_figures(servers, chain, games, runs)
     return Report(machine=machine(names), seed=seed, runs=runs, figures=tuple(found))
