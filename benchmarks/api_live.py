@@ -16,6 +16,7 @@ from typing import Final
 import anyio
 import anyio.to_thread
 import msgspec
+from redis.asyncio import Redis
 
 from benchmarks.api import CLIENTS, History, Timed, ending_now, filled, serving
 from benchmarks.api_client import HOST, Answer, Clients, request
@@ -26,8 +27,10 @@ from benchmarks.topics import fill, one_stream
 from engine.cli.bootstrap import run_engine
 from engine.errors import CrashfoldError
 from engine.publisher import GamePublisher
-from engine.settings import load
+from engine.settings import Settings, load
+from schemas.aggregates import Update
 from schemas.game import Game
+from schemas.keys import Keys
 
 PROCESSES: Final = 3
 COMMITS: Final = 150
@@ -59,27 +62,36 @@ async def stream_figures(servers: Servers, games: Sequence[Game], count: int, ru
     waiting = iter(games[count:])
     quiet: list[Timed] = []
     busy: list[tuple[Timed, Load]] = []
+    last_way: list[Timed] = []
     with serving(servers.redis_url, *flags) as port, ExitStack() as stack:
         engine = subprocess.Popen([sys.executable, "-m", "engine.cli", "run", *flags])
         stack.callback(engine.wait)
         stack.callback(engine.terminate)
-        async with GamePublisher(settings.kafka) as publisher, _listening(port) as seen:
+        async with (
+            GamePublisher(settings.kafka) as publisher,
+            _listening(port) as seen,
+            _committing(settings) as committed,
+        ):
             await _publish(publisher, waiting, seen, 0.1)  # the engine is at work when these have come
             for run in range(runs + 1):
                 announce("api-live, from topic to stream", run, runs)
                 alone = await _publish(publisher, waiting, seen, SECONDS / 4)
+                committed.clear()
                 with _asking(SECONDS + 1, [port]) as load_process:
                     loaded = await _publish(publisher, waiting, seen, SECONDS)
                     told = await anyio.to_thread.run_sync(load_process.communicate)
                 if run:
                     quiet.append(alone)
                     busy.append((loaded, msgspec.json.decode(told[0], type=Load)))
+                    ways = [seen[game_id] - at_s for game_id, at_s in committed.items() if game_id in seen]
+                    last_way.append(Timed(ways, sum(ways)))
     await check(given)
     rates = tuple(one.requests / one.duration_s for _, one in busy)
     note = f"{GAMES_PER_S} games/s for {SECONDS:g} s, {CLIENTS} clients ask for new default intervals"
     return [
         *_delays("topic to stream, quiet", quiet, f"{GAMES_PER_S} games/s"),
         *_delays("topic to stream, busy", [timed for timed, _ in busy], note),
+        *_delays("commit to stream, busy", last_way, "of these, from when the commit is told on Redis's channel"),
         Figure("topic to stream, busy: answers meanwhile", "1/s", rates, "each new"),
         Figure("topic to stream, busy: their p99", "ms", tuple(one.p99_ms for _, one in busy), "each new"),
     ]
@@ -171,6 +183,27 @@ async def _listening(port: int) -> AsyncIterator[dict[int, float]]:
             while not seen:
                 await anyio.sleep(0.01)
         yield seen
+        tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _committing(settings: Settings) -> AsyncIterator[dict[int, float]]:
+    """When Redis told of the commit with each game, by id."""
+    committed: dict[int, float] = {}
+    async with (
+        Redis.from_url(settings.redis.url) as client,
+        client.pubsub() as subscription,
+        anyio.create_task_group() as tasks,
+    ):
+        await subscription.subscribe(Keys.of(settings.redis.key_prefix, settings.engine.stream).updates)
+
+        async def listen() -> None:
+            async for message in subscription.listen():
+                if message["type"] == "message":
+                    committed[msgspec.json.decode(message["data"], type=Update).newest or 0] = time.perf_counter()
+
+        tasks.start_soon(listen)
+        yield committed
         tasks.cancel_scope.cancel()
 
 

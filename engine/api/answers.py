@@ -7,11 +7,13 @@ process is older than one before it. `ETag` stands only on answers that follow f
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from functools import lru_cache
 from typing import Any, Final
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import msgspec
 import structlog
@@ -139,6 +141,7 @@ class Answers:
         self._shared_bytes, self._shared_s = 0.0, clock.monotonic_s()
         self._share_due = anyio.Event()
         self._threads = anyio.CapacityLimiter(THREADS)
+        self._turns = anyio.Lock(fast_acquire=True)
 
     def kept(self, method: str, path: str, query: str, headers: Mapping[str, str], body: bytes) -> Reply | None:
         """The answer to a request that was answered before from what is held now. Quick, and never waits."""
@@ -244,9 +247,9 @@ class Answers:
         if read is None:
             return None
         held, pieces = read
-        view = self._view(asked, held)
         try:
-            data = wanted.build(pieces.values, pieces.standing, view)
+            async with self._turn():
+                data = wanted.build(pieces.values, pieces.standing, self._view(asked, held))
         except (msgspec.MsgspecError, ValueError):
             data = Lack.MISSING
         if data is Lack.UNSUITABLE:
@@ -284,8 +287,17 @@ class Answers:
     async def _in_turn(self, asked: Asked, view: View) -> Any:
         """The answer from a view; a big one in a thread."""
         if _items(asked, view) <= INLINE_ITEMS:
-            return asked.answer(view)
+            async with self._turn():
+                return asked.answer(view)
         return await anyio.to_thread.run_sync(asked.answer, view, limiter=self._threads)
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """One answer is made in a turn of the event loop. Were it as many as clients ask, a new version, which takes
+        several turns on its way to live clients, would wait for all of them each time."""
+        async with self._turns:
+            yield
+            await anyio.lowlevel.checkpoint()
 
     async def _past(self, asked: Asked, follower: Follower) -> tuple[Held, Past, bool]:
         """What is held, and what is known of the time before it where the answer needs that; and whether it is all."""
