@@ -24,7 +24,7 @@ import pytest
 
 from tests import servers
 from tests.deployment import PREDICATES, Deployment, NewDeployment
-from tests.servers import KafkaCluster, RedisServer, TansuBroker
+from tests.servers import KafkaCluster, RedisCluster, RedisServer, TansuBroker
 
 T = TypeVar("T")
 
@@ -49,6 +49,12 @@ def valkey() -> Iterator[RedisServer]:
 
 
 @pytest.fixture(scope="session")
+def redis_cluster() -> Iterator[RedisCluster]:
+    with ExitStack() as stack:
+        yield enter(stack, servers.redis_cluster())
+
+
+@pytest.fixture(scope="session")
 def tansu() -> Iterator[TansuBroker]:
     with ExitStack() as stack:
         yield enter(stack, servers.tansu_broker())
@@ -64,6 +70,12 @@ def kafka() -> Iterator[KafkaCluster]:
 def redis_url(redis_server: RedisServer) -> str:
     redis_server.flush()
     return redis_server.url
+
+
+@pytest.fixture
+def redis_cluster_url(redis_cluster: RedisCluster) -> str:
+    redis_cluster.flush()
+    return redis_cluster.url
 
 
 @pytest.fixture
@@ -93,6 +105,12 @@ def unique() -> Callable[[str], str]:
 def new_redis() -> Iterator[Callable[..., RedisServer]]:
     with ExitStack() as stack:
         yield lambda *args, **kwargs: enter(stack, servers.redis_server(*args, **kwargs))
+
+
+@pytest.fixture
+def new_redis_cluster() -> Iterator[Callable[..., RedisCluster]]:
+    with ExitStack() as stack:
+        yield lambda **kwargs: enter(stack, servers.redis_cluster(**kwargs))
 
 
 @pytest.fixture

@@ -23,10 +23,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import anyio
 from redis import Redis
 from redis.backoff import NoBackoff
+from redis.crc import key_slot
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
@@ -221,6 +223,92 @@ class RedisServer(Server):
             client.flushall()
 
 
+class RedisCluster:
+    """A Redis Cluster of three primaries that share the slots evenly, each with `replicas` of its own."""
+
+    def __init__(self, directory: Path, binary: str | Path, replicas: int = 0) -> None:
+        self.primaries: list[RedisServer] = []
+        self.replicas: list[RedisServer] = []
+        for number in range(3 * (1 + replicas)):
+            (directory / str(number)).mkdir()
+            options = {"cluster-enabled": "yes", "cluster-port": str(free_port()), "cluster-node-timeout": "1000"}
+            node = RedisServer(directory / str(number), binary, options)
+            (self.primaries if number < 3 else self.replicas).append(node)
+
+    @property
+    def nodes(self) -> "list[RedisServer]":
+        return self.primaries + self.replicas
+
+    @property
+    def url(self) -> str:
+        return self.primaries[0].url
+
+    def start(self) -> None:
+        """Start all, and return when each takes part and every replica follows its primary."""
+        start_together(self.nodes)
+        first = self.primaries[0]
+        for number, node in enumerate(self.primaries):
+            self._ask(node, "ADDSLOTSRANGE", number * 16384 // 3, (number + 1) * 16384 // 3 - 1)
+        for number, node in enumerate(self.nodes):
+            self._ask(node, "SET-CONFIG-EPOCH", number + 1)
+            self._ask(node, "MEET", "127.0.0.1", first.port, first.options["cluster-port"])
+        self._until(lambda node: f"cluster_known_nodes:{len(self.nodes)}" in self._info(node))
+        for number, node in enumerate(self.replicas):
+            self._ask(node, "REPLICATE", self._ask(self.primaries[number % 3], "MYID").decode())
+        self._until(lambda node: "cluster_state:ok" in self._info(node))
+        self._until(lambda node: node in self.primaries or self._follows(node))
+
+    def kill(self) -> None:
+        """End all at once."""
+        for node in self.nodes:
+            node.kill()
+
+    def flush(self) -> None:
+        """Remove all data."""
+        for node in self.primaries:
+            node.flush()
+
+    def primary_of(self, key: str) -> RedisServer:
+        """The node that has the key's slot."""
+        slot = key_slot(key.encode())
+        with self.primaries[0].client() as client:
+            for first, last, primary, *_ in client.execute_command("CLUSTER", "SLOTS"):
+                if first <= slot <= last:
+                    return next(node for node in self.nodes if node.port == primary[1])
+        raise AssertionError(f"nobody has slot {slot}")
+
+    def move_slot(self, key: str, to: RedisServer) -> None:
+        """Move the slot of the key, with all that is in it, to that node."""
+        slot, source = key_slot(key.encode()), self.primary_of(key)
+        source_id, target_id = (self._ask(node, "MYID").decode() for node in (source, to))
+        self._ask(to, "SETSLOT", slot, "IMPORTING", source_id)
+        self._ask(source, "SETSLOT", slot, "MIGRATING", target_id)
+        while keys := self._ask(source, "GETKEYSINSLOT", slot, 100):
+            with source.client() as client:
+                client.execute_command("MIGRATE", "127.0.0.1", to.port, "", 0, 5000, "KEYS", *keys)
+        for node in (to, source, *self.primaries):
+            self._ask(node, "SETSLOT", slot, "NODE", target_id)
+
+    def _ask(self, node: RedisServer, *words: object) -> Any:
+        with node.client() as client:
+            return client.execute_command("CLUSTER", *words)
+
+    def _info(self, node: RedisServer) -> str:
+        with node.client() as client:
+            return str(client.execute_command("CLUSTER", "INFO"))
+
+    def _follows(self, node: RedisServer) -> bool:
+        with node.client() as client:
+            return bool(client.info("replication").get("master_link_status") == "up")
+
+    def _until(self, holds: "Callable[[RedisServer], bool]") -> None:
+        deadline = time.monotonic() + _START_S
+        while not all(map(holds, self.nodes)):
+            if time.monotonic() > deadline:
+                raise NotStarted("the nodes of the Redis Cluster do not agree")
+            time.sleep(_POLL_S)
+
+
 class TansuBroker(Server):
     """The embedded Kafka-protocol broker; in memory, so a restart brings an empty one."""
 
@@ -372,6 +460,22 @@ def redis_server(options: Mapping[str, str] | None = None) -> Iterator[RedisServ
 
 
 @contextmanager
+def redis_cluster(replicas: int = 0) -> Iterator[RedisCluster]:
+    """Run a Redis Cluster of three primaries.
+
+    Raises:
+        Missing: there is no redis-server.
+    """
+    binary = shutil.which("redis-server")
+    if binary is None:
+        raise Missing("redis-server is not installed: apt-get install redis-server")
+    with _directory() as directory:
+        cluster = RedisCluster(directory, binary, replicas)
+        with _running(cluster):
+            yield cluster
+
+
+@contextmanager
 def valkey_server(options: Mapping[str, str] | None = None) -> Iterator[RedisServer]:
     """Run the Valkey of the extra `embedded`; `options` are names and values of valkey.conf.
 
@@ -504,7 +608,7 @@ def _directory() -> Iterator[Path]:
 
 
 @contextmanager
-def _running(server: Server | KafkaCluster) -> Iterator[None]:
+def _running(server: Server | KafkaCluster | RedisCluster) -> Iterator[None]:
     try:
         server.start()
         yield

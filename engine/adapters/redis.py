@@ -1,8 +1,8 @@
 """The read model and its checkpoints on Redis or Valkey: `RedisStore`, and `RedisShadowStore` for a rebuild.
 
 Imports the client and the packing beside it, the ports' facts and schemas. A stream's state changes by one script call
-and no other way, so what stands in Redis is always of one version. A server that answers `-MOVED` is a cluster, which
-this adapter does not follow yet: the place for it is `RedisClient`, which would choose a node by the stream's slot.
+and no other way, so what stands in Redis is always of one version. Whether there is one server or a cluster shows here
+only in that every question goes to the server that has the key (`at`).
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ from redis.asyncio.client import Pipeline
 
 from engine.adapters import redis_packing as packing
 from engine.adapters.redis_client import Call, RedisClient, Script, glob_escaped
+from engine.adapters.redis_cluster import RedisCluster, by_server
 from engine.core.facts import (
     Applied,
     Behind,
@@ -56,6 +57,7 @@ _READS: Final = {
 class ServerInfo(msgspec.Struct, frozen=True):
     """What `doctor` wants to know of the server. `save` is None when the user may not read the configuration."""
 
+    address: str
     product: str
     """`redis` or `valkey`."""
     version: str
@@ -79,8 +81,8 @@ class _Listing(msgspec.Struct, frozen=True):
 class RedisStore:
     """`StateStore` and `StateReader`. Entering does nothing, leaving closes the connections.
 
-    `url` is `redis://`, `rediss://` (TLS) or `unix://`; `password` goes before one in it; `key_prefix`
-    may have `{stream}` in it. Times are seconds.
+    `url` is `redis://`, `rediss://` (TLS) or `unix://`, with `cluster` that of any node; `password` goes before one in
+    it; `key_prefix` may have `{stream}` in it, and has with `cluster`. Times are seconds.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class RedisStore:
         url: str,
         *,
         password: str = "",
+        cluster: bool = False,
         key_prefix: str = "analytics",
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         timeout_s: float = TIMEOUT_S,
@@ -95,9 +98,7 @@ class RedisStore:
         commit_connections: int = 4,
         read_connections: int = 16,
     ) -> None:
-        if url.startswith(("redis+cluster://", "rediss+cluster://")):
-            raise ConfigurationError("redis.url: Redis Cluster is not followed yet, give a single server")
-        self._client = RedisClient(
+        self._client: RedisClient | RedisCluster = (RedisCluster if cluster else RedisClient)(
             url,
             password=password,
             connect_timeout_s=connect_timeout_s,
@@ -138,7 +139,8 @@ class RedisStore:
             pipeline.get(names.version)
             pipeline.zrange(games, 0, -1)
 
-        replies = await self._client.ask_at_once(build)
+        server = await self._client.at(names.checkpoint)
+        replies = await server.ask_at_once(build)
         for key, reply in zip((names.checkpoint, names.version, games), replies, strict=True):
             if isinstance(reply, CrashfoldError):
                 raise _about(key, reply)
@@ -155,30 +157,22 @@ class RedisStore:
     async def positions(self, streams: Sequence[str]) -> list[int | None]:
         """See `StateStore`."""
         places = [self._keys(stream).checkpoint for stream in streams]
-
-        def build(pipeline: Pipeline) -> None:
-            for place in places:
-                pipeline.hget(place, "next_offset")
-
-        if not places:
-            return []
-        replies = await self._client.ask(build)
-        return [
-            None if reply is None else packing.offset(place, reply.decode())
-            for place, reply in zip(places, replies, strict=True)
-        ]
+        found: dict[str, bytes | None] = {}
+        for server, some in (await by_server(self._client, places)).items():
+            found.update(zip(some, await server.ask(partial(_next_offsets, some)), strict=True))
+        return [None if (text := found[place]) is None else packing.offset(place, text.decode()) for place in places]
 
     async def read_manifest(self, topic: str, partition: int) -> Manifest | None:
         """See `StateStore`."""
         key = keys.manifest(self._key_prefix, topic, partition)
-        (fields,) = await self._client.ask(lambda pipeline: pipeline.hgetall(key))
+        (fields,) = await (await self._client.at(key)).ask(lambda pipeline: pipeline.hgetall(key))
         return packing.manifest(key, fields) if fields else None
 
     async def write_manifest(self, topic: str, partition: int, manifest: Manifest) -> None:
         """See `StateStore`."""
         key = keys.manifest(self._key_prefix, topic, partition)
         fields = [*packing.flattened(packing.manifest_fields(manifest).items())]
-        await self._client.ask(lambda pipeline: pipeline.execute_command("HSET", key, *fields))
+        await (await self._client.at(key)).ask(lambda pipeline: pipeline.execute_command("HSET", key, *fields))
 
     async def read_model(self, stream: str) -> tuple[Stored, dict[str, Value]] | None:
         """See `StateReader`. Raises StateError when a key cannot be read, StoreRefused when keys come without end."""
@@ -193,19 +187,24 @@ class RedisStore:
         raise StoreRefused(f"the keys of stream {stream} change faster than they can be listed: try again")
 
     async def ping(self) -> None:
-        """Return when the server answers."""
-        await self._client.ask(lambda pipeline: pipeline.ping())
+        """Return when every server answers."""
+        for server in await self._client.servers():
+            await server.ask(lambda pipeline: pipeline.ping())
 
-    async def server_info(self) -> ServerInfo:
-        """What server this is and how it keeps data."""
+    async def server_infos(self) -> list[ServerInfo]:
+        """What servers these are and how they keep data; of a cluster those that hold keys."""
+        return [await self._info(server) for server in await self._client.servers()]
+
+    async def _info(self, server: RedisClient) -> ServerInfo:
         info: dict[str, Any]
-        (info,) = await self._client.ask(lambda pipeline: pipeline.info())
+        (info,) = await server.ask(lambda pipeline: pipeline.info())
         try:
-            (config,) = await self._client.ask(lambda pipeline: pipeline.config_get("save"))
+            (config,) = await server.ask(lambda pipeline: pipeline.config_get("save"))
         except ConfigurationError:
             config = {}
         product = "valkey" if "valkey_version" in info else "redis"
         return ServerInfo(
+            address=server.address,
             product=product,
             version=str(info[f"{product}_version"]),
             role=str(info["role"]),
@@ -240,13 +239,14 @@ class RedisStore:
         marks = await self._marks(names)
         if marks is None:
             return None
-        found = await self._client.scan(glob_escaped(names.prefix) + ":*")
+        found = await (await self._client.at(names.checkpoint)).scan(glob_escaped(names.prefix) + ":*")
         return msgspec.structs.replace(marks, names=_named(names, found, marks.aggregates))
 
     async def _marks(self, names: Keys) -> _Listing | None:
         """A listing without its names."""
         fields = ("generation", "keys_created", "next_offset", "aggregates")
-        (reply,) = await self._client.ask(lambda pipeline: pipeline.hmget(names.checkpoint, fields))
+        server = await self._client.at(names.checkpoint)
+        (reply,) = await server.ask(lambda pipeline: pipeline.hmget(names.checkpoint, fields))
         if reply[0] is None:
             return None
         generation, keys_created, next_offset, aggregates = ((part or b"").decode() for part in reply)
@@ -256,8 +256,9 @@ class RedisStore:
 
     async def _read(self, names: Keys, listing: _Listing) -> tuple[Stored, dict[str, Value]] | None:
         """Everything that is listed, of one version; None when the list is out of date."""
+        server = await self._client.at(names.checkpoint)
         whole = [names.key(name) for name in listing.names]
-        kinds = await self._client.ask(lambda pipeline: [pipeline.type(key) for key in whole]) if whole else []
+        kinds = await server.ask(lambda pipeline: [pipeline.type(key) for key in whole]) if whole else []
 
         def build(pipeline: Pipeline) -> None:
             pipeline.hgetall(names.checkpoint)
@@ -269,7 +270,7 @@ class RedisStore:
         for key, kind in present:
             if kind not in _READS:
                 raise StateError(f"{key} is a {kind.decode()}, which no aggregate is: {packing.WAY_OUT}")
-        fields, version, *replies = await self._client.ask_at_once(build)
+        fields, version, *replies = await server.ask_at_once(build)
         for error in (fields, version):
             if isinstance(error, CrashfoldError):
                 raise error
@@ -294,7 +295,7 @@ class RedisShadowStore(RedisStore):
     Nobody reads a shadow before it is promoted. So a big commit goes in parts, between which Redis serves others.
     """
 
-    def __init__(self, client: RedisClient, key_prefix: str) -> None:
+    def __init__(self, client: RedisClient | RedisCluster, key_prefix: str) -> None:
         self._client = client
         self._key_prefix = key_prefix
         self._commit_script = Script.named(COMMIT)
@@ -331,10 +332,10 @@ class RedisShadowStore(RedisStore):
             pattern = glob_escaped(prefixes[0]) + "*"
         else:
             pattern = "*".join(glob_escaped(part) for part in self._key_prefix.split(STREAM_PLACE)) + ":*"
-        found = [key for key in await self._client.scan(pattern) if key.startswith(prefixes)]
-        for start in range(0, len(found), UNLINK_KEYS):
-            some = found[start : start + UNLINK_KEYS]
-            await self._client.ask(partial(_unlink, some))
+        for server in await self._client.servers():
+            found = [key for key in await server.scan(pattern) if key.startswith(prefixes)]
+            for start in range(0, len(found), UNLINK_KEYS):
+                await server.ask(partial(_unlink, found[start : start + UNLINK_KEYS]))
         for stream in streams:
             self._promoting.pop(stream, None)
 
@@ -373,7 +374,7 @@ class RedisShadowStore(RedisStore):
         """The call of `promote.lua` with every key that it touches."""
         names, live = self._keys(stream), self._live(stream)
         marks = await self._marks(live) or _Listing("", "", "", frozenset(), ())
-        found = await self._client.scan(glob_escaped(live.prefix) + ":*")
+        found = await (await self._client.at(live.checkpoint)).scan(glob_escaped(live.prefix) + ":*")
         left_over = set(_named(live, found, marks.aggregates | shadow.aggregates)) - set(shadow.names)
         pairs = [key for name in shadow.names for key in (names.key(name), live.key(name))]
         return Call(
@@ -399,7 +400,7 @@ class RedisShadowStore(RedisStore):
             pipeline.hget(live.checkpoint, "generation")
             pipeline.get(live.version)
 
-        generation, version = await self._client.ask(build)
+        generation, version = await (await self._client.at(live.checkpoint)).ask(build)
         if generation is not None and generation.decode() == self._promoting.get(stream):
             return Promoted(int(version))
         raise StateError(f"stream {stream} has no shadow to promote: run `crashfold replay` again")
@@ -424,8 +425,14 @@ class RedisShadowStore(RedisStore):
                     return self._outcome(commit, reply)
 
 
+def _next_offsets(checkpoints: Sequence[str], pipeline: Pipeline) -> None:
+    for key in checkpoints:
+        pipeline.hget(key, "next_offset")
+
+
 def _unlink(some: Sequence[str], pipeline: Pipeline) -> None:
-    pipeline.unlink(*some)
+    for key in some:  # one by one: in a cluster they do not share a slot
+        pipeline.unlink(key)
 
 
 def _named(names: Keys, found: Sequence[str], aggregates: frozenset[str]) -> tuple[str, ...]:

@@ -56,15 +56,25 @@ REFUSALS: Final = {
 """Codes with which Redis says that it did nothing and may do it later, and what to think of each."""
 
 MISFITS: Final = {
-    "ASK": "this is a Redis Cluster: give redis.url a single server",
+    "ASK": "this is a Redis Cluster: set redis.cluster = true",
     "CROSSSLOT": "the keys of a stream must share a slot: set redis.key_prefix to one with {stream} in it",
-    "MOVED": "this is a Redis Cluster: give redis.url a single server",
+    "MOVED": "this is a Redis Cluster: set redis.cluster = true",
     "NOAUTH": "give redis.url a user and password",
     "NOPERM": "the user in redis.url lacks a permission",
     "NOPROTO": "the server is older than Redis 6",
     "WRONGPASS": "mend the user and password in redis.url",
 }
 """Codes that come of wrong settings."""
+
+STRAYED: Final = {
+    "ASK": "this slot is on its way to another node; it is tried again",
+    "CLUSTERDOWN": REFUSALS["CLUSTERDOWN"],
+    "EXECABORT": REFUSALS["EXECABORT"],
+    "MASTERDOWN": REFUSALS["MASTERDOWN"],
+    "MOVED": "another node has this slot; it is tried there",
+    "READONLY": REFUSALS["READONLY"],
+}
+"""Codes with which a node of a cluster says that it did nothing, and that another node may have the slot."""
 
 SCRIPT_LOADS_MAX: Final = 3
 """How often a script is loaded for one call: a server that forgets it again and again is being restarted."""
@@ -122,7 +132,8 @@ class RedisClient:
     """Two pools on one server: a slow read never makes a commit wait for a connection.
 
     Times are seconds: `connect_timeout_s` for a new connection, `timeout_s` for a call and its answer, `bulk_timeout_s`
-    for one that reads a whole state.
+    for one that reads a whole state. A node of a cluster has `strayed`, which is called whenever an answer, or none,
+    means that another node may have the keys now.
     """
 
     def __init__(
@@ -135,7 +146,9 @@ class RedisClient:
         bulk_timeout_s: float,
         commit_connections: int,
         read_connections: int,
+        strayed: Callable[[], None] | None = None,
     ) -> None:
+        self._strayed = strayed
         self._timeout_s = timeout_s
         self._bulk_timeout_s = bulk_timeout_s
 
@@ -169,10 +182,22 @@ class RedisClient:
         self._commits = Redis(connection_pool=self._commit_pool)
         self._reads = Redis(connection_pool=self._read_pool)
 
-    def __repr__(self) -> str:
+    @property
+    def address(self) -> str:
+        """Where the server is."""
         settings = self._read_pool.connection_kwargs
-        place = settings.get("path") or f"{settings.get('host', 'localhost')}:{settings.get('port', 6379)}"
-        return f"<RedisClient {place}/{settings.get('db', 0)}>"
+        return settings.get("path") or f"{settings.get('host', 'localhost')}:{settings.get('port', 6379)}"
+
+    def __repr__(self) -> str:
+        return f"<RedisClient {self.address}/{self._read_pool.connection_kwargs.get('db', 0)}>"
+
+    async def at(self, key: str) -> "RedisClient":
+        """The server that has the key: this one."""
+        return self
+
+    async def servers(self) -> "list[RedisClient]":
+        """All servers that hold keys: this one."""
+        return [self]
 
     async def aclose(self) -> None:
         """Close every connection, within a second."""
@@ -206,7 +231,7 @@ class RedisClient:
         errors = [reply for reply in replies if isinstance(reply, RedisError)]
         if any(code_of(error) == "READONLY" for error in errors):
             await self._drop_connections()
-        return [translated(reply) if isinstance(reply, RedisError) else reply for reply in replies]
+        return [self.translated(reply) if isinstance(reply, RedisError) else reply for reply in replies]
 
     async def ask(self, build: Callable[[Pipeline], object]) -> list[Any]:
         """The replies to the commands that `build` puts on a pipeline. Raises the first error among them."""
@@ -221,7 +246,7 @@ class RedisClient:
             pipeline = self._reads.pipeline(transaction=True)
             build(pipeline)
             replies = await pipeline.execute(raise_on_error=False)
-            return [translated(reply) if isinstance(reply, RedisError) else reply for reply in replies]
+            return [self.translated(reply) if isinstance(reply, RedisError) else reply for reply in replies]
 
     def line(self, timeout_s: float) -> Line:
         """A line to the server: see there. `timeout_s` is for a call and its answer."""
@@ -281,7 +306,18 @@ class RedisClient:
         except (RedisError, OSError) as error:  # a TimeoutError is an OSError
             if code_of(error) == "READONLY":
                 await self._drop_connections()
-            raise translated(error) from error
+            raise self.translated(error) from error
+
+    def translated(self, error: Exception) -> CrashfoldError:
+        """`translated`, but for what a node of a cluster means by it."""
+        if self._strayed is not None:
+            code = code_of(error)
+            if code in STRAYED:
+                self._strayed()
+                return StoreRefused(f"Redis refused ({code}): {STRAYED[code]}")
+            if isinstance(error, ConnectionError | TimeoutError | OSError):
+                self._strayed()
+        return translated(error)
 
     async def _drop_connections(self) -> None:
         """After a failover the name may lead to another server."""

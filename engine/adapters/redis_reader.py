@@ -1,7 +1,7 @@
 """`RedisReader`: reading streams on Redis or Valkey while an engine writes to them, for the read side.
 
 Imports the client, its line and the packing beside it. Every read is one MULTI, so nothing of another version comes in
-between; all reads share one line, but for whole windows, which have another: nobody waits for them.
+between; all reads share one line to their server, but for whole windows, which have another: nobody waits for them.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -13,7 +13,8 @@ import msgspec
 from redis.exceptions import RedisError, ResponseError
 
 from engine.adapters import redis_packing as packing
-from engine.adapters.redis_client import RedisClient, code_of, translated
+from engine.adapters.redis_client import RedisClient, code_of
+from engine.adapters.redis_cluster import RedisCluster, by_server
 from engine.adapters.redis_line import Command, Line
 from engine.core.reading import AllFields, CachedAnswer, Fields, First, Piece, Pieces, Read, Standing, Text, WindowPart
 from engine.errors import StateError
@@ -41,11 +42,12 @@ class RedisReader:
         url: str,
         *,
         password: str = "",
+        cluster: bool = False,
         key_prefix: str = "analytics",
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
-        self._client = RedisClient(
+        self._client: RedisClient | RedisCluster = (RedisCluster if cluster else RedisClient)(
             url,
             password=password,
             connect_timeout_s=connect_timeout_s,
@@ -54,8 +56,8 @@ class RedisReader:
             commit_connections=1,
             read_connections=STREAMS_MAX,
         )
-        self._line = self._client.line(timeout_s)
-        self._bulk = self._client.line(WINDOW_TIMEOUT_S)
+        self._servers: dict[RedisClient, _Server] = {}
+        self._timeout_s = timeout_s
         self._key_prefix = key_prefix
 
     def __repr__(self) -> str:
@@ -67,25 +69,26 @@ class RedisReader:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._line.cut()
-        self._bulk.cut()
+        for server in self._servers.values():
+            server.cut()
         await self._client.aclose()
 
     @asynccontextmanager
     async def updates(self, stream: str) -> AsyncIterator["_Updates"]:
         """See `LiveReader`."""
-        async with self._client.listening(self._keys(stream).updates) as message:
+        channel = self._keys(stream).updates
+        async with (await self._client.at(channel)).listening(channel) as message:
             yield _Updates(message)
 
     async def standing(self, stream: str) -> Standing | None:
         """See `LiveReader`."""
-        standing, _ = await self._read(self._line, self._keys(stream), [])
+        standing, _ = await self._read(self._keys(stream), [])
         return standing
 
     async def read_pieces(self, stream: str, pieces: Sequence[Piece]) -> Pieces | None:
         """See `LiveReader`."""
         names = self._keys(stream)
-        standing, replies = await self._read(self._line, names, [_command(names, piece) for piece in pieces])
+        standing, replies = await self._read(names, [_command(names, piece) for piece in pieces])
         if standing is None:
             return None
         values = [_value(names, piece, reply) for piece, reply in zip(pieces, replies, strict=True)]
@@ -96,7 +99,7 @@ class RedisReader:
         names = self._keys(stream)
         games = names.key(keys.GAMES)
         commands: list[Command] = [("ZCARD", games), ("ZRANGEBYSCORE", games, f"({above_id}", "+inf")]
-        standing, replies = await self._read(self._line if above_id else self._bulk, names, commands)
+        standing, replies = await self._read(names, commands, is_bulk=not above_id)
         for reply in replies:
             if isinstance(reply, ResponseError):
                 raise StateError(f"{games} has another type: {packing.WAY_OUT}")
@@ -105,34 +108,74 @@ class RedisReader:
     async def cached(self, stream: str, version: int, request: str) -> bytes | None:
         """See `LiveReader`."""
         key = self._keys(stream).cache(version, request)
-        with _seam():
-            (answer,) = await self._line.ask([("GET", key)])
-        found: bytes | None = _good(answer)
+        server = self._of(await self._client.at(key))
+        with server.seam():
+            (answer,) = await server.line.ask([("GET", key)])
+        found: bytes | None = server.good(answer)
         return found
 
     async def keep(self, answers: Sequence[CachedAnswer]) -> None:
         """See `LiveReader`."""
-        commands: list[Command] = [
-            ("SET", self._keys(kept.stream).cache(kept.version, kept.request), kept.answer, "EX", kept.ttl_s)
-            for kept in answers
-        ]
-        with _seam():
-            replies = await self._line.ask(commands)
-        for reply in replies:
-            if isinstance(reply, ResponseError) and code_of(reply) == "READONLY":
-                self._line.cut()  # after a failover the name may lead to another server
-            _good(reply)
+        by_key = {self._keys(kept.stream).cache(kept.version, kept.request): kept for kept in answers}
+        for client, some in (await by_server(self._client, by_key)).items():
+            server = self._of(client)
+            with server.seam():
+                replies = await server.line.ask(
+                    [("SET", key, by_key[key].answer, "EX", by_key[key].ttl_s) for key in some]
+                )
+            for reply in replies:
+                if isinstance(reply, ResponseError) and code_of(reply) == "READONLY":
+                    server.line.cut()  # after a failover the name may lead to another server
+                server.good(reply)
 
     def _keys(self, stream: str) -> Keys:
         return Keys.of(self._key_prefix, stream)
 
-    async def _read(self, line: Line, names: Keys, commands: list[Command]) -> tuple[Standing | None, list[Any]]:
+    def _of(self, client: RedisClient) -> "_Server":
+        server = self._servers.get(client)
+        if server is None:
+            lines = client.line(self._timeout_s), client.line(WINDOW_TIMEOUT_S)
+            server = self._servers[client] = _Server(client, *lines)
+        return server
+
+    async def _read(
+        self, names: Keys, commands: list[Command], *, is_bulk: bool = False
+    ) -> tuple[Standing | None, list[Any]]:
         """Where the stream stands, and the replies to the commands, of the same moment; errors are among these."""
-        with _seam():
-            fields, version, *replies = await line.ask_at_once(
+        server = self._of(await self._client.at(names.checkpoint))
+        with server.seam():
+            fields, version, *replies = await (server.bulk if is_bulk else server.line).ask_at_once(
                 [("HMGET", names.checkpoint, *_STANDING), ("GET", names.version), *commands]
             )
-        return _standing(names, _good(fields), _good(version)), replies
+        return _standing(names, server.good(fields), server.good(version)), replies
+
+
+class _Server:
+    """One server, with a line for short reads and one for whole windows."""
+
+    def __init__(self, client: RedisClient, line: Line, bulk: Line) -> None:
+        self._client = client
+        self.line = line
+        self.bulk = bulk
+
+    def cut(self) -> None:
+        """End both."""
+        self.line.cut()
+        self.bulk.cut()
+
+    def good(self, reply: Any) -> Any:
+        """The reply, if it is none of an error."""
+        if isinstance(reply, ResponseError):
+            raise self._client.translated(reply)
+        return reply
+
+    @contextmanager
+    def seam(self) -> Iterator[None]:
+        """Where the client's errors end."""
+        try:
+            yield
+        except (RedisError, OSError) as error:
+            raise self._client.translated(error) from error
 
 
 class _Updates:
@@ -190,19 +233,3 @@ def _value(names: Keys, piece: Piece, reply: Any) -> Read:
         return dict(zip([field.decode() for field in reply[::2]], reply[1::2], strict=True))
     value: Read = reply
     return value
-
-
-def _good(reply: Any) -> Any:
-    """The reply, if it is none of an error."""
-    if isinstance(reply, ResponseError):
-        raise translated(reply)
-    return reply
-
-
-@contextmanager
-def _seam() -> Iterator[None]:
-    """Where the client's errors end."""
-    try:
-        yield
-    except (RedisError, OSError) as error:
-        raise translated(error) from error

@@ -40,7 +40,9 @@ def open_store(settings: Settings) -> RedisStore:
     """The store that the settings name."""
     redis = settings.redis
     timeout_s = redis.timeout_ms / 1000
-    return RedisStore(redis.url, password=redis.password, key_prefix=redis.key_prefix, timeout_s=timeout_s)
+    return RedisStore(
+        redis.url, password=redis.password, cluster=redis.cluster, key_prefix=redis.key_prefix, timeout_s=timeout_s
+    )
 
 
 def open_log(settings: Settings, file: Path | None = None, *, group: bool = False) -> EventLog:

@@ -33,7 +33,7 @@ async def serve_api(settings: Settings, reserved: socket.socket, worker: int = 0
     only, metrics, zones = only_stream(settings), ApiMetrics(worker), Zones()
     fairness = FairnessCheck.of(settings.fairness.check, settings.fairness.salt, settings.fairness.variant)
     redis = settings.redis
-    reader = RedisReader(redis.url, password=redis.password, key_prefix=redis.key_prefix)
+    reader = RedisReader(redis.url, password=redis.password, cluster=redis.cluster, key_prefix=redis.key_prefix)
     followers = Followers(
         reader,
         CLOCK,

@@ -71,8 +71,11 @@ async def _within_deadline(
 
 async def _redis(settings: Settings) -> list[Finding]:
     async with open_store(settings) as store:
-        info = await store.server_info()
-        findings = [Finding("redis", "ok", f"{info.product} {info.version}, {info.role}"), *judged(info)]
+        findings = []
+        for info in await store.server_infos():
+            told = f"{info.product} {info.version}, {info.role}"
+            findings.append(Finding("redis", "ok", f"{told}, {info.address}" if settings.redis.cluster else told))
+            findings += judged(info)
         only = only_stream(settings)
         if only is not None and (stored := await store.load(only)) is not None:
             matches = stored.checkpoint.fingerprint == plan_of(settings).fingerprint

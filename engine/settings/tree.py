@@ -192,6 +192,9 @@ class RedisSettings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = "redis://127.0.0.1:6379/0"
     password: Annotated[str, Meta(description="The password; goes before one in `url`.", extra=_SECRET)] = ""
+    cluster: Annotated[
+        bool, Meta(description="It is a Redis Cluster, and `url` leads to any of its nodes; needs `{stream}` below.")
+    ] = False
     allow_plaintext: Annotated[bool, Meta(description="Allow `redis://` to a host that is not loopback.")] = False
     key_prefix: Annotated[
         str,
@@ -222,6 +225,17 @@ class RedisSettings(msgspec.Struct, frozen=True, kw_only=True):
             bool(host) if parts.scheme in ("redis", "rediss") else parts.scheme == "unix" and parts.path != "",
             "url",
             f"{masked_url(self.url)!r} is not redis://host:port/db, rediss://host:port/db or unix:///path",
+        )
+        _require(
+            not self.cluster or (parts.scheme != "unix" and parts.path in ("", "/", "/0")),
+            "url",
+            "must lead to a node of the cluster by redis:// or rediss://, and to its only database, 0",
+        )
+        _require(
+            not self.cluster or STREAM_PLACE in self.key_prefix,
+            "key_prefix",
+            f"must have {STREAM_PLACE} in it with redis.cluster, such as analytics:{STREAM_PLACE}: the keys of a stream"
+            " have to share a slot",
         )
         _require(
             parts.scheme != "redis" or is_loopback(host or "") or self.allow_plaintext,

@@ -350,7 +350,7 @@ async def test_the_server_says_what_it_is_and_how_it_keeps_data(
     store: RedisStore, request: pytest.FixtureRequest
 ) -> None:
     await store.ping()
-    info = await store.server_info()
+    (info,) = await store.server_infos()
     assert request.node.callspec.params["each_redis_url"] == info.product
     assert int(info.version.partition(".")[0]) >= 7
     assert (info.role, info.maxmemory_bytes, info.maxmemory_policy) == ("master", 0, "noeviction")
@@ -363,7 +363,7 @@ async def test_a_user_who_may_not_read_the_configuration_still_learns_what_the_s
     await redis.acl_setuser("reader", enabled=True, passwords=["+pw"], categories=["+@all"], commands=["-config"])
     try:
         async with RedisStore(each_redis_url.replace("redis://", "redis://reader:pw@")) as store:
-            info = await store.server_info()
+            (info,) = await store.server_infos()
             assert info.save is None
             assert info.role == "master"
     finally:

@@ -1,0 +1,146 @@
+"""A Redis Cluster: which node has which slot, and a `RedisClient` for each of them.
+
+Imports the client beside it and the library's hash of keys. The library's own cluster client is not used: it follows
+redirections and tries again by itself, which would hide that a commit's outcome is unknown. Here a redirection is a
+refusal like any other. Nothing was done; the map of the slots is asked for anew; and whoever called tries again. So a
+commit of a slot that is being moved waits until it has moved, and no script ever meets half of its keys.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+from urllib.parse import urlsplit, urlunsplit
+
+import anyio
+from redis.crc import key_slot
+
+from engine.adapters.redis_client import Call, RedisClient, Script
+from engine.errors import ConfigurationError, CrashfoldError, StateError, StoreRefused, StoreUnavailable
+
+REFRESH_TIMEOUT_S: Final = 2.0
+
+Address = tuple[str, int]
+
+
+class RedisCluster:
+    """The nodes of a cluster, found through the one at `url`; the other options are those of each `RedisClient`."""
+
+    def __init__(self, url: str, **options: Any) -> None:
+        self._url = url
+        self._options = options
+        self._seed = self._client(url)
+        self._nodes: dict[Address, RedisClient] = {}
+        self._ranges: list[tuple[int, int, Address]] = []
+        self._is_stale = True
+        self._turn = 0
+        self._refreshing = anyio.Lock()
+
+    def __repr__(self) -> str:
+        return f"<RedisCluster {self._seed.address}>"
+
+    async def at(self, key: str) -> RedisClient:
+        """The node that has the key's slot. Raises StoreRefused when none has, StoreUnavailable when none answers."""
+        if self._is_stale:
+            await self._refresh()
+        slot = key_slot(key.encode())
+        for first, last, address in self._ranges:
+            if first <= slot <= last:
+                return self._nodes[address]
+        self._strayed()
+        raise StoreRefused(f"Redis refused: no node of the cluster has slot {slot}; it is tried again")
+
+    async def servers(self) -> list[RedisClient]:
+        """All nodes that have slots."""
+        await self._refresh()
+        return list(self._nodes.values())
+
+    async def run(self, script: Script, calls: Sequence[Call]) -> list[Any]:
+        """`RedisClient.run`, the calls of each node at once. Where a node does not answer, the error is the reply."""
+        replies: list[Any] = [None] * len(calls)
+
+        async def run_at(server: RedisClient, rows: list[int]) -> None:
+            try:
+                answers = await server.run(script, [calls[row] for row in rows])
+            except CrashfoldError as error:
+                answers = [error] * len(rows)
+            for row, answer in zip(rows, answers, strict=True):
+                replies[row] = answer
+
+        rows_at: dict[RedisClient, list[int]] = {}
+        for row, call in enumerate(calls):
+            rows_at.setdefault(await self.at(call.keys[0]), []).append(row)
+        async with anyio.create_task_group() as tasks:
+            for server, rows in rows_at.items():
+                tasks.start_soon(run_at, server, rows)
+        return replies
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        for client in (self._seed, *self._nodes.values()):
+            await client.aclose()
+
+    def _strayed(self) -> None:
+        """The map may be out of date."""
+        self._is_stale = True
+
+    def _client(self, url: str) -> RedisClient:
+        return RedisClient(url, strayed=self._strayed, **self._options)
+
+    async def _refresh(self) -> None:
+        """Ask for the map when it may be out of date; the nodes in turn, for one may be out of date itself."""
+        async with self._refreshing:
+            if not self._is_stale:
+                return
+            known = [*self._nodes.values(), self._seed]
+            last: CrashfoldError = StoreUnavailable("no node of the Redis Cluster answers; it is tried again")
+            for _ in known:
+                self._turn += 1
+                node = known[self._turn % len(known)]
+                try:
+                    with anyio.fail_after(REFRESH_TIMEOUT_S):
+                        (slots,) = await node.ask(lambda pipeline: pipeline.execute_command("CLUSTER", "SLOTS"))
+                except TimeoutError:
+                    continue
+                except StateError:
+                    raise ConfigurationError(
+                        f"redis.cluster is true, but the server at {node.address} is no node of a cluster: set it to "
+                        "false, or mend redis.url"
+                    ) from None
+                except CrashfoldError as error:
+                    last = error
+                    continue
+                await self._learn(node, slots)
+                return
+            raise last
+
+    async def _learn(self, node: RedisClient, slots: list[list[Any]]) -> None:
+        """Take over a map, as the node told it: first slot, last slot, primary, replicas. A node that does not know its
+        own host leaves it out."""
+        self_host = node.address.rpartition(":")[0]
+        ranges = []
+        for first, last, (host, port, *_), *_replicas in slots:
+            ranges.append((int(first), int(last), ((host or b"").decode() or self_host, int(port))))
+        addresses = {address for _, _, address in ranges}
+        gone = [self._nodes.pop(address) for address in self._nodes.keys() - addresses]
+        for address in addresses - self._nodes.keys():
+            self._nodes[address] = self._client(_with_address(self._url, address))
+        self._ranges, self._is_stale = sorted(ranges), False
+        for client in gone:
+            await client.aclose()
+
+
+async def by_server(client: RedisClient | RedisCluster, keys: Iterable[str]) -> dict[RedisClient, list[str]]:
+    """The keys by the server that has them."""
+    found: dict[RedisClient, list[str]] = {}
+    for key in keys:
+        found.setdefault(await client.at(key), []).append(key)
+    return found
+
+
+def _with_address(url: str, address: Address) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("redis", "rediss"):
+        raise ConfigurationError("redis.url: a Redis Cluster is reached by redis:// or rediss://")
+    user, at, _ = parts.netloc.rpartition("@")
+    host, port = address
+    netloc = f"{user}{at}[{host}]:{port}" if ":" in host else f"{user}{at}{host}:{port}"
+    return urlunsplit((parts.scheme, netloc, "", parts.query, ""))
