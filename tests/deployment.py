@@ -25,7 +25,7 @@ import anyio
 import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, RecordsToDelete
-from redis import Redis
+from redis import Redis, RedisCluster
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
@@ -182,13 +182,18 @@ class Deployment:
         topic: str,
         *,
         key_prefix: str = "analytics",
+        cluster: bool = False,
         settings: Mapping[str, Mapping[str, object]] | None = None,
     ) -> None:
         self.directory = directory
         self.bootstrap_servers = bootstrap_servers
         self.topic = topic
         self.key_prefix = key_prefix
-        self.redis: Any = Redis.from_url(redis_url, socket_timeout=10, retry=Retry(NoBackoff(), 0))
+        self.redis: Any = (
+            RedisCluster.from_url(redis_url, socket_timeout=10)
+            if cluster
+            else Redis.from_url(redis_url, socket_timeout=10, retry=Retry(NoBackoff(), 0))
+        )
         self.settings: dict[str, dict[str, object]] = {
             "kafka": {
                 "bootstrap_servers": bootstrap_servers,
@@ -199,7 +204,7 @@ class Deployment:
                 "fetch_max_wait_ms": 100,
                 "metadata_max_age_ms": 1_000,
             },
-            "redis": {"url": redis_url, "key_prefix": key_prefix},
+            "redis": {"url": redis_url, "cluster": cluster, "key_prefix": key_prefix},
             "engine": {"port": 0},
             "log": {"format": "json"},
         }
