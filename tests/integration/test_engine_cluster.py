@@ -1,10 +1,17 @@
-"""The engine and every command on a Redis Cluster of three, while slots move and a primary dies."""
+"""The engine, every command and the API on a Redis Cluster of three, while slots move and a primary dies."""
 
 from collections.abc import Callable
+from contextlib import suppress
 
+import anyio
+import anyio.to_thread
 import pytest
 
+from engine.adapters.redis import RedisStore
+from engine.errors import Unavailable
+from tests.api_server import Writer, api_server
 from tests.deployment import Deployment, NewDeployment, Watcher, expected, traffic
+from tests.games import games_at
 from tests.servers import RedisCluster
 
 STREAMS = [f"table-{number}" for number in range(20)]
@@ -89,3 +96,40 @@ def test_a_prefix_without_the_stream_is_refused_with_what_to_do(
     done = deployment.run("run")
     assert done.code == 78
     assert "{stream}" in done.err
+
+
+async def test_the_api_answers_from_a_cluster_and_shows_a_commit_wherever_its_slot_is(
+    new_redis_cluster: Callable[..., RedisCluster],
+) -> None:
+    cluster = await anyio.to_thread.run_sync(new_redis_cluster)
+    games = games_at(*(1.0, 2.0, 1.4, 11.0, 3.0) * 8)
+    async with RedisStore(cluster.url, cluster=True, key_prefix="analytics:{stream}") as store:
+        writers = [Writer(store, stream=stream) for stream in STREAMS[:5]]
+        for writer in writers:
+            await writer.commit(games[:20])
+        serving = api_server(cluster.url, "--redis.cluster", "true", "--redis.key_prefix", "analytics:{stream}")
+        server = await anyio.to_thread.run_sync(serving.__enter__)
+        try:
+            async with server.client() as client:
+                for number, stream in enumerate(STREAMS[:5]):
+                    path, about = "/api/analytics/occurrences/min-crash-point/2", {"stream": stream}
+                    first = await client.get(path, params=about)
+                    assert (first.status_code, first.headers["X-Crashfold-Source"]) == (200, "precomputed")
+                    if number % 2:
+                        key = f"analytics:{{{stream}}}:version"
+                        source = cluster.primary_of(key)
+                        target = next(node for node in cluster.primaries if node is not source)
+                        await anyio.to_thread.run_sync(cluster.move_slot, key, target)
+                        await refused_once(store, stream)
+                    version = await writers[number].commit(games[20:])
+                    then = await client.get(path, params={**about, "min_version": version})
+                    assert then.headers["X-Crashfold-Version"] == str(version), then.text
+                    assert then.json()["data"]["occurrences"]["total_games"] == len(games)
+        finally:
+            await anyio.to_thread.run_sync(serving.__exit__, None, None, None)
+
+
+async def refused_once(store: RedisStore, stream: str) -> None:
+    """Let the store hear that the stream's slot has moved."""
+    with suppress(Unavailable):
+        await store.load(stream)
