@@ -8,9 +8,11 @@ import msgspec
 from redis.asyncio import Redis
 
 from engine.adapters.embedded import embedded_kafka, embedded_redis
-from engine.cli.verify import verify_topic
+from engine.cli.bootstrap import fairness_of, open_log, open_store, plan_of
 from engine.errors import CrashfoldError
-from engine.settings import load
+from engine.runtime.verify import verify
+from engine.settings import Settings, load
+from schemas.keys import STREAM_PLACE, Keys
 
 KAFKA_JAVA = ("-Xms1g", "-Xmx1g")
 
@@ -74,11 +76,25 @@ async def forget(servers: Servers) -> None:
         await client.flushdb()
 
 
-async def check(settings: Assignments) -> None:
+async def check(given: Assignments) -> None:
     """No figure of a wrong result: what stands in Redis is what the plain oracle makes of the topic."""
-    report = await verify_topic(load(None, {}, settings).settings)
-    if report.differences:
-        raise CrashfoldError(f"the result is wrong, so its figures are worth nothing: {report.differences[0]}")
+    settings = load(None, {}, given).settings
+    async with open_store(settings) as store, open_log(settings) as event_log:
+        streams = await _streams_in(settings)
+        report = await verify(event_log, store, plan_of(settings), streams, fairness=fairness_of(settings))
+    if report.differences or not report.streams:
+        wrong = report.differences[0] if report.differences else "nothing is stored"
+        raise CrashfoldError(f"the result is wrong, so its figures are worth nothing: {wrong}")
+
+
+async def _streams_in(settings: Settings) -> list[str]:
+    """All streams that have a checkpoint; a rebuild of many leaves no other trace of which there are."""
+    if not settings.redis.many_streams:
+        return [settings.engine.stream]
+    before, _, after = Keys.of(settings.redis.key_prefix, STREAM_PLACE).checkpoint.partition(STREAM_PLACE)
+    async with Redis.from_url(settings.redis.url) as client:
+        keys = [key.decode() async for key in client.scan_iter(f"{before}*{after}", count=10_000)]
+    return sorted(key.removeprefix(before).removesuffix(after) for key in keys)
 
 
 async def _redis_version(redis_url: str) -> str:
