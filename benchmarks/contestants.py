@@ -70,12 +70,21 @@ async def batches(settings: Settings, records: int) -> None:
 
 async def replay(settings: Settings, records: int) -> None:
     """`crashfold replay`: everything folded, written to a shadow, promoted."""
+    await _rebuild(settings, records, Request())
+
+
+async def replay_to(settings: Settings, records: int) -> None:
+    """`crashfold replay --to-offset`: the same of the first so many records of a longer topic."""
+    await _rebuild(settings, records, Request(to_offset=records))
+
+
+async def _rebuild(settings: Settings, records: int, request: Request) -> None:
     async with open_store(settings) as store, open_log(settings) as event_log:
 
         def processor(shadow: StateStore, dead_letters: DeadLetters) -> Processor:
             return new_processor(settings, event_log, shadow, dead_letters)
 
-        report = await Rebuild(event_log, store, store.shadow(), processor, Request(), CLOCK, lambda _: None).run()
+        report = await Rebuild(event_log, store, store.shadow(), processor, request, CLOCK, lambda _: None).run()
     assert sum(one.games for one in report.streams) == records, report
 
 
@@ -88,6 +97,7 @@ CONTESTANTS: dict[str, Callable[[Settings, int], Awaitable[None]]] = {
     "bare": bare,
     "batches": batches,
     "replay": replay,
+    "replay_to": replay_to,
     "run": run,
 }
 

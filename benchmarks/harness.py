@@ -10,9 +10,13 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from benchmarks import api, api_live, live, micro, topic
+from benchmarks import api, api_live, curves, live, micro, topic
+from benchmarks.curves import GrowthReport
+from benchmarks.growth import DIMENSIONS, Dimension
+from benchmarks.growth import curves as curves_of
 from benchmarks.measure import Figure, Report, machine, write
-from benchmarks.servers import running_servers
+from benchmarks.plots import draw as draw_curves
+from benchmarks.servers import quiet, running_servers
 from engine.cli import options
 from engine.errors import CrashfoldError
 from schemas.chain import chain_of_games
@@ -67,6 +71,60 @@ def bench(
     return 0
 
 
+@app.command
+def growth(
+    *dimensions: Dimension,
+    games: int = 200_000,
+    runs: int = 5,
+    seed: int = 1,
+    long: bool = False,
+    embedded: bool = False,
+    plots: Annotated[Path | None, Parameter(help="Draw each curve as SVG into this directory.")] = None,
+    out: Annotated[Path | None, Parameter(help="Where the JSON report goes.")] = None,
+) -> int:
+    """Measure how cost grows, print tables, write a report.
+
+    Parameters
+    ----------
+    dimensions
+        With what it grows; all by default.
+    games
+        On the topic, where the number of games is not what grows.
+    runs
+        Counted runs of each, after one that is not.
+    seed
+        Of the chains of games.
+    long
+        Histories of 10 and 20 million games too: 4 GB of disk.
+    embedded
+        On the embedded broker and Valkey, although Apache Kafka and redis-server could be had.
+    """
+    report = options.run(_grow, dimensions or DIMENSIONS, games, runs, seed, long, embedded)
+    curves.show(report.curves)
+    path = out or RESULTS / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-growth.json"
+    write(report, path)
+    options.note(f"report: {path}")
+    if plots is not None:
+        draw_curves(report.curves, plots)
+    return 0
+
+
+@app.command
+def draw(*reports: Path, to: Path) -> int:
+    """Draw the curves of growth reports as SVG; of two curves of the same name the later one.
+
+    Parameters
+    ----------
+    reports
+        JSON, written by `crashfold bench growth`.
+    to
+        The directory.
+    """
+    for path in draw_curves(curves.read(reports), to):
+        options.note(str(path))
+    return 0
+
+
 def show(report: Report) -> None:
     """The figures for people."""
     if answers := api.rows(report.figures):
@@ -80,9 +138,19 @@ def show(report: Report) -> None:
     options.print_table(f"median of {report.runs} runs", columns, rows)
 
 
+async def _grow(
+    dimensions: Sequence[Dimension], games: int, runs: int, seed: int, long: bool, embedded: bool
+) -> GrowthReport:
+    quiet()
+    async with running_servers(embedded) as servers:
+        found = await curves_of(servers, dimensions, games, runs, seed, long)
+        return GrowthReport(machine=machine(servers.names), seed=seed, runs=runs, curves=tuple(found))
+
+
 async def _measure(
     parts: Sequence[Part], games: int, runs: int, seed: int, rate: float, seconds: float, embedded: bool
 ) -> Report:
+    quiet()
     chain = list(chain_of_games(seed, max(games + api.MORE_GAMES, int(rate * seconds * 2))))
     found: list[Figure] = []
     if "micro" in parts:

@@ -48,8 +48,8 @@ class Machine(msgspec.Struct, frozen=True):
     servers: dict[str, str]
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole run of the harness. `revision` is that of the code, with `+` when files had been changed since; None
+class Provenance(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a report comes from. `revision` is that of the code, with `+` when files had been changed since; None
     outside a checkout. `command` repeats it."""
 
     began: str = msgspec.field(default_factory=lambda: f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}")
@@ -58,10 +58,15 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     machine: Machine
     seed: int
     runs: int
+
+
+class Report(Provenance, frozen=True, kw_only=True):
+    """A whole run of `crashfold bench`."""
+
     figures: tuple[Figure, ...]
 
 
-def write(report: Report, path: Path) -> None:
+def write(report: Provenance, path: Path) -> None:
     """Write the report as JSON, with the median and the spread of every figure spelled out."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(msgspec.json.format(msgspec.json.encode(_spelled_out(report)), indent=1) + b"\n")

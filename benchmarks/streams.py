@@ -1,0 +1,119 @@
+"""Many tables in one engine: the line over a topic in memory and a real Redis, one game a table and commit.
+
+What is measured is the engine and Redis alone: no broker takes part.
+"""
+
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import islice
+from typing import Self
+
+from redis.asyncio import Redis
+
+from benchmarks.curves import Costs
+from benchmarks.servers import Servers, assignments
+from engine.adapters.memory_log import MemoryDeadLetters, MemoryLog, MemoryTopic
+from engine.cli.bootstrap import new_processor, open_store, plan_of
+from engine.errors import CrashfoldError
+from engine.runtime.processor import Processor
+from engine.runtime.verify import verify
+from engine.settings import Settings, load
+from schemas.chain import chain_of_games
+from schemas.game import encode
+
+FIRST_GAMES = 20
+"""Games that every table has before anything is measured."""
+POLLS = 21
+"""Of one measurement; the last one does not count."""
+AT_ONCE_MAX = 100
+"""Tables that have a game in one poll."""
+CHECKED_MAX = 10
+"""Tables that are verified: each is read by looking through all keys."""
+
+
+class Tables:
+    """Tables, the engine that follows them, and its store."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        topic: MemoryTopic,
+        event_log: MemoryLog,
+        processor: Processor,
+        seed: int,
+        count: int,
+    ) -> None:
+        self._settings = settings
+        self._topic = topic
+        self._event_log = event_log
+        self._processor = processor
+        self._count = count
+        self._at_once = min(AT_ONCE_MAX, count)
+        self._chains = [chain_of_games(seed + number, 1000) for number in range(count)]
+        self._next = 0
+        self._memory_before = _resident_kib()
+
+    @classmethod
+    @asynccontextmanager
+    async def opened(cls, servers: Servers, seed: int, count: int) -> AsyncIterator[Self]:
+        """`count` tables of `FIRST_GAMES` games, all in memory and in Redis."""
+        given = assignments(servers, "tables") | {
+            "redis.key_prefix": "bench:{stream}",
+            "engine.batch_games_max": str(min(AT_ONCE_MAX, count)),
+        }
+        settings = load(None, {}, given).settings
+        topic = MemoryTopic(settings.kafka.topic)
+        async with open_store(settings) as store, MemoryLog(topic) as event_log:
+            processor = new_processor(settings, event_log, store, MemoryDeadLetters())
+            tables = cls(settings, topic, event_log, processor, seed, count)
+            for number in range(count):
+                values = [encode(game) for game in islice(tables._chains[number], FIRST_GAMES)]
+                topic.extend(values, key=tables._name(number))
+            await tables._catch_up()
+            yield tables
+
+    async def play(self, servers: Servers) -> Costs:
+        """`POLLS` polls of games, one table after the other; no two games of a poll are of the same table."""
+        first = (await self._event_log.bounds(0)).end
+        for _ in range(self._at_once * POLLS):
+            number, self._next = self._next, (self._next + 1) % self._count
+            self._topic.append(encode(next(self._chains[number])), key=self._name(number))
+        began_s, cpu_began_s = time.perf_counter(), time.process_time()
+        games = 0
+        while games < self._at_once * (POLLS - 1):  # behind the last poll a step would wait for more
+            await self._processor.step()
+            games = self._processor.next_offsets[0] - first
+        cpu_s, clock_s = time.process_time() - cpu_began_s, time.perf_counter() - began_s
+        await self._catch_up()
+        async with Redis.from_url(servers.redis_url) as client:
+            redis_kib = int((await client.info("memory"))["used_memory"]) / 1024
+        return {
+            "CPU of the engine": cpu_s * 1e6 / games,
+            "by the clock, Redis included": clock_s * 1e6 / games,
+            "engine": (_resident_kib() - self._memory_before) / self._count,
+            "Redis": redis_kib / self._count,
+        }
+
+    async def check(self) -> None:
+        """No figure of a wrong result: some of the tables against the plain oracle."""
+        names = [self._name(n).decode() for n in range(0, self._count, -(-self._count // CHECKED_MAX))]
+        async with open_store(self._settings) as store, MemoryLog(self._topic, None) as event_log:
+            report = await verify(event_log, store, plan_of(self._settings), names, poll_wait_s=0)
+        if report.differences:
+            raise CrashfoldError(f"the result is wrong, so its figures are worth nothing: {report.differences[0]}")
+
+    async def _catch_up(self) -> None:
+        """Step until everything on the topic is committed."""
+        end = (await self._event_log.bounds(0)).end
+        while self._processor.next_offsets.get(0, 0) < end:
+            await self._processor.step()
+
+    def _name(self, number: int) -> bytes:
+        return b"table-%d" % number
+
+
+def _resident_kib() -> float:
+    with open("/proc/self/statm", encoding="ascii") as numbers:
+        return int(numbers.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1024
