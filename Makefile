@@ -8,7 +8,7 @@ READY = .venv/.ready
 # Commands start a second sooner when Python may keep what it has compiled, and the tests start hundreds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup check test test-quick bench bench-api bench-peers demo clean
+.PHONY: help setup check test test-quick bench bench-api bench-growth bench-guard bench-peers demo clean
 
 help:
 	@echo 'make setup       .venv from uv.lock; again only when that or pyproject.toml changed'
@@ -18,6 +18,8 @@ help:
 	@echo 'make test-quick  the tests that need neither Java nor an installed server'
 	@echo 'make bench       the benchmarks'
 	@echo 'make bench-api   answers over HTTP, and how soon readers see a commit'
+	@echo 'make bench-growth how cost grows: with predicates, streams, windows, history'
+	@echo 'make bench-guard has a ratio become worse than that in the repository'
 	@echo 'make bench-peers beside what one could take instead, each in an environment of its own'
 	@echo 'make clean       remove everything that the other targets made'
 	@echo 'ARGS="…" is passed on: make test-quick ARGS="tests/unit -k series"'
@@ -51,6 +53,14 @@ bench-api: $(READY)
 bench-peers: $(READY)
 	@tools/install-servers
 	.venv/bin/python -m benchmarks.peers $(ARGS)
+
+bench-growth: $(READY)
+	@tools/install-servers
+	.venv/bin/crashfold bench growth $(ARGS)
+
+bench-guard: $(READY)
+	@tools/install-servers
+	.venv/bin/crashfold bench guard $(ARGS)
 
 demo: $(READY)
 	@.venv/bin/crashfold demo $(ARGS)

@@ -8,11 +8,13 @@ import resource
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 
 import anyio
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from benchmarks.sampler import Profile, Sampler
 from engine import logs
 from engine.cli.bootstrap import CLOCK, new_processor, open_log, open_store, run_engine
 from engine.ports import DeadLetters, StateStore
@@ -24,6 +26,7 @@ from projections.games import Bands
 from schemas.game import Game
 
 BATCH_RECORDS = 20_000
+PROFILED = "--profiled"
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -33,6 +36,7 @@ class Outcome(msgspec.Struct, frozen=True):
     duration_s: float
     cpu_s: float
     peak_mib: float
+    profile: Profile | None = None
 
 
 async def bare(settings: Settings, records: int) -> None:
@@ -103,8 +107,12 @@ CONTESTANTS: dict[str, Callable[[Settings, int], Awaitable[None]]] = {
 
 
 def main() -> None:
-    """Run the contestant named by the first argument over as many records as the second says; the rest are settings."""
-    name, records, *assignments = sys.argv[1:]
+    """Run the contestant named by the first argument over as many records as the second says; the rest are settings.
+
+    With `--profiled` before them the outcome has a profile.
+    """
+    profiled = sys.argv[1] == PROFILED
+    name, records, *assignments = sys.argv[1 + profiled :]
     settings = load(None, {}, dict(assignment.split("=", 1) for assignment in assignments)).settings
     logs.configure(settings.log)
 
@@ -113,9 +121,12 @@ def main() -> None:
         await CONTESTANTS[name](settings, int(records))
         return time.perf_counter() - started_s
 
+    sampler = Sampler()
     cpu_before = time.process_time()
-    duration_s = anyio.run(measured, backend_options={"use_uvloop": True})
-    outcome = Outcome(int(records), duration_s, time.process_time() - cpu_before, _peak_mib())
+    with sampler if profiled else nullcontext():
+        duration_s = anyio.run(measured, backend_options={"use_uvloop": True})
+    cpu_s = time.process_time() - cpu_before
+    outcome = Outcome(int(records), duration_s, cpu_s, _peak_mib(), sampler.profile if profiled else None)
     sys.stdout.write(msgspec.json.encode(outcome).decode() + "\n")
 
 

@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from benchmarks import api, api_live, curves, live, micro, topic
+from benchmarks import api, api_live, curves, live, micro, profiles, topic
+from benchmarks import guard as guards
 from benchmarks.curves import GrowthReport
 from benchmarks.growth import DIMENSIONS, Dimension
 from benchmarks.growth import curves as curves_of
@@ -23,8 +24,8 @@ from schemas.chain import chain_of_games
 
 RESULTS = Path(__file__).parent / "results"
 
-Part = Literal["micro", "commit", "topic", "codecs", "live", "api", "api-live"]
-PARTS: tuple[Part, ...] = ("micro", "commit", "topic", "codecs", "live", "api", "api-live")
+Part = Literal["micro", "commit", "topic", "codecs", "profile", "live", "api", "api-live"]
+PARTS: tuple[Part, ...] = ("micro", "commit", "topic", "codecs", "profile", "live", "api", "api-live")
 
 app = App(name="bench", help="Measure, print a table, write a report.")
 
@@ -46,8 +47,9 @@ def bench(
     ----------
     parts
         micro: decode, fold, delta, load. commit: the script on a real server. topic: from Kafka to committed Redis
-        state, beside a bare loop. codecs: the same from compressed topics. live: the delay at a steady rate. api:
-        answers over HTTP, new and kept. api-live: how soon readers see what is committed. All by default.
+        state, beside a bare loop. codecs: the same from compressed topics. profile: where its time goes. live: the
+        delay at a steady rate. api: answers over HTTP, new and kept. api-live: how soon readers see what is committed.
+        All by default.
     games
         On the topic, and behind the API.
     runs
@@ -110,6 +112,34 @@ def growth(
 
 
 @app.command
+def guard(*, rebase: bool = False, embedded: bool = False) -> int:
+    """Compare ratios of CPU time with those in the repository; exit code 1 when one is lost.
+
+    Parameters
+    ----------
+    rebase
+        Make what is measured now the ratios in the repository.
+    embedded
+        On the embedded broker and Valkey, although Apache Kafka and redis-server could be had.
+    """
+    verdicts = options.run(_guard, rebase, embedded)
+    rows = [
+        (
+            one.name,
+            f"{one.known.median:.3g} ±{one.known.noise:.0%}",
+            f"{one.found.median:.3g} ±{one.found.noise:.0%}",
+            f"{one.loss:+.0%}",
+            one.attempts,
+            "lost" if one.is_lost else "",
+        )
+        for one in verdicts
+    ]
+    columns = ("ratio", "baseline", "now", "change", "attempts", "")
+    options.print_table("CPU time, worse is more", columns, rows)
+    return 1 if any(one.is_lost for one in verdicts) else 0
+
+
+@app.command
 def draw(*reports: Path, to: Path) -> int:
     """Draw the curves of growth reports as SVG; of two curves of the same name the later one.
 
@@ -147,12 +177,22 @@ async def _grow(
         return GrowthReport(machine=machine(servers.names), seed=seed, runs=runs, curves=tuple(found))
 
 
+async def _guard(rebase: bool, embedded: bool) -> list[guards.Verdict]:
+    quiet()
+    async with running_servers(embedded) as servers:
+        pairs = await guards.ratios(servers)
+        if rebase:
+            guards.write(await guards.rebased(pairs))
+        return await guards.judged(pairs, guards.read(), machine({}).cpu)
+
+
 async def _measure(
     parts: Sequence[Part], games: int, runs: int, seed: int, rate: float, seconds: float, embedded: bool
 ) -> Report:
     quiet()
     chain = list(chain_of_games(seed, max(games + api.MORE_GAMES, int(rate * seconds * 2))))
     found: list[Figure] = []
+    functions: dict[str, dict[str, float]] = {}
     if "micro" in parts:
         found += micro.figures(chain[: min(games, 100_000)], runs)
     names: dict[str, str] = {}
@@ -165,6 +205,9 @@ async def _measure(
                 found += await topic.figures(servers, chain[:games], runs)
             if "codecs" in parts:
                 found += await topic.codec_figures(servers, chain[:games], runs)
+            if "profile" in parts:
+                figures, functions = await profiles.figures(servers, games, runs, seed)
+                found += figures
             if "live" in parts:
                 found += await live.figures(servers, chain, runs, rate, seconds)
             if "api" in parts:
@@ -172,4 +215,4 @@ async def _measure(
             if "api-live" in parts:
                 found += await api_live.agreement_figures(servers.redis_url, chain, games, runs)
                 found += await api_live.stream_figures(servers, chain, games, runs)
-    return Report(machine=machine(names), seed=seed, runs=runs, figures=tuple(found))
+    return Report(machine=machine(names), seed=seed, runs=runs, figures=tuple(found), functions=functions)

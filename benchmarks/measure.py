@@ -61,9 +61,11 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(Provenance, frozen=True, kw_only=True):
-    """A whole run of `crashfold bench`."""
+    """A whole run of `crashfold bench`. `functions` are those in which profiled programs spend most: µs of CPU a
+    game, by program and function."""
 
     figures: tuple[Figure, ...]
+    functions: dict[str, dict[str, float]] = {}
 
 
 def write(report: Provenance, path: Path) -> None:

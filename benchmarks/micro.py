@@ -5,16 +5,16 @@ from functools import partial
 from typing import Any
 
 import anyio
-import msgspec
 from redis.asyncio import Redis
 
 from benchmarks.measure import Figure, microseconds
+from benchmarks.stages import Commits
 from engine.adapters.redis import RedisStore
-from engine.core.facts import Checkpoint, Commit, Position
+from engine.core.facts import Commit
 from projections import ProjectionSettings, StreamState, plan
 from projections.columns import Columns, Ints
 from projections.games import Bands, Games, cells_of
-from projections.projection import Projection, Totals
+from projections.projection import Projection
 from schemas.game import Game, decode, encode
 
 BATCHES = (1, 100, 20_000)
@@ -61,9 +61,6 @@ def _batch_figures(before: StreamState, batch: Ints, runs: int) -> list[Figure]:
     size = batch.shape[1]
     calls, note = max(1, 1000 // size), f"a game, {size} a batch"
 
-    def fold() -> None:
-        before.fold_cells(batch).state.settled()
-
     def fold_and_delta() -> None:
         folded = before.fold_cells(batch)
         folded.state.delta(before, folded.kept)
@@ -105,27 +102,13 @@ async def commit_figures(redis_url: str, games: Sequence[Game], runs: int) -> li
     ]
 
 
-def _commits(state: StreamState, games: Sequence[Game], generation: str) -> list[Commit]:
+def _commits(state: StreamState, games: Sequence[Game], stream: str) -> list[Commit]:
     """First the whole state, then one commit per game on top of it."""
-    checkpoint = Checkpoint(
-        next_offset=1,
-        generation=generation,
-        writer="bench",
-        topic="bench",
-        partition=0,
-        first_offset=0,
-        mark=None,
-        fingerprint=state.plan.fingerprint,
-        aggregates=state.plan.aggregates,
-    )
-    commits = [Commit(generation, None, checkpoint, state.create(), state.totals.games, state.totals.newest_id)]
+    line = Commits(state, stream)
+    commits = [line.first(state)]
     for game in games:
         folded = state.fold([game])
-        expected = Position(generation, checkpoint.next_offset)
-        checkpoint = msgspec.structs.replace(checkpoint, next_offset=checkpoint.next_offset + 1)
-        totals: Totals = folded.state.totals
-        delta = folded.state.delta(state, folded.kept)
-        commits.append(Commit(generation, expected, checkpoint, delta, totals.games, totals.newest_id))
+        commits.append(line.next(folded.state, folded.state.delta(state, folded.kept)))
         state = folded.state
     return commits
 

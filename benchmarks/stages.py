@@ -9,13 +9,13 @@ from collections.abc import Sequence
 import msgspec
 
 from engine.adapters import redis_packing as packing
-from engine.core.facts import Checkpoint, Commit, Position
+from engine.core.facts import Checkpoint, Commit, Mark, Position
 from projections import Plan, StreamState
 from projections.delta import Delta
-from schemas.game import Game
+from schemas.game import DEFAULT_STREAM, Game
 from schemas.keys import Keys
 
-NAMES = Keys.of("bench:{stream}", "crash")
+NAMES = Keys.of("bench:{stream}", DEFAULT_STREAM)
 
 
 class Stages(msgspec.Struct, frozen=True):
@@ -28,7 +28,7 @@ class Stages(msgspec.Struct, frozen=True):
 
     @property
     def fold_us(self) -> float:
-        """Columns and fold, µs a game."""
+        """Columns, sift and fold, µs a game."""
         return self.fold_s * 1e6 / self.games
 
     @property
@@ -44,7 +44,7 @@ class Stages(msgspec.Struct, frozen=True):
 
 def warmed(plan: Plan, games: Sequence[Game]) -> StreamState:
     """The state after these games."""
-    return StreamState.empty(plan).fold(games).state
+    return StreamState.empty(plan).fold(games).state.settled()
 
 
 def timed(state: StreamState, games: Sequence[Game], batch: int) -> tuple[Stages, StreamState]:
@@ -55,29 +55,31 @@ def timed(state: StreamState, games: Sequence[Game], batch: int) -> tuple[Stages
         piece = games[start : start + batch]
         began_s = time.thread_time()
         folded = state.fold(piece)
+        after = folded.state.settled()
         folded_s = time.thread_time()
-        delta = folded.state.delta(state, folded.kept)
+        delta = after.delta(state, folded.kept)
         made_s = time.thread_time()
-        commit = commits.next(folded.state, delta)
+        commit = commits.next(after, delta)
         packing.call(NAMES, commit, packing.whole(commit))
         packed_s = time.thread_time()
         fold_s, delta_s, pack_s = fold_s + folded_s - began_s, delta_s + made_s - folded_s, pack_s + packed_s - made_s
-        state = folded.state
+        state = after
     return Stages(len(games), fold_s, delta_s, pack_s), state
 
 
 class Commits:
-    """Commits of one stream, each on top of the one before."""
+    """Commits of one stream, each on top of the one before; the first on `state`."""
 
-    def __init__(self, state: StreamState, generation: str = "bench") -> None:
+    def __init__(self, state: StreamState, stream: str = DEFAULT_STREAM) -> None:
+        self._stream = stream
         self._checkpoint = Checkpoint(
             next_offset=1,
-            generation=generation,
+            generation="bench",
             writer="bench",
             topic="bench",
             partition=0,
             first_offset=0,
-            mark=None,
+            mark=Mark(0, 0, "0" * 16),
             fingerprint=state.plan.fingerprint,
             aggregates=state.plan.aggregates,
         )
@@ -94,4 +96,4 @@ class Commits:
 
     def _commit(self, expected: Position | None, state: StreamState, delta: Delta) -> Commit:
         totals = state.totals
-        return Commit("crash", expected, self._checkpoint, delta, totals.games, totals.newest_id)
+        return Commit(self._stream, expected, self._checkpoint, delta, totals.games, totals.newest_id)

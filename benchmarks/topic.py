@@ -10,7 +10,7 @@ from subprocess import PIPE
 import anyio
 import msgspec
 
-from benchmarks.contestants import Outcome
+from benchmarks.contestants import PROFILED, Outcome
 from benchmarks.measure import Figure, announce, ratio
 from benchmarks.servers import Assignments, Servers, assignments, check, forget
 from benchmarks.topics import CODECS, fill, one_stream
@@ -68,9 +68,9 @@ async def take_turns(
     return outcomes
 
 
-async def contest(name: str, records: int, settings: Assignments) -> Outcome:
+async def contest(name: str, records: int, settings: Assignments, *, profiled: bool = False) -> Outcome:
     """Run one contestant in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.contestants", name, str(records)]
+    command = [sys.executable, "-m", "benchmarks.contestants", *([PROFILED] if profiled else []), name, str(records)]
     command += [f"{setting}={value}" for setting, value in settings.items()]
     finished = await anyio.run_process(command, stdout=PIPE, stderr=None)
     return msgspec.json.decode(finished.stdout, type=Outcome)
