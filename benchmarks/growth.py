@@ -8,6 +8,7 @@ import gc
 import time
 import tracemalloc
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Literal
 
 import anyio
@@ -15,7 +16,7 @@ import numpy as np
 
 from benchmarks.contestants import Outcome
 from benchmarks.curves import Costs, Curve, Limit, lines, visited
-from benchmarks.servers import Assignments, Inspector, Servers, assignments, forget
+from benchmarks.servers import Assignments, Inspector, Servers, assignments, check, forget
 from benchmarks.stages import Commits, timed, warmed
 from benchmarks.streams import Tables
 from benchmarks.topic import contest
@@ -43,11 +44,6 @@ STREAMS = (1, 10, 100, 1000, 10_000)
 PROCESSES = (1, 2, 3, 4)
 HISTORIES = (1, 100, 10_000, 100_000, 1_000_000)
 LONG_HISTORIES = (10_000_000, 20_000_000)
-VERIFIED_GAMES_MAX = 1_000_000
-"""The oracle keeps all games in memory."""
-VERIFIED_PAIRS_MAX = 10_000_000
-"""The oracle asks every game about every predicate, one by one: so many take it ten seconds. Where there are more,
-Redis is compared with one fold of all games instead."""
 
 
 async def curves(
@@ -99,11 +95,7 @@ async def over_predicates(servers: Servers, games: Sequence[Game], runs: int) ->
         await forget(servers)
         settings = base | _as_assignments(predicates(count))
         outcome = await contest("replay", len(games), settings)
-        if count * len(games) <= VERIFIED_PAIRS_MAX:
-            await inspector.check(count, settings)
-        else:
-            async with open_store(load(None, {}, settings).settings) as store:
-                await _require_equal(store, warmed(plans[count], games))
+        await inspector.check(count, settings, games, len(games))
         return {
             "fold, 20,000 games at once": big.fold_us,
             "fold, delta and pack, one game at a time": small.all_us,
@@ -179,8 +171,7 @@ async def over_windows(servers: Servers, seed: int, runs: int) -> list[Curve]:
         settings = base | {"projections.window_games": str(window)}
         count = window + 2 * BATCH
         outcome = await contest("replay_to", count, settings)
-        if window <= VERIFIED_GAMES_MAX:
-            await inspector.check(window, settings)
+        await inspector.check(window, settings, games[:count], count)
         return {
             "fold, 20,000 games at once": big.fold_us,
             "fold, delta and pack, one game at a time": small.all_us,
@@ -281,8 +272,6 @@ async def over_processes(servers: Servers, seed: int, games: int, runs: int) -> 
         await fill(settings, many_streams(seed, games, 12), partitions=count)
     turn = 0
 
-    inspector = Inspector()
-
     async def visit(count: int) -> Costs:
         nonlocal turn
         turn += 1
@@ -296,7 +285,7 @@ async def over_processes(servers: Servers, seed: int, games: int, runs: int) -> 
         async with anyio.create_task_group() as tasks:
             for _ in range(count):
                 tasks.start_soon(one)
-        await inspector.check(count, settings)
+        await check(settings)
         return {
             "by the clock": max(one.duration_s for one in outcomes) * 1e6 / games,
             "CPU of all engines": sum(one.cpu_s for one in outcomes) * 1e6 / games,
@@ -325,8 +314,7 @@ async def over_history(servers: Servers, seed: int, runs: int, histories: Sequen
     async def visit(count: int) -> Costs:
         await forget(servers)
         outcome = await contest("replay_to", count, settings)
-        if count <= VERIFIED_GAMES_MAX:
-            await inspector.check(count, settings)
+        await inspector.check(count, settings, islice(chain_of_games(seed, max(histories)), count), count)
         return {"by the clock": outcome.duration_s, "CPU of its process": outcome.cpu_s}
 
     seen = await visited("history", histories, runs, visit)

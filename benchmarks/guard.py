@@ -167,7 +167,7 @@ async def ratios(servers: Servers, seed: int = 1) -> dict[str, Pair]:
     async def replaying() -> float:
         await forget(servers)
         replay = await contest("replay", REPLAYED, settings)
-        await inspector.check(REPLAYED, settings)
+        await inspector.check(REPLAYED, settings, games[:REPLAYED], REPLAYED)
         return replay.cpu_s / (await contest("bare", REPLAYED, settings)).cpu_s
 
     return {

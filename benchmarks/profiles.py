@@ -29,7 +29,7 @@ async def figures(
             announce(f"profile {name}", run, runs)
             await forget(servers)
             outcome = await contest(name, games, settings | {"kafka.group_id": f"profile-{run}"}, profiled=True)
-            await inspector.check(games, settings)
+            await inspector.check(games, settings, chain_of_games(seed, games), games)
             if run and outcome.profile is not None:
                 seen.append((outcome.cpu_s * 1e6 / games, outcome.profile))
         found += _by_stage(name, games, seen)
