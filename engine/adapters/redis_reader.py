@@ -230,6 +230,6 @@ def _value(names: Keys, piece: Piece, reply: Any) -> Read:
     if isinstance(reply, ResponseError):
         raise StateError(f"{names.key(piece.name)} has another type: {packing.WAY_OUT}")
     if isinstance(piece, AllFields):
-        return dict(zip([field.decode() for field in reply[::2]], reply[1::2], strict=True))
+        return dict(zip([field.decode(errors="replace") for field in reply[::2]], reply[1::2], strict=True))
     value: Read = reply
     return value

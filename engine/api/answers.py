@@ -23,7 +23,16 @@ from engine.api.follower import CATCH_UP_S, Follower, Followers, Held
 from engine.api.games import GamesPage
 from engine.api.meter import Aggregate, ApiMeter, Source
 from engine.api.past import NO_PAST, Past
-from engine.api.precomputed import Lack, aggregate_of, past_of, past_pieces, past_wanted, precomputed, thresholds_of
+from engine.api.precomputed import (
+    Lack,
+    Precomputed,
+    aggregate_of,
+    past_of,
+    past_pieces,
+    past_wanted,
+    precomputed,
+    thresholds_of,
+)
 from engine.api.problems import Problem
 from engine.api.questions import ZONE_HEADER, Limits
 from engine.api.routes import Asked, Request, Success, find, methods_of
@@ -247,11 +256,8 @@ class Answers:
         if read is None:
             return None
         held, pieces = read
-        try:
-            async with self._turn():
-                data = wanted.build(pieces.values, pieces.standing, self._view(asked, held))
-        except (msgspec.MsgspecError, ValueError):
-            data = Lack.MISSING
+        async with self._turn():
+            data = _built(wanted, pieces, self._view(asked, held))
         if data is Lack.UNSUITABLE:
             return None
         if data is Lack.MISSING:
@@ -311,7 +317,7 @@ class Answers:
         held, pieces = read
         try:
             return held, past_of(asked, wanted, pieces, held.window), True
-        except (msgspec.MsgspecError, ValueError):
+        except (msgspec.MsgspecError, ValueError, ArithmeticError):
             _log.error("past_unreadable", stream=follower.stream, version=held.version)
             return held, NO_PAST, False
 
@@ -341,7 +347,7 @@ class Answers:
             return
         held, pieces = read
         view = self._view(asked, held)
-        theirs, ours = wanted.build(pieces.values, pieces.standing, view), asked.answer(view)
+        theirs, ours = _built(wanted, pieces, view), asked.answer(view)
         if theirs is Lack.UNSUITABLE:
             return
         if theirs is Lack.MISSING:
@@ -450,6 +456,14 @@ class Answers:
         if len(self._costly) >= COSTLY_KNOWN:
             self._costly.pop(next(iter(self._costly)))
         self._costly[shape] = None
+
+
+def _built(wanted: Precomputed, pieces: Pieces, view: View) -> Any:
+    """The answer from the pieces. One that cannot be read is as good as missing."""
+    try:
+        return wanted.build(pieces.values, pieces.standing, view)
+    except (msgspec.MsgspecError, ValueError, ArithmeticError):
+        return Lack.MISSING
 
 
 def problem_reply(problem: Problem, *headers: tuple[bytes, bytes]) -> Reply:

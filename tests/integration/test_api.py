@@ -218,6 +218,56 @@ async def test_a_precomputed_key_that_is_missing_is_computed_logged_and_counted(
     assert "precomputed_missing" in server.log()
 
 
+SPOILED: list[tuple[str, str, tuple[str | bytes, ...]]] = [
+    ("occurrences/min-crash-point/2", "DEL", ("samples",)),
+    ("occurrences/min-crash-point/2", "DEL", ("occurrences:min:2",)),
+    ("occurrences/min-crash-point/2", "HSET", ("occurrences:min:2", "games:100", "many")),
+    ("occurrences/min-crash-point/2", "HSET", ("samples", "games:100", "{")),
+    (
+        "occurrences/min-crash-point/2",
+        "HSET",
+        ("samples", "games:100", '{"total_games":1,"first_game_time":99999999999999999,"last_game_time":1}'),
+    ),
+    ("intervals/min-crash-point/2", "DEL", ("intervals:min:2",)),
+    ("intervals/min-crash-point/2", "HSET", ("intervals:min:2", b"bucket_\xff", "{}")),
+    ("intervals/min-crash-point/2", "HSET", ("intervals:min:2", "bucket_600", '{"count":1')),
+    ("last-game/min-crash-point/2", "DEL", ("last_game:min:2",)),
+    ("last-game/min-crash-point/2", "SET", ("last_game:min:2", "{}")),
+    ("last-games/min-crash-point/2", "DEL", ("last_games:min:2",)),
+    ("last-games/min-crash-point/2?limit=100", "LTRIM", ("last_games:min:2", "0", "50")),
+    ("last-games/min-crash-point/2", "LSET", ("last_games:min:2", "0", b"\xff\xfe")),
+]
+
+
+@pytest.mark.parametrize("source", ["precomputed", "shadow"])
+async def test_no_key_that_is_missing_or_spoiled_is_a_defect_of_the_answer(source: str, redis: RedisServer) -> None:
+    flags = [f"--api.source_{name}={source}" for name in ("occurrences", "intervals", "last_games")]
+    missing = "crashfold_api_%s{aggregate=%s}" % (
+        ("precomputed_missing_total", '"%s"')
+        if source == "precomputed"
+        else ("shadow_comparisons_total", '"%s",outcome="missing"')
+    )
+    with api_server(redis.url, *flags) as server:
+        async with server.client() as client, Redis.from_url(redis.url) as store:
+            for number, (path, command, (name, *rest)) in enumerate(SPOILED):
+                key = f"analytics:{name!s}"
+                right = await store.dump(key)
+                url = f"{ROOT}/{path}{'&' if '?' in path else '?'}by={source}{number}"
+                expected = await client.get(url)
+                await store.execute_command(command, key, *rest)  # type: ignore[no-untyped-call]
+                try:
+                    told = await client.get(f"{url}&again")
+                finally:
+                    await store.restore(key, 0, right, replace=True)  # type: ignore[arg-type]
+                assert (told.status_code, told.content) == (200, expected.content), (command, name)
+                assert told.headers["x-crashfold-source"] == "computed"
+            metrics = await _metrics(client)
+            for aggregate in ("occurrences", "intervals", "last_games"):
+                spoiled = sum(path.partition("/")[0].startswith(aggregate[:4]) for path, _, _ in SPOILED)
+                assert metrics[missing % aggregate] == spoiled
+            assert "request_failed" not in server.log()
+
+
 async def test_an_etag_names_generation_version_and_zone_and_spares_the_body(client: httpx.AsyncClient) -> None:
     for url in (f"{ROOT}/occurrences/min-crash-point/2", f"{ROOT}/occurrences/min-crash-point/2.71", "/api/games"):
         for zone, etag in ((None, '"g1-1"'), ("UTC", '"g1-1"'), ("Europe/Vienna", '"g1-1-Europe/Vienna"')):
