@@ -158,7 +158,8 @@ class Games:
         asked."""
         count = min(count, len(self))
         if len(self._json) < count:
-            self._json = [encode(game) for game in self.last(count).to_games()]
+            missing = self.part(len(self) - count, len(self) - len(self._json))
+            self._json = [encode(game) for game in missing.to_games()] + self._json
         return self._json[len(self._json) - count :]
 
     def to_games(self) -> list[Game]:
