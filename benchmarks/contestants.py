@@ -10,12 +10,12 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 
-import anyio
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from benchmarks.sampler import Profile, Sampler
 from engine import logs
+from engine.cli import options
 from engine.cli.bootstrap import CLOCK, new_processor, open_log, open_store, run_engine
 from engine.ports import DeadLetters, StateStore
 from engine.runtime.processor import Processor
@@ -124,7 +124,7 @@ def main() -> None:
     sampler = Sampler()
     cpu_before = time.process_time()
     with sampler if profiled else nullcontext():
-        duration_s = anyio.run(measured, backend_options={"use_uvloop": True})
+        duration_s = options.run(measured)
     cpu_s = time.process_time() - cpu_before
     outcome = Outcome(int(records), duration_s, cpu_s, _peak_mib(), sampler.profile if profiled else None)
     sys.stdout.write(msgspec.json.encode(outcome).decode() + "\n")

@@ -66,15 +66,25 @@ class Bands:
     def positions(self, bands: Ints) -> list[Ints]:
         """Per predicate the positions in `bands` that match it, ascending."""
         if len(bands) > 2 * len(self.predicates):
-            return [
-                np.flatnonzero((bands >= low) & (bands < high))
-                for low, high in zip(self.low.tolist(), self.high.tolist(), strict=True)
-            ]
+            return self._positions_by_low(bands)
         found: list[list[int]] = [[] for _ in self.predicates]
         for position, band in enumerate(bands.tolist()):
             for predicate in self.matching[band]:
                 found[predicate].append(position)
         return [np.array(positions, np.int64) if positions else _EMPTY for positions in found]
+
+    def _positions_by_low(self, bands: Ints) -> list[Ints]:
+        """Predicate by predicate, the lowest first: what lies below one need not be looked at for those that follow."""
+        found = [_EMPTY] * len(self.predicates)
+        left, above, low = np.arange(len(bands)), bands.astype(np.int32), 0
+        for predicate in np.argsort(self.low, kind="stable").tolist():
+            if self.low[predicate] > low:
+                low = int(self.low[predicate])
+                kept = above >= low
+                left, above = left[kept], above[kept]
+            high = int(self.high[predicate])
+            found[predicate] = left if high == self.count else left[above < high]
+        return found
 
 
 class Games:

@@ -165,7 +165,7 @@ class StreamState:
             held = held.append(accepted)
         state = StreamState(self.plan, held, snapshots)
         if state.games - snapshots[-1].totals.games > SPACINGS_UNFOLDED_MAX * self.plan.spacing:
-            state = state.settled()
+            state = state._folded_to(state._unspaced)
         return Folded(state, len(accepted), sifted.duplicates, late, sifted.rejected, kept, accepted)
 
     def settled(self) -> "StreamState":
@@ -173,7 +173,7 @@ class StreamState:
         if self.games == self._snapshots[-1].totals.games:
             return self
         if self._settled is None:
-            self._settled = StreamState(self.plan, self._held, self._up_to_date())._rebased()
+            self._settled = self._folded_to(self.games)
         return self._settled
 
     def keys(self) -> dict[str, Value]:
@@ -253,21 +253,22 @@ class StreamState:
         newest, window = self._snapshots[-1], self.window
         return [Moment(state, newest.totals, window) for state in newest.states]
 
-    def _up_to_date(self) -> tuple[Snapshot, ...]:
-        """The snapshots with those of the games that are not folded yet, wherever one is due.
+    @property
+    def _unspaced(self) -> int:
+        """Up to where no snapshot is needed but the newest: the window no longer reaches there, so nothing comes late.
+        One spacing less, for the base to stand there."""
+        return self._window_start - self.plan.spacing
 
-        That is every spacing, but not where the window no longer reaches: no game can come late there.
-        """
-        snapshots = self._snapshots
-        base, total, spacing = snapshots[0].totals.games, self.games, self.plan.spacing
-        start, unspaced = snapshots[-1].totals.games, self._window_start - spacing
-        while start < total:
-            stop = min(total, max(start + spacing, unspaced))
-            snapshots = self._thinned(
-                (*snapshots, self._next(snapshots[-1], self._held.part(start - base, stop - base)))
-            )
-            start = stop
-        return snapshots
+    def _folded_to(self, stop: int) -> "StreamState":
+        """The state with the first `stop` games folded by the projections, and a snapshot wherever one is due."""
+        snapshots, base = self._snapshots, self._snapshots[0].totals.games
+        start = snapshots[-1].totals.games
+        while start < stop:
+            end = min(stop, max(start + self.plan.spacing, self._unspaced))
+            piece = self._held.part(start - base, end - base)
+            snapshots = self._thinned((*snapshots, self._next(snapshots[-1], piece)))
+            start = end
+        return StreamState(self.plan, self._held, snapshots)._rebased()
 
     def _next(self, snapshot: Snapshot, games: Games) -> Snapshot:
         totals = snapshot.totals

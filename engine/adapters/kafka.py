@@ -54,6 +54,8 @@ from engine.errors import LogUnavailable, LostRange
 from engine.settings import KafkaSettings
 
 SILENCE_MAX_S: Final = 10.0
+WHOLE_FETCH_BYTES: Final = 4 << 20
+"""Bytes of one fetch from one partition, at least, for those who read whole topics: some 20,000 games."""
 _LOOK_AGAIN_S: Final = 0.5
 """How often a waiting poll looks for what nothing wakes it for: new partitions, dead tasks."""
 _BETWEEN_POLLS_S: Final = 1.0
@@ -118,7 +120,10 @@ class KafkaLog:
 
     @classmethod
     def from_settings(cls, settings: KafkaSettings, *, group: bool = True) -> Self:
-        """The log of `kafka.topic`, in the group of `kafka.group_id` or in none."""
+        """The log of `kafka.topic`, in the group of `kafka.group_id` or in none.
+
+        Who is in no group reads a topic from end to end, and gets more of it at a time.
+        """
         return cls(
             settings.topic,
             connection_options(settings),
@@ -126,7 +131,7 @@ class KafkaLog:
             fetch_min_bytes=settings.fetch_min_bytes,
             fetch_max_bytes=settings.fetch_max_bytes,
             fetch_max_wait_ms=settings.fetch_max_wait_ms,
-            max_partition_fetch_bytes=settings.max_partition_fetch_bytes,
+            max_partition_fetch_bytes=max(settings.max_partition_fetch_bytes, 0 if group else WHOLE_FETCH_BYTES),
             session_timeout_ms=settings.session_timeout_ms,
             heartbeat_interval_ms=settings.heartbeat_interval_ms,
             max_poll_interval_ms=settings.max_poll_interval_ms,

@@ -1,5 +1,6 @@
 """What commands share: where settings come from, how results are printed, how a command ends."""
 
+import gc
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -53,6 +54,7 @@ def settings(common: Common | None) -> Settings:
 
 def run(function: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
     """Run a coroutine function to its end, on uvloop."""
+    gc.freeze()  # what was imported stays: no collection need look at it again
     use_uvloop = sys.platform != "win32"
     return anyio.run(partial(function, *args, **kwargs), backend_options={"use_uvloop": use_uvloop})
 
