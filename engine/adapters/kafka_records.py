@@ -50,6 +50,7 @@ _CONTROL: Final = 0x20
 
 _DECODE: Final = {1: gzip_decode, 2: snappy_decode, 3: lz4_decode, 4: zstd_decode}
 _VARINT_BYTES_MAX: Final = 10
+_NO_TIME: Final = -1
 _ATTRIBUTES_BYTES: Final = 1
 
 
@@ -188,7 +189,7 @@ def _batches(data: bytes) -> Iterator[_Batch]:
             yield _Batch(batch, base, base + last + 1, magic, attributes, first_ms, newest_ms, producer, records)
         else:
             parsed = MemoryRecords(batch.tobytes()).next_batch()
-            yield _Batch(batch, parsed.base_offset, parsed.next_offset, magic)
+            yield _Batch(batch, base, parsed.next_offset, magic)
         position = end
 
 
@@ -304,6 +305,10 @@ def _varints(data: Bytes, places: Ints) -> tuple[Ints, Ints]:
 
 
 def _parsed_columns(batches: list[_Batch]) -> Records:
-    """The records of batches of a format before this one."""
-    parsed = [Record(one.offset, one.timestamp, one.key, one.value) for batch in batches for one in batch.parsed()]
+    """The records of batches of a format before this one, the first of which knew no times."""
+    parsed = [
+        Record(one.offset, _NO_TIME if one.timestamp is None else one.timestamp, one.key, one.value)
+        for batch in batches
+        for one in batch.parsed()
+    ]
     return Records.of(0, batches[-1].next_offset, parsed)

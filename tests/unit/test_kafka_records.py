@@ -1,10 +1,13 @@
 """Walking a fetch batch by batch: `FetchedRecords` against batches made by hand."""
 
+import random
 from collections.abc import Sequence
 
 import pytest
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
+from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
+from aiokafka.record.util import calc_crc32c
 
 from engine.adapters.kafka_records import FetchedRecords
 from engine.core.facts import Records
@@ -102,3 +105,65 @@ def test_a_broken_batch_is_an_error_only_once_all_before_it_was_taken() -> None:
     for _ in range(2):
         with pytest.raises(CorruptRecordException, match="offset 10"):
             source.take(0, 100)
+
+
+@pytest.mark.parametrize("headers", [[], [("trace", b"}\x00"), ("empty", None)]])
+@pytest.mark.parametrize("codec", CODECS)
+def test_records_of_any_form_are_what_the_parser_says(codec: int, headers: list[tuple[str, bytes | None]]) -> None:
+    chance = random.Random(1)
+    ends = [b'{"a":1}', b'{"a":"}\x00"}', b"}", b"", None, b"x" * 63, b"x" * 64, b"y" * 9_000, b'{"b":2}' * 2_500]
+    keys = [None, b"", b"k", b"}\x00", b"k" * 300]
+    batches = []
+    for base in range(0, 400, 40):
+        builder = DefaultRecordBatchBuilder(2, codec, 0, -1, 0, 0, 1 << 20)
+        for delta in range(40):
+            time_ms = 1_000_000 + chance.choice((0, -5, 70, 2**40))
+            builder.append(delta, time_ms, chance.choice(keys), chance.choice(ends), headers)
+        data = bytearray(builder.build())
+        data[0:8] = base.to_bytes(8, "big")
+        batches.append(bytes(data))
+    source = fetched(*batches, next_offset=17)
+    records = fetched(*batches, next_offset=17).take(0, 1000)
+    said = [(one.offset, one.timestamp, one.key, one.value) for one in source.parsed()]
+    assert len(said) == 383
+    columns = records.offsets.tolist(), records.timestamps_ms.tolist(), records.keys, records.values
+    assert list(zip(*columns, strict=True)) == said
+    assert source.exhausted
+    assert source.next_fetch_offset == records.next_offset == 400
+
+
+@pytest.mark.parametrize("magic", [0, 1])
+def test_formats_before_this_one_are_read_beside_it(magic: int) -> None:
+    builder = LegacyRecordBatchBuilder(magic, 0, 1 << 20)
+    for offset in range(3):
+        builder.append(offset, 1_000 + offset, b"key", b"%d" % offset, [])
+    records = fetched(bytes(builder.build()), batch(3, range(2))).take(0, 100)
+    assert offsets_of(records) == [0, 1, 2, 3, 4]
+    assert set(records.keys) == {b"key"}
+
+
+def test_where_the_log_keeps_the_time_every_record_has_the_batchs() -> None:
+    data = bytearray(batch(0, range(3)))
+    data[21:23] = (0x08).to_bytes(2, "big")
+    data[35:43] = (5_000).to_bytes(8, "big")
+    data[17:21] = calc_crc32c(bytes(data[21:])).to_bytes(4, "big")
+    assert fetched(bytes(data), batch(3, range(1))).take(0, 9).timestamps_ms.tolist() == [5_000, 5_000, 5_000, 1_000]
+
+
+def test_a_batch_whose_records_do_not_fill_it_is_an_error_though_its_checksum_is_right() -> None:
+    short = bytearray(batch(10, range(10)))
+    short[57:61] = (9).to_bytes(4, "big")
+    short[17:21] = calc_crc32c(bytes(short[21:])).to_bytes(4, "big")
+    source = fetched(batch(0, range(10)), bytes(short), batch(20, range(10)))
+    assert offsets_of(source.take(0, 100)) == list(range(10))
+    with pytest.raises(CorruptRecordException, match="offset 10"):
+        source.take(0, 100)
+
+
+def test_a_batch_that_is_cut_off_waits_for_the_next_fetch() -> None:
+    whole = batch(10, range(10))
+    for length in (0, 11, 16, 60, len(whole) - 1):
+        source = fetched(batch(0, range(10)), whole[:length])
+        assert offsets_of(source.take(0, 100)) == list(range(10))
+        assert source.exhausted
+        assert source.next_fetch_offset == 10
