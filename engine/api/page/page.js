@@ -8,6 +8,7 @@ const RUNS_SHOWN = 12;
 const SERIES_GAMES = 1_000;
 const REFRESH_MS = 1_000; // Aggregates are asked for again after commits, and no oftener.
 const RETRY_MS = 3_000;
+const LOOK_MS = 10_000; // Hours go by, and Redis may go away, without a commit.
 const QUICK = [1.5, 2, 3, 5, 10, 100];
 const BANDS = [[1.2, "low"], [2, "plain"], [5, "good"], [20, "fine"], [100, "high"], [Infinity, "rare"]];
 
@@ -222,9 +223,10 @@ function showState(state) {
   $("status-text").textContent = texts[state];
 }
 
-function showStanding(version, total) {
+/** `total` counts all games or, when only the API could be asked, those `where` says. */
+function showStanding(version, total, where = "") {
   $("version").textContent = version === null ? "–" : count.format(version);
-  if (total !== null) $("total").textContent = count.format(total);
+  $("total").textContent = `${count.format(total)}${where}`;
 }
 
 function showSource({ source, age }) {
@@ -310,7 +312,7 @@ function row(...cells) {
 async function poll() {
   try {
     const answer = await api.get("api/games", { per_page: GAMES_SHOWN });
-    showStanding(answer.version, null);
+    showStanding(answer.version, answer.data.pagination.total_items, " in the window");
     showSource(answer);
     if (answer.isNew) takeGames(answer.data.data, true);
     $("zone").textContent = api.zone;
@@ -329,6 +331,7 @@ if (api.stream) {
   $("stream").hidden = false;
 }
 setInterval(showAge, 1_000);
+setInterval(refreshSoon, LOOK_MS);
 document.addEventListener("visibilitychange", refreshSoon);
 refreshSoon();
 keepFresh();
