@@ -24,6 +24,7 @@ STAGES: tuple[tuple[str, str], ...] = (
     ("schemas/game.py", "decode"),
     ("projections/decoding.py", "decode"),
     ("engine/core/batch.py", "split by stream"),
+    ("engine/core/fairness.py", "check hashes"),
     ("projections/sift.py", "sift"),
     ("projections/occurrences.py", "fold occurrences"),
     ("projections/intervals.py", "fold intervals"),
@@ -34,11 +35,11 @@ STAGES: tuple[tuple[str, str], ...] = (
     ("engine/adapters/redis_packing.py", "pack"),
     ("engine/adapters/redis", "commit"),
     ("redis/", "commit"),
+    ("importlib", "imports"),
     ("engine/runtime/", "the line itself"),
-    ("asyncio/", "event loop"),
 )
-"""What the path of a module holds, and its stage. Modules that are in none (columns, packed bytes) count for whoever
-called them."""
+"""What the path of a module holds, and its stage. Modules that are in none (columns, packed bytes, sockets) count for
+whoever called them; what nobody of these called is the event loop's."""
 
 _PACKAGES = Path(__file__).parents[1]
 
@@ -88,7 +89,7 @@ class Sampler:
             elif stage is None:
                 stage = next((stage for part, stage in STAGES if part in path), None)
             frame = frame.f_back
-        self._stages[stage or "the rest"] += 1
+        self._stages[stage or "event loop"] += 1
 
 
 def _short(frame: FrameType) -> str:
