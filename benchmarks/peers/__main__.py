@@ -21,7 +21,6 @@ from benchmarks.topics import fill, one_stream
 from engine.cli import options
 from engine.errors import CrashfoldError
 from schemas.chain import chain_of_games
-from schemas.game import Game
 
 RESULTS = Path(__file__).parents[1] / "results"
 SEED = 1
@@ -97,19 +96,24 @@ def bench_peers(
 async def _measure(began: str, peers: Sequence[Peer], games: int, runs: int, kill: bool) -> PeersReport:
     failed: dict[str, str] = {}
     entrants = [(peer, variant) for peer in _set_up(peers, failed) for variant in peer.variants]
-    chain = list(chain_of_games(SEED, games))
+    chain = list(chain_of_games(SEED, int(games * max(1.0, *(peer.share for peer, _ in entrants)))))
     async with running_servers() as servers:
-        for count in {_games(peer, chain) for peer, _ in entrants}:
+        for count in {_games(peer, games) for peer, _ in entrants}:
             await fill(assignments(servers, topic_of(count)), one_stream(chain[:count]))
         contest = Contest(servers, chain)
-        outcomes = await _take_turns(contest, entrants, runs, failed)
+        outcomes = await _take_turns(contest, entrants, games, runs, failed)
         entrants = [entrant for entrant in entrants if len(outcomes[_name(entrant)]) == runs]
         verdicts = {}
         for peer, variant in entrants:
             if kill and peer.kind == "peer":
                 options.note(f"{_name((peer, variant))}: killed half-way …")
                 await forget(servers)
-                verdicts[_name((peer, variant))] = await contest.kill(peer.name, variant, _games(peer, chain))
+                name, count = _name((peer, variant)), _games(peer, games)
+                try:
+                    verdicts[name] = await contest.kill(peer.name, variant, count, peer.kill_write_every_s)
+                except CrashfoldError as error:
+                    options.note(str(error))
+                    verdicts[name] = "does not come back"
         lines = tuple(_line(entrant, outcomes, verdicts.get(_name(entrant), "–")) for entrant in entrants)
         names = servers.names
     command = " ".join(["python -m benchmarks.peers", *sys.argv[1:]])
@@ -132,7 +136,7 @@ def _set_up(peers: Sequence[Peer], failed: dict[str, str]) -> list[Peer]:
 
 
 async def _take_turns(
-    contest: Contest, entrants: Sequence[Entrant], runs: int, failed: dict[str, str]
+    contest: Contest, entrants: Sequence[Entrant], games: int, runs: int, failed: dict[str, str]
 ) -> dict[str, list[Outcome]]:
     """The outcomes of the counted runs, run by run; one that fails is left out from then on."""
     outcomes: dict[str, list[Outcome]] = {_name(entrant): [] for entrant in entrants}
@@ -144,7 +148,7 @@ async def _take_turns(
             announce(name, run, runs)
             await forget(contest.servers)
             try:
-                outcome = await _run(contest, entrant)
+                outcome = await _run(contest, entrant, games)
             except CrashfoldError as error:
                 options.note(str(error))
                 failed[name] = str(error)
@@ -154,9 +158,9 @@ async def _take_turns(
     return outcomes
 
 
-async def _run(contest: Contest, entrant: Entrant) -> Outcome:
+async def _run(contest: Contest, entrant: Entrant, games: int) -> Outcome:
     peer, variant = entrant
-    games = _games(peer, contest.games)
+    games = _games(peer, games)
     if peer.name not in OURS:
         return await contest.run(peer.name, variant, games, checked=peer.name not in UNCHECKED)
     settings = assignments(contest.servers, topic_of(games))
@@ -166,8 +170,8 @@ async def _run(contest: Contest, entrant: Entrant) -> Outcome:
     return outcome
 
 
-def _games(peer: Peer, games: Sequence[Game]) -> int:
-    return int(len(games) * peer.share)
+def _games(peer: Peer, games: int) -> int:
+    return int(games * peer.share)
 
 
 def _line(entrant: Entrant, outcomes: Mapping[str, Sequence[Outcome]], after_a_kill: str) -> Line:

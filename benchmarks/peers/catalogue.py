@@ -10,8 +10,8 @@ Kind = Literal["floor", "peer", "own"]
 class Peer(msgspec.Struct, frozen=True, kw_only=True):
     """One peer. `variants` are the ways its user code holds the state; a floor and Crashfold have one, without a name.
 
-    `share` is the part of the games that it is given: less for slow ones. `exactly_once` says in a few words what its
-    guarantee rests on.
+    `share` of the games is what it is given: less when it is slow, more when it takes long to start. When it is to be
+    killed it writes every `kill_write_every_s`. `exactly_once` says in a few words what its guarantee rests on.
     """
 
     name: str
@@ -19,6 +19,7 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
     what: str
     variants: tuple[str, ...] = ("plain", "best")
     share: float = 1.0
+    kill_write_every_s: float = 0.05
     exactly_once: str = "–"
 
 
@@ -65,10 +66,17 @@ PEERS = (
         exactly_once="state in memory, reads from the start",
     ),
     Peer(
+        name="kafka_streams",
+        kind="peer",
+        what="Kafka Streams (Java), processor with a logged store, exactly_once_v2",
+        share=5,
+        kill_write_every_s=1.0,
+        exactly_once="state and offset of one transaction; output since then is repeated",
+    ),
+    Peer(
         name="quixstreams",
         kind="peer",
         what="Quix Streams, batching sink",
-        share=0.25,
         exactly_once="state in memory, offsets in the group",
     ),
     Peer(

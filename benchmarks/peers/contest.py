@@ -28,7 +28,6 @@ from schemas.game import Game
 _ROOT = Path(__file__).parents[2]
 _DEADLINE_S = 240.0
 _WRITE_EVERY_S = 1.0
-_WRITE_OFTEN_S = 0.05
 _LOOK_EVERY_S = 0.002
 
 
@@ -47,13 +46,13 @@ class Contest(msgspec.Struct, frozen=True):
             raise CrashfoldError(f"{name} {variant}: the result is wrong, so its figures are worth nothing: {fault}")
         return outcome
 
-    async def kill(self, name: str, variant: str, games: int) -> str:
+    async def kill(self, name: str, variant: str, games: int, write_every_s: float) -> str:
         """Kill it when half of the result stands in Redis, start it again, and say what came of it.
 
         `wrong`: the result, in the end. `goes back`: right in the end, but its totals fell meanwhile. `exact`: neither.
         """
         with TemporaryDirectory(prefix="crashfold-peer-") as directory:
-            job = self._job(variant, games, directory, _WRITE_OFTEN_S)
+            job = self._job(variant, games, directory, write_every_s)
             async with self._started(name, job) as process, _client(self.servers) as redis:
                 while process.poll() is None and int(await redis.get(NEXT_OFFSET) or 0) < games // 2:
                     await anyio.sleep(_LOOK_EVERY_S)

@@ -44,7 +44,9 @@ def _java_command() -> list[str]:
         goals = [f"-Ddirectory={home}", "package"]
         _run([maven, "-B", "-q", "-Dstyle.color=never", "-f", str(_JAVA_PROJECT / "pom.xml"), *goals])
         _note_made(home, *sources)
-    return ["java", "-Xmx2g", "-cp", f"{home / 'classes'}:{home / 'libs'}/*", "crashfold.peers.KafkaStreamsPeer"]
+    classes = f"{home / 'classes'}:{home / 'libs'}/*"
+    options = ["-Xmx512m", "-XX:-UsePerfData", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
+    return ["java", *options, "-cp", classes, "crashfold.peers.KafkaStreamsPeer"]
 
 
 def _is_made(home: Path, *sources: Path) -> bool:
