@@ -259,14 +259,17 @@ def redis() -> Iterator[RedisServer]:
 @pytest.fixture(scope="module")
 def clients(redis: RedisServer) -> Iterator[tuple[httpx.Client, httpx.Client]]:
     with ExitStack() as stack:
-        found = []
+        running, found = [], []
         for more in ([], COMPUTED):
             server = stack.enter_context(
                 api_server(redis.url, f"--redis.key_prefix={PREFIX}", NO_KAFKA, *FLAGS, *more, ready=False)
             )
             client = httpx.Client(base_url=server.url, trust_env=False, timeout=20)
+            running.append(server)
             found.append(stack.enter_context(client))
         yield found[0], found[1]
+        for server in running:
+            assert server.process.poll() is None, server.log()[-20_000:]
 
 
 def check(
