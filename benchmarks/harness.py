@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from benchmarks import api, api_live, curves, live, micro, profiles, topic
+from benchmarks import api, api_live, curves, live, micro, profiles, tables, topic
 from benchmarks import guard as guards
 from benchmarks.curves import GrowthReport
 from benchmarks.growth import DIMENSIONS, Dimension
@@ -22,10 +22,11 @@ from engine.cli import options
 from engine.errors import CrashfoldError
 from schemas.chain import chain_of_games
 
+TABLES = 10_000
 RESULTS = Path(__file__).parent / "results"
 
-Part = Literal["micro", "commit", "topic", "codecs", "profile", "live", "api", "api-live"]
-PARTS: tuple[Part, ...] = ("micro", "commit", "topic", "codecs", "profile", "live", "api", "api-live")
+Part = Literal["micro", "commit", "topic", "codecs", "profile", "live", "tables", "full", "api", "api-live"]
+PARTS: tuple[Part, ...] = ("micro", "commit", "topic", "codecs", "profile", "live", "tables", "full", "api", "api-live")
 
 app = App(name="bench", help="Measure, print a table, write a report.")
 
@@ -48,7 +49,7 @@ def bench(
     parts
         micro: decode, fold, delta, load. commit: the script on a real server. topic: from Kafka to committed Redis
         state, beside a bare loop. codecs: the same from compressed topics. profile: where its time goes. live: the
-        delay at a steady rate. api: answers over HTTP, new and kept. api-live: how soon readers see what is committed.
+        delay at a steady rate. tables: 10,000 of them. full: what sets the rate at which one Redis is full. api: answers over HTTP, new and kept. api-live: how soon readers see what is committed.
         All by default.
     games
         On the topic, and behind the API.
@@ -210,6 +211,10 @@ async def _measure(
                 found += figures
             if "live" in parts:
                 found += await live.figures(servers, chain, runs, rate, seconds)
+            if "tables" in parts:
+                found += await tables.figures(servers, chain, TABLES, rate, seconds)
+            if "full" in parts:
+                found += await tables.saturation_figures(servers, chain[:60_000])
             if "api" in parts:
                 found += await api.figures(servers.redis_url, chain, games, runs)
             if "api-live" in parts:
