@@ -240,7 +240,7 @@ def manifest(key: str, fields: Mapping[bytes, bytes]) -> Manifest:
                 for field, next_offset in text.items()
                 if field.startswith(_STREAM)
             },
-            mark=_mark(text) if text["mark_offset"] else None,
+            mark=_mark(text),
         )
     except (KeyError, ValueError) as error:
         raise StateError(f"{key} is no manifest ({error!r}): delete that key and start again") from None
@@ -272,7 +272,9 @@ def _mark_fields(mark: Mark | None) -> dict[str, str]:
     }
 
 
-def _mark(text: Mapping[str, str]) -> Mark:
+def _mark(text: Mapping[str, str]) -> Mark | None:
+    if not text["mark_offset"]:
+        return None
     return Mark(int(text["mark_offset"]), int(text["mark_timestamp"]), text["mark_digest"])
 
 

@@ -10,6 +10,8 @@ from contextlib import suppress
 from functools import partial
 from typing import Final
 
+import anyio
+import anyio.lowlevel
 import msgspec
 import structlog
 
@@ -60,13 +62,14 @@ log = structlog.get_logger()
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """How the line is paced: games a poll, milliseconds to wait for more of them, games held in memory, and how long a
-    poll waits while nothing comes."""
+    """How the line is paced: games a poll, milliseconds to wait for more of them, games held in memory, how long a poll
+    waits while nothing comes, and of how many streams the commits go at once."""
 
     batch_games_max: int = 20_000
     linger_ms: int = 0
     games_held_max: int = 10_000_000
     poll_wait_s: float = 0.5
+    streams_at_once: int = 50
 
 
 class Processor:
@@ -198,7 +201,9 @@ class Processor:
         topic, letters = self._log.topic, []
         sorted_out = batches.sort_out(records, self._plan.bands, self._only_stream, self._fairness)
         passed, faults = [], Faults(sum(reason == "fairness" for _, reason, _ in sorted_out.rejected))
-        for name, found in sorted_out.streams.items():
+        for number, (name, found) in enumerate(sorted_out.streams.items(), 1):
+            if number % self._limits.streams_at_once == 0:
+                await _let_others_run()
             stream = await self._stream(name, records.partition)
             if stream is None:
                 continue
@@ -237,18 +242,34 @@ class Processor:
         """Commit the streams of these names, or every one, that were folded since the last time, each by its own
         compare-and-set.
 
-        A stream whose commit met a conflict is forgotten, since its state here is not what is stored.
+        A stream whose commit met a conflict is forgotten, since its state here is not what is stored. Of many streams
+        some go at a time: while they are on their way, the deltas of the next ones are made.
         """
         clashes: list[Clash] = []
         if names is None:
             clashes += self._fallen.values()
             self._fallen.clear()
-        streams = [
-            self._streams.touched.pop(name) for name in list(self._streams.touched) if names is None or name in names
-        ]
-        if not streams:
-            return clashes
-        commits = [self._commit_of(stream) for stream in streams]
+        due = [name for name in self._streams.touched if names is None or name in names]
+        at_once = self._limits.streams_at_once
+        async with task_group() as tasks:
+            in_flight: anyio.Event | None = None
+            for start in range(0, len(due), at_once):
+                streams = [self._streams.touched.pop(name) for name in due[start : start + at_once]]
+                commits = [self._commit_of(stream) for stream in streams]
+                if in_flight is not None:
+                    await in_flight.wait()
+                if start + at_once >= len(due):
+                    await self._commit(streams, commits, clashes)
+                    break
+                in_flight = anyio.Event()
+                tasks.start_soon(self._commit, streams, commits, clashes, in_flight)
+                await _let_others_run()
+        return clashes
+
+    async def _commit(
+        self, streams: list[Stream], commits: list[Commit], clashes: list[Clash], made: anyio.Event | None = None
+    ) -> None:
+        """Make the commits of these streams, note what came of them, and set `made`."""
         started_s = self._clock.monotonic_s()
         outcomes = await self._patiently_commit(commits)
         self._meter.committed(self._clock.monotonic_s() - started_s, outcomes)
@@ -262,7 +283,8 @@ class Processor:
                     log.info("conflict", stream=stream.name, expected=commit.expected, stored=stored)
                     self.forget(stream.name)
                     clashes.append(Clash(stream.name, stream.partition, stored))
-        return clashes
+        if made is not None:
+            made.set()
 
     def forget(self, name: str) -> None:
         """Drop the stream from memory; it is loaded again when its next record comes."""
@@ -618,3 +640,9 @@ class Processor:
 
     def _tell_holding(self) -> None:
         self._meter.holding(partitions=len(self._partitions), streams=len(self._streams))
+
+
+async def _let_others_run() -> None:
+    """Let what was started go out, and heartbeats with it."""
+    for _ in range(2):
+        await anyio.lowlevel.checkpoint()

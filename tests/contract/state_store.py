@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
 import anyio
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -203,6 +204,16 @@ class StateStoreContract(StreamFixture):
         assert stored.window == [game(1)]
         assert await store.read_model(stream) == (stored, model_of(1))
         assert await store.positions(["other", stream]) == [None, 1]
+
+    async def test_a_checkpoint_of_a_partition_of_which_nothing_was_read_has_no_mark(
+        self, store: Store, stream: str
+    ) -> None:
+        made = commit(stream, None, 5, numbered(stream, 1).delta, newest_id=1)
+        unmarked = msgspec.structs.replace(made, checkpoint=msgspec.structs.replace(made.checkpoint, mark=None))
+        await store.commit([unmarked])
+        stored = await store.load(stream)
+        assert stored is not None
+        assert stored.checkpoint == unmarked.checkpoint
 
     async def test_fields_of_the_state_come_and_go(self, store: Store, stream: str) -> None:
         blocks = WriteHash({"base": b"\xff\x00", "before_window:1": b"x", "before_window:2": b"y"})

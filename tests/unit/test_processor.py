@@ -90,6 +90,17 @@ async def test_a_step_that_lingers_makes_one_batch_of_what_comes_meanwhile() -> 
     assert (await deployment.versions(), await deployment.games()) == (1, 2)
 
 
+async def test_many_streams_are_committed_some_at_a_time() -> None:
+    deployment = Deployment()
+    names = [f"table-{number}" for number in range(11)]
+    for name in names:
+        deployment.publish(*GAMES[:3], stream=name)
+    deployment.store.fail_next(Trouble.LOST_REPLY, method="commit")
+    await deployment.run(limits=Limits(batch_games_max=100, poll_wait_s=0, streams_at_once=3))
+    assert [await deployment.versions(name) for name in names] == [1] * len(names)
+    await deployment.check(*names)
+
+
 async def test_what_came_during_a_commit_is_in_the_next_one() -> None:
     deployment = Deployment()
     async with deployment.engine(limits=Limits(batch_games_max=100, poll_wait_s=0)) as engine:
