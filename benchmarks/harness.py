@@ -49,8 +49,8 @@ def bench(
     parts
         micro: decode, fold, delta, load. commit: the script on a real server. topic: from Kafka to committed Redis
         state, beside a bare loop. codecs: the same from compressed topics. profile: where its time goes. live: the
-        delay at a steady rate. tables: 10,000 of them. full: what sets the rate at which one Redis is full. api: answers over HTTP, new and kept. api-live: how soon readers see what is committed.
-        All by default.
+        delay at a steady rate. tables: 10,000 of them. full: what sets the rate at which one Redis is full. api:
+        answers over HTTP, new and kept. api-live: how soon readers see what is committed. All by default.
     games
         On the topic, and behind the API.
     runs
