@@ -1,6 +1,7 @@
 """The servers that benchmarks run on, and the settings that lead to them. Started by the harness, ended by it."""
 
 import hashlib
+import signal
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from importlib.metadata import version
@@ -41,6 +42,8 @@ class Servers(msgspec.Struct, frozen=True):
 @asynccontextmanager
 async def running_servers(embedded: bool = False) -> AsyncIterator[Servers]:
     """Apache Kafka and redis-server where they can be had, as in the tests; else the embedded ones."""
+    # Told to go, leave as by Ctrl-C: through the blocks that end the servers.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     if not embedded:
         try:
             from tests.servers import Missing, kafka_cluster, kafka_version, redis_server
