@@ -58,13 +58,14 @@ def reserve(host: str, port: int) -> socket.socket:
     return reserved
 
 
-def allow_many_files() -> None:
+def allow_many_files() -> int:
     """Let this process and its children open as many files as the system allows: each client takes one, and many
-    systems begin with 1,024."""
+    systems begin with 1,024. How many that are."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, FILES_MAX)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return max(soft, wanted)
 
 
 async def serve_app(

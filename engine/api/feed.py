@@ -56,7 +56,7 @@ class LiveLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Bounds of live clients."""
 
     clients_max: int = 4_000
-    """SSE and WebSocket together. Each takes a file descriptor."""
+    """SSE and WebSocket together. Each takes an open file."""
     heartbeat_s: float = 15.0
     write_s: float = 10.0
     """A client that takes nothing for so long is dropped."""

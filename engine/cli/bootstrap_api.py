@@ -15,7 +15,7 @@ from engine.adapters.redis_reader import RedisReader
 from engine.api import page
 from engine.api.answers import Answers, calculation
 from engine.api.app import create_app
-from engine.api.feed import Live
+from engine.api.feed import Live, LiveLimits
 from engine.api.follower import Followers
 from engine.api.health import ApiHealth
 from engine.api.replica import Replica
@@ -43,7 +43,12 @@ async def serve_api(settings: Settings, reserved: socket.socket, worker: int = 0
     )
     answers = Answers(followers, reader, settings, clock=CLOCK, meter=metrics, zones=zones)
     live = Live(
-        answers.follower_of, zones, calculation(settings), meter=metrics, default_stream=followers.default_stream
+        answers.follower_of,
+        zones,
+        calculation(settings),
+        meter=metrics,
+        limits=LiveLimits(clients_max=settings.api.live_clients_max),
+        default_stream=followers.default_stream,
     )
     health = ApiHealth(followers)
     metrics.look = lambda: metrics.follow(

@@ -7,6 +7,8 @@ import socket
 import sys
 from typing import Final
 
+import structlog
+
 from engine.cli import options
 from engine.cli.options import Common
 from engine.settings import Settings
@@ -14,13 +16,21 @@ from engine.settings import Settings
 SWITCH_S: Final = 0.0005
 """How soon a thread at work on a big answer lets the event loop go on; Python's own 5 ms would show in every answer."""
 
+OTHER_FILES: Final = 256
+"""Open files beside those of live clients: requests, Redis, Kafka."""
+
+log = structlog.get_logger()
+
 
 def serve(*, common: Common | None = None) -> None:
     """Answer over HTTP from what the engine keeps in Redis, until told to stop (SIGTERM or Ctrl-C)."""
     from engine.adapters import web
 
     settings = options.settings(common)
-    web.allow_many_files()
+    files = web.allow_many_files()
+    log.info("files_allowed", files=files)
+    if files < settings.api.live_clients_max + OTHER_FILES:
+        log.warning("files_too_few", files=files, live_clients_max=settings.api.live_clients_max)
     with web.reserve(settings.api.host, settings.api.port) as reserved:
 
         def work(number: int) -> None:

@@ -319,6 +319,14 @@ class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
     rate_limit_per_minute: Annotated[
         int, Meta(ge=0, le=10_000_000, description="Requests of one client per minute; 0: no limit.")
     ] = 0
+    live_clients_max: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=60_000,
+            description="Live clients of one process, by SSE and WebSocket together; each takes an open file.",
+        ),
+    ] = 4_000
     source_occurrences: Annotated[
         AnswerSource,
         Meta(description="Where occurrences come from; `shadow`: computed, and compared with precomputed."),

@@ -739,6 +739,19 @@ async def test_a_thousand_streams_do_not_keep_it_from_stopping(each_redis_url: s
     assert took_s < 10
 
 
+async def test_there_are_as_many_places_for_live_clients_as_the_setting_says(redis: RedisServer) -> None:
+    with api_server(redis.url, "--api.live_clients_max=0") as server:
+        async with server.client() as client:
+            told = await client.get("/api/stream")
+            assert (told.status_code, told.headers["content-type"]) == (503, PROBLEM)
+            assert (await client.get("/api/games")).status_code == 200
+            refused = 'crashfold_api_stream_clients_refused_total{transport="sse"}'
+            assert (await _metrics(client))[refused] == 1
+        assert "files_allowed" in server.log()
+    with api_server(redis.url, "--api.live_clients_max=60000", open_files=1_024) as server:
+        assert ("files_too_few" in server.log()) == (resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 60_000)
+
+
 @pytest.fixture
 def many_files() -> Iterator[None]:
     """As many open files as a thousand clients need."""
