@@ -14,7 +14,7 @@ _FIRST, _LAST, _ORDINAL, _WIDTH = 0, 1, 2, 3
 """The first and last missing id, and the position in the stream of the game that came after them."""
 
 
-class GapsState(msgspec.Struct, frozen=True):
+class GapsState(msgspec.Struct, frozen=True, gc=False):
     """How many games were folded, the id of the newest (0 before the first), and the gaps, oldest first."""
 
     total: int

@@ -14,7 +14,7 @@ _ORDINAL = BAND
 """A kept match needs no band any more; its ordinal stands there instead."""
 
 
-class LastGamesState(msgspec.Struct, frozen=True):
+class LastGamesState(msgspec.Struct, frozen=True, gc=False):
     """How many games were folded, and per predicate the cells of the newest matches, oldest first."""
 
     total: int

@@ -16,7 +16,7 @@ from schemas import keys
 from schemas.aggregates import Sample
 
 
-class OccurrencesState(msgspec.Struct, frozen=True):
+class OccurrencesState(msgspec.Struct, frozen=True, gc=False):
     """How many games of each band there have been."""
 
     histogram: np.ndarray

@@ -14,7 +14,7 @@ from projections.games import Games
 S = TypeVar("S")
 
 
-class Totals(msgspec.Struct, frozen=True):
+class Totals(msgspec.Struct, frozen=True, gc=False):
     """What everyone needs to know of all games of a stream so far. Times are epoch milliseconds."""
 
     games: int = 0

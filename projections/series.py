@@ -49,7 +49,7 @@ class Followed(msgspec.Struct, frozen=True, tag=True):
     streak: int
 
 
-class Runs(msgspec.Struct, frozen=True):
+class Runs(msgspec.Struct, frozen=True, gc=False):
     """The runs of one predicate. `settled` are the newest of `settled_total`; `follow` holds id, hundredths and time
     of the newest of `follow_total` follow games. `tail` is None before the first run."""
 
@@ -60,7 +60,7 @@ class Runs(msgspec.Struct, frozen=True):
     follow: Columns
 
 
-class SeriesState(msgspec.Struct, frozen=True):
+class SeriesState(msgspec.Struct, frozen=True, gc=False):
     """How many games were folded, the newest of them, and the runs of each predicate."""
 
     total: int

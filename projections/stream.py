@@ -86,7 +86,7 @@ class Plan:
         return hashlib.sha256(facts).hexdigest()[:16]
 
 
-class Snapshot(msgspec.Struct, frozen=True):
+class Snapshot(msgspec.Struct, frozen=True, gc=False):
     """The projections' states after the first `totals.games` games of the stream."""
 
     totals: Totals

@@ -306,15 +306,16 @@ class Rebuild:
 
     async def _mend_manifest(self, number: int) -> None:
         """Where the live manifest is of another topic or asks for what is gone, let the engine begin with the first
-        record: it would stop again, and all that it needs has been rebuilt."""
+        record: it would stop again, and all that it needs has been rebuilt. Where there is none, name the streams."""
         manifest = await self._from_store(lambda: self._live.read_manifest(self._log.topic, number))
-        if manifest is None:
-            return
+        if manifest is None and self._processor.only_stream is not None:
+            return  # it is known by its own checkpoint
         bounds = await self._from_log(partial(self._log.bounds, number))
-        mark = manifest.mark
-        found = None if mark is None else await self._from_log(partial(self._log.record, number, mark.offset))
-        if isinstance(where_to_begin(manifest, manifest.streams, bounds, found), Begin):
-            return
+        if manifest is not None:
+            mark = manifest.mark
+            found = None if mark is None else await self._from_log(partial(self._log.record, number, mark.offset))
+            if isinstance(where_to_begin(manifest, manifest.streams, bounds, found), Begin):
+                return
         streams = {name: done.next_offset for name, done in self._done.items() if self._homes[name] == number}
         mended = Manifest(low_water=bounds.begin, streams=streams, mark=None)
         await self._from_store(lambda: self._live.write_manifest(self._log.topic, number, mended))

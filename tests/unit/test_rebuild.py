@@ -48,6 +48,19 @@ async def test_a_topic_nobody_has_read_can_be_rebuilt(deployment: Deployment) ->
     await deployment.check()
 
 
+async def test_streams_that_no_engine_has_met_are_known_once_they_are_rebuilt() -> None:
+    deployment = Deployment(only=None)
+    deployment.publish(*GAMES)
+    deployment.publish(*GAMES[:5], stream="other")
+    await deployment.rebuild()
+    manifest = await deployment.store.read_manifest(deployment.topic.name, 0)
+    assert manifest is not None
+    assert set(manifest.streams) == {"crash", "other"}
+    deployment.publish(GAMES[5], stream="other")
+    await deployment.run()
+    await deployment.check("crash", "other")
+
+
 async def test_what_no_engine_has_passed_is_handed_over_and_nothing_else() -> None:
     deployment = Deployment(only="crash")
     deployment.topic.append(b"no game")
