@@ -43,7 +43,7 @@ class Servers(msgspec.Struct, frozen=True):
 async def running_servers(embedded: bool = False) -> AsyncIterator[Servers]:
     """Apache Kafka and redis-server where they can be had, as in the tests; else the embedded ones."""
     # Told to go, leave as by Ctrl-C: through the blocks that end the servers.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if not embedded:
         try:
             from tests.servers import Missing, kafka_cluster, kafka_version, redis_server
