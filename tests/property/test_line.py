@@ -34,7 +34,7 @@ from tests.line import Deployment, Engine
 
 STREAMS: Final = ("a", "b", "c", "d")
 ENGINES_MAX: Final = 3
-PATIENCE_S: Final = 3
+PATIENCE_S: Final = 20
 MOMENTS_MAX: Final = 25
 AWAITS_MAX: Final = 60
 """More than a step has, so that some are killed at each of them and some are not."""
