@@ -362,7 +362,7 @@ class Processor:
         limits, begun_s = self._limits, self._clock.monotonic_s()
         polled = await self._patience.with_log(lambda: self._log.poll(limits.batch_games_max, limits.poll_wait_s))
         late_s = self._clock.monotonic_s() - begun_s - limits.poll_wait_s
-        if polled.count or polled.gained or polled.lost or 0 <= late_s < BUSY_S:
+        if polled.records or polled.gained or polled.lost or 0 <= late_s < BUSY_S:
             return polled
         return await self._patience.with_log(lambda: self._log.poll(limits.batch_games_max, limits.poll_wait_s))
 
