@@ -52,6 +52,10 @@ def settings(common: Common | None) -> Settings:
     return loaded(common).settings
 
 
+TABLE_COLUMNS: Final = 160
+"""Characters of a line where it is not a terminal that says how many it has."""
+
+
 def run(function: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
     """Run a coroutine function to its end, on uvloop."""
     gc.freeze()  # what was imported stays: no collection need look at it again
@@ -72,7 +76,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*("–" if cell is None else str(cell) for cell in row))
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else TABLE_COLUMNS).print(table)
 
 
 def note(text: str) -> None:
