@@ -99,12 +99,23 @@ async def connected(connection: Connection) -> AsyncIterator[AIOKafkaClient]:
 
 @contextmanager
 def kafka_errors(doing: str) -> Iterator[None]:
-    """Turn every error of the client, and of the connections below it, into LogUnavailable."""
+    """Turn every error of the client, and of the connections below it, into LogUnavailable.
+
+    Among them is the RuntimeError that uvloop makes of a write to a connection that has just been lost.
+    """
     try:
         yield
     except (KafkaError, ConsumerStoppedError, IllegalOperation, OSError, TimeoutError) as error:
-        said = ": ".join([type(error).__name__, *map(str, error.args)])
-        raise LogUnavailable(f"{doing}: {said}; trying again is right") from error
+        raise _unavailable(doing, error) from error
+    except RuntimeError as error:
+        if "the handler is closed" not in str(error):
+            raise
+        raise _unavailable(doing, error) from error
+
+
+def _unavailable(doing: str, error: Exception) -> LogUnavailable:
+    said = ": ".join([type(error).__name__, *map(str, error.args)])
+    return LogUnavailable(f"{doing}: {said}; trying again is right")
 
 
 async def partition_bounds(client: AIOKafkaClient, tp: TopicPartition, timeout_s: float) -> Bounds:

@@ -304,3 +304,24 @@ def test_every_error_of_the_client_is_mapped() -> None:
     for error in [*map(Exception.__new__, errors), OSError(), TimeoutError(), ConnectionResetError()]:
         with pytest.raises(LogUnavailable), kafka_errors("testing"):
             raise error
+
+
+def test_what_uvloop_makes_of_a_lost_connection_is_mapped() -> None:
+    async def write() -> None:
+        async def hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.close()
+
+        server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        writer.transport.abort()
+        await reader.read()
+        with pytest.raises(LogUnavailable, match="trying again is right"), kafka_errors("testing"):
+            writer.write(b"lost")
+        server.close()
+
+    anyio.run(write, backend_options={"use_uvloop": True})
+
+
+def test_a_fault_of_ours_is_not_mapped() -> None:
+    with pytest.raises(RuntimeError, match="ours"), kafka_errors("testing"):
+        raise RuntimeError("ours")

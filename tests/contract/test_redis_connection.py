@@ -1,0 +1,63 @@
+"""What a connection to Redis makes of its own end, on both event loops."""
+
+from typing import Any
+
+import anyio
+import pytest
+from redis.exceptions import ConnectionError
+
+from tests.contract.test_redis_line import client_of
+
+LOOPS = pytest.mark.parametrize("use_uvloop", [False, True], ids=["asyncio", "uvloop"])
+
+
+@LOOPS
+@pytest.mark.parametrize("is_over", [False, True], ids=["closing", "closed"])
+def test_what_is_written_to_a_lost_connection_is_a_connection_error(
+    redis_url: str, use_uvloop: bool, is_over: bool
+) -> None:
+    async def write() -> None:
+        client = client_of(redis_url)
+        pool: Any = client._commit_pool
+        connection = await pool.get_connection()
+        connection._writer.transport.abort()
+        if is_over:
+            await anyio.sleep(0.01)  # the event loop has told the reader
+        with pytest.raises(ConnectionError):
+            await connection.send_command("PING")
+        await pool.release(connection)
+        assert await client.ask(lambda pipeline: pipeline.ping()) == [True]
+        await client.aclose()
+
+    anyio.run(write, backend_options={"use_uvloop": use_uvloop})
+
+
+@LOOPS
+def test_a_lost_connection_is_not_handed_over(redis_url: str, use_uvloop: bool) -> None:
+    async def hand_over() -> None:
+        client = client_of(redis_url)
+        pool: Any = client._read_pool
+        make = pool.make_connection
+
+        def make_and_lose() -> Any:
+            connection = make()
+            connect = connection.connect
+
+            async def connect_and_lose() -> None:
+                await connect()
+                connection._writer.transport.abort()
+                await anyio.sleep(0.01)
+
+            connection.connect = connect_and_lose
+            return connection
+
+        line = client.line(1)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pool, "make_connection", make_and_lose)
+            with pytest.raises(ConnectionError):
+                await line.ask([("PING",)])
+        assert await line.ask([("PING",)]) == [b"PONG"]
+        line.cut()
+        await client.aclose()
+
+    anyio.run(hand_over, backend_options={"use_uvloop": use_uvloop})
