@@ -30,7 +30,7 @@ def plan(settings: ProjectionSettings, spacing: int | None = None, rule: str = "
     projections = (
         Occurrences(settings, bands),
         Intervals(settings, bands),
-        SeriesProjection(settings, bands),
+        SeriesProjection(settings),
         LastGames(settings),
         Window(),
         Gaps(),

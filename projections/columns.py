@@ -110,3 +110,21 @@ class Columns:
 
     def __repr__(self) -> str:
         return f"Columns(width={self.width}, rows={len(self)})"
+
+
+def ascending(values: Ints) -> Ints:
+    """The stable order of values, which are quicker to sort the closer together they are."""
+    if not len(values):
+        return np.empty(0, np.int64)
+    narrow = values - values.min()
+    order: Ints = np.argsort(narrow.astype(np.min_scalar_type(narrow.max())), kind="stable")
+    return order
+
+
+def newest_of_each(groups: Ints, count: int) -> NDArray[np.bool_]:
+    """Which rows are among the last `count` of their group; `groups` are small numbers from 0."""
+    order = ascending(groups)
+    behind = np.cumsum(np.bincount(groups))[groups[order]] - np.arange(len(order))
+    is_newest = np.empty(len(order), np.bool_)
+    is_newest[order] = behind <= count
+    return is_newest

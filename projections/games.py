@@ -48,6 +48,9 @@ class Bands:
             tuple(int(p) for p in np.flatnonzero((self.low <= band) & (band < self.high))) for band in range(self.count)
         )
         """Per band the indexes of the predicates that match it."""
+        bands = np.arange(self.count).reshape(-1, 1)
+        self.matches = (self.low <= bands) & (bands < self.high)
+        """The same as a table: bands × predicates."""
 
     def of(self, hundredths: Ints) -> Ints:
         """The band of each crash point."""

@@ -1,8 +1,13 @@
-"""Last games: per predicate the newest match, with its position in the stream, and the newest 100 matches."""
+"""Last games: per predicate the newest match, with its position in the stream, and the newest 100 matches.
+
+A state holds the matches of all predicates in one table, in the order in which they came, and beside it the games that
+matched, each once.
+"""
 
 import msgspec
+import numpy as np
 
-from projections.columns import Columns, Ints
+from projections.columns import Columns, Ints, ascending, newest_of_each
 from projections.delta import Delta, SetString, Value, WriteList
 from projections.games import BAND, WIDTH, Games, games_of
 from projections.projection import Moment
@@ -11,21 +16,32 @@ from schemas import keys
 from schemas.game import encode
 
 _ORDINAL = BAND
-"""A kept match needs no band any more; its ordinal stands there instead."""
+"""A kept match needs no band any more; its position in the stream stands there instead."""
+_PREDICATE, _AT = 0, 1
+"""Of a match: its predicate, and the position of the game in the stream."""
+_FEW_GAMES = 64
+"""Of so many games all matches are taken in, of more the newest alone."""
+_ROOM = 200
 
 
 class LastGamesState(msgspec.Struct, frozen=True, gc=False):
-    """How many games were folded, and per predicate the cells of the newest matches, oldest first."""
+    """How many games were folded, and the newest matches.
+
+    `matches` are, by position, those of all predicates, of each at least the newest 100; `games` the cells of the games
+    that matched. Those beyond are left out when there are too many: there were `trimmed` matches then.
+    """
 
     total: int
-    matches: tuple[Columns, ...]
+    matches: Columns
+    games: Columns
+    trimmed: int
 
 
 class LastGames:
     """See docs/rules.md, section 4.4."""
 
     name = "last_games"
-    version = 1
+    version = 2
     aggregates = ("last_game", "last_games")
 
     def __init__(self, settings: ProjectionSettings) -> None:
@@ -34,58 +50,84 @@ class LastGames:
 
     def empty(self) -> LastGamesState:
         """No matches."""
-        return LastGamesState(0, tuple(Columns.empty(WIDTH) for _ in self._last_game))
+        return LastGamesState(0, Columns.empty(2), Columns.empty(WIDTH), 0)
 
     def fold(self, state: LastGamesState, games: Games) -> LastGamesState:
         """The newest matches, with those among `games`."""
-        cells = games.columns.cells
-        matches = list(state.matches)
-        for predicate, positions in enumerate(games.positions()):
-            if len(positions):
-                newest = positions[-LAST_GAMES_KEPT:]
-                rows = cells[:, newest]
-                rows[_ORDINAL] = newest + state.total + 1
-                matches[predicate] = matches[predicate].append(rows).last(LAST_GAMES_KEPT)
-        return LastGamesState(state.total + len(games), tuple(matches))
+        positions, predicates = _matches(games)
+        found = np.unique(positions)
+        cells = games.columns.cells[:, found]
+        cells[_ORDINAL] = found + state.total + 1
+        matches = state.matches.append(np.stack((predicates, positions + state.total + 1)))
+        return _trimmed(LastGamesState(state.total + len(games), matches, state.games.append(cells), state.trimmed))
 
     def keys(self, moment: Moment[LastGamesState]) -> dict[str, Value]:
         """Of every predicate that has a match the newest one and the list."""
         values: dict[str, Value] = {}
-        for predicate, matches in enumerate(moment.state.matches):
-            if len(matches):
-                listed = _newest_first(matches, moment)
-                values[self._last_game[predicate]] = _last_game(listed[0], matches[_ORDINAL])
-                values[self._last_games[predicate]] = listed
+        for predicate, (newest, listed) in _listed(moment, 0).items():
+            values[self._last_game[predicate]] = _last_game(listed[0], newest)
+            values[self._last_games[predicate]] = listed[:LAST_GAMES_KEPT]
         return values
 
     def delta(self, before: Moment[LastGamesState], after: Moment[LastGamesState], kept: int) -> Delta:
         """The matches behind the first `kept` games, in place of those known before."""
         delta: Delta = {}
-        pairs = zip(before.state.matches, after.state.matches, strict=True)
-        for predicate, (old, new) in enumerate(pairs):
-            if old is new:
-                continue
-            ordinals = new[_ORDINAL]
-            first = int(ordinals.searchsorted(kept, "right"))
-            if first < len(new):
-                push = _newest_first(new.part(first, len(new)), after)
-                drop = len(old) - int(old[_ORDINAL].searchsorted(kept, "right"))
-                delta[self._last_game[predicate]] = SetString(_last_game(push[0], ordinals))
-                delta[self._last_games[predicate]] = WriteList(drop, push, LAST_GAMES_KEPT)
+        known = np.bincount(_since(before.state.matches, _AT, kept)[_PREDICATE], minlength=len(self._last_game))
+        for predicate, (newest, push) in _listed(after, kept).items():
+            delta[self._last_game[predicate]] = SetString(_last_game(push[0], newest))
+            delta[self._last_games[predicate]] = WriteList(
+                int(known[predicate]), push[:LAST_GAMES_KEPT], LAST_GAMES_KEPT
+            )
         return delta
 
 
-def _newest_first(matches: Columns, moment: Moment[LastGamesState]) -> list[bytes]:
-    """The matches as JSON. Those in the window are printed once for all predicates."""
-    ordinals = matches[_ORDINAL].tolist()
-    before_window = moment.totals.games - len(moment.window)
-    if ordinals[0] <= before_window:
-        return [encode(game) for game in reversed(games_of(matches.cells))]
-    behind = moment.totals.games + 1 - ordinals[0]
-    printed = moment.window.newest_json(behind)
-    return [printed[ordinal - ordinals[0]] for ordinal in reversed(ordinals)]
+def _matches(games: Games) -> tuple[Ints, Ints]:
+    """Positions and predicates of the matches, in order of position; of many games, each predicate's newest alone."""
+    if len(games) <= _FEW_GAMES:
+        at, which = np.nonzero(games.bands.matches[games.band_numbers])
+        return at, which
+    newest = [positions[-LAST_GAMES_KEPT:] for positions in games.positions()]
+    positions = np.concatenate(newest) if newest else np.empty(0, np.int64)
+    predicates = np.repeat(np.arange(len(newest)), [len(some) for some in newest])
+    order = ascending(positions)
+    return positions[order], predicates[order]
 
 
-def _last_game(match: bytes, ordinals: Ints) -> bytes:
+def _trimmed(state: LastGamesState) -> LastGamesState:
+    """Without what is no longer listed, when there may be much of it."""
+    if len(state.matches) <= state.trimmed + state.trimmed // 2 + _ROOM:
+        return state
+    matches = state.matches.cells[:, newest_of_each(state.matches[_PREDICATE], LAST_GAMES_KEPT)]
+    games = state.games.cells[:, np.searchsorted(state.games[_ORDINAL], np.unique(matches[_AT]))]
+    return LastGamesState(state.total, Columns.of(matches), Columns.of(games), matches.shape[1])
+
+
+def _listed(moment: Moment[LastGamesState], kept: int) -> dict[int, tuple[int, list[bytes]]]:
+    """Of every predicate that has a match behind the first `kept` games, the position of the newest, and their JSON,
+    newest first."""
+    matches, listed = _since(moment.state.matches, _AT, kept), dict[int, tuple[int, list[bytes]]]()
+    printed = _printed(moment, kept)
+    for predicate, at in zip(*matches.cells[:, ::-1].tolist(), strict=True):
+        if predicate in listed:
+            listed[predicate][1].append(printed[at])
+        else:
+            listed[predicate] = (at, [printed[at]])
+    return listed
+
+
+def _printed(moment: Moment[LastGamesState], kept: int) -> dict[int, bytes]:
+    """By position, the JSON of the games behind the first `kept` that matched."""
+    if moment.totals.games - kept <= len(moment.window):  # printed once for all keys
+        return dict(enumerate(moment.window.newest_json(moment.totals.games - kept), kept + 1))
+    games = _since(moment.state.games, _ORDINAL, kept)
+    return dict(zip(games[_ORDINAL].tolist(), map(encode, games_of(games.cells)), strict=True))
+
+
+def _since(table: Columns, column: int, kept: int) -> Columns:
+    """The rows of games behind the first `kept`; `column` has their positions."""
+    return table.part(int(np.searchsorted(table[column], kept, "right")), len(table))
+
+
+def _last_game(match: bytes, ordinal: int) -> bytes:
     """The JSON of a `LastGame`: a game's, with one member more."""
-    return b'%b,"ordinal":%d}' % (match[:-1], ordinals[-1])
+    return b'%b,"ordinal":%d}' % (match[:-1], ordinal)

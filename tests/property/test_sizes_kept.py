@@ -63,3 +63,17 @@ def test_beyond_every_size_that_is_kept_the_fold_is_the_plain_recomputation(seed
     expected = plain.read_model(SETTINGS, sorted(games, key=lambda one: one.game_id))
     assert state.keys() == expected
     assert {name: value for name, value in model.items() if name != keys.CHECKPOINT} == expected
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_runs_are_found_predicate_by_predicate_as_all_at_once(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which way is taken depends on the size of a batch alone; here both go through streams of every kind."""
+    games, plan_ = _stream(random.Random(seed)), plan(SETTINGS)
+    expected = plain.read_model(SETTINGS, games)
+    for pairs_few in (0, 1_000_000):
+        monkeypatch.setattr("projections.runs._PAIRS_FEW", pairs_few)
+        for batch_games in (2, 83, 1_201, 6_000):
+            state = StreamState.empty(plan_)
+            for start in range(0, len(games), batch_games):
+                state = state.fold(games[start : start + batch_games]).state.settled()
+            assert state.keys() == expected

@@ -156,3 +156,17 @@ def listed(games: list[Game], batch_games: int = 10_000) -> list[Series]:
     stored = model["series:min:2"]
     assert isinstance(stored, list)
     return [msgspec.json.decode(one, type=Series) for one in stored]
+
+
+def test_a_long_streak_is_still_known_when_it_has_ended() -> None:
+    """More games than are kept of a streak, two predicates long at once, and then both settle."""
+    settings = ProjectionSettings(
+        min=(2, 1.5), max=(), floor=(), samples_games=(), samples_hours=(), interval_hours=1, window_games=4
+    )
+    games = games_at(1.0, *[2.0] * 700, 1.6, *[2.0] * 1_400, 1.0, 2.0, 1.0, 2.0)
+    expected = plain.read_model(settings, games)
+    for batch_games in (1, 2, 699, 1_000, 1_001, 2_000):
+        state = StreamState.empty(plan(settings))
+        for start in range(0, len(games), batch_games):
+            state = state.fold(games[start : start + batch_games]).state
+        assert state.keys() == expected
