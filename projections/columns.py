@@ -2,7 +2,9 @@
 
 Imports numpy only. A `Columns` never changes once made. What is made from it by `append` shares its memory: a buffer
 with room to spare holds the rows of many generations, each of which sees its own range and no other. Only the
-generation that ends where the buffer's rows end may write behind them; any other copies first.
+generation that ends where the buffer's rows end may write behind them; any other copies first. A buffer that is full
+grows for all generations at once, so old ones hold no memory of their own; unless most of its rows are no longer seen
+by the newest, which then goes on in a new one.
 """
 
 from typing import Final, Self
@@ -13,6 +15,9 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 
 _ROOM_MIN: Final = 8
+
+LISTED_ENOUGH: Final = 0.8
+"""A table of which so much is still wanted is not worth copying: older generations share it as it is."""
 
 
 class _Buffer:
@@ -70,14 +75,13 @@ class Columns:
         more = cells.shape[1]
         if more == 0:
             return self
-        buffer, stop = self._buffer, self._stop
-        if buffer.used != stop or stop + more > buffer.cells.shape[1]:
-            kept = len(self)
-            room = np.empty((self.width, _ROOM_MIN + kept + kept // 2 + more), np.int64)
-            room[:, :kept] = buffer.cells[:, self._start : stop]
-            buffer, start, stop = _Buffer(room, kept), 0, kept
-        else:
-            start = self._start
+        buffer, start, stop = self._buffer, self._start, self._stop
+        is_full = stop + more > buffer.cells.shape[1]
+        if buffer.used != stop or (is_full and start > stop - start):
+            buffer = _Buffer(_roomy(self.cells, more), len(self))
+            start, stop = 0, len(self)
+        elif is_full:
+            buffer.cells = _roomy(buffer.cells[:, :stop], more)
         buffer.cells[:, stop : stop + more] = cells
         buffer.used = stop + more
         return Columns(buffer, start, stop + more)
@@ -89,6 +93,11 @@ class Columns:
     def part(self, start: int, stop: int) -> "Columns":
         """Rows `start` to `stop` (exclusive), counted from this table's first."""
         return Columns(self._buffer, self._start + start, self._start + min(stop, len(self)))
+
+    @property
+    def memory(self) -> Ints:
+        """The array in which the rows stand, with its room and the rows of others: for those who count bytes."""
+        return self._buffer.cells
 
     def shares_memory_with(self, other: "Columns") -> bool:
         """Whether the rows both see are the same rows of one buffer, and so equal without looking."""
@@ -110,6 +119,14 @@ class Columns:
 
     def __repr__(self) -> str:
         return f"Columns(width={self.width}, rows={len(self)})"
+
+
+def _roomy(cells: Ints, more: int) -> Ints:
+    """A copy with room for so many rows more, and half as many again."""
+    width, rows = cells.shape
+    room = np.empty((width, _ROOM_MIN + rows + rows // 2 + more), np.int64)
+    room[:, :rows] = cells
+    return room
 
 
 def ascending(values: Ints) -> Ints:

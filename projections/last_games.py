@@ -7,7 +7,7 @@ matched, each once.
 import msgspec
 import numpy as np
 
-from projections.columns import Columns, Ints, ascending, newest_of_each
+from projections.columns import LISTED_ENOUGH, Columns, Ints, ascending, newest_of_each
 from projections.delta import Delta, SetString, Value, WriteList
 from projections.games import BAND, WIDTH, Games, games_of
 from projections.projection import Moment
@@ -97,7 +97,10 @@ def _trimmed(state: LastGamesState) -> LastGamesState:
     """Without what is no longer listed, when there may be much of it."""
     if len(state.matches) <= state.trimmed + state.trimmed // 2 + _ROOM:
         return state
-    matches = state.matches.cells[:, newest_of_each(state.matches[_PREDICATE], LAST_GAMES_KEPT)]
+    is_listed = newest_of_each(state.matches[_PREDICATE], LAST_GAMES_KEPT)
+    if is_listed.mean() > LISTED_ENOUGH:
+        return msgspec.structs.replace(state, trimmed=len(state.matches))
+    matches = state.matches.cells[:, is_listed]
     games = state.games.cells[:, np.searchsorted(state.games[_ORDINAL], np.unique(matches[_AT]))]
     return LastGamesState(state.total, Columns.of(matches), Columns.of(games), matches.shape[1])
 

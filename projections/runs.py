@@ -9,7 +9,7 @@ whether it is of one game or of a million. A streak is of consecutive games: whe
 import msgspec
 import numpy as np
 
-from projections.columns import Columns, Ints, ascending, newest_of_each
+from projections.columns import LISTED_ENOUGH, Columns, Ints, ascending, newest_of_each
 from projections.games import END_TIME, ID, Games
 from projections.settings import FOLLOW_GAMES_KEPT, SERIES_KEPT
 
@@ -37,7 +37,7 @@ class Runs(msgspec.Struct, frozen=True, gc=False):
     """The runs of a stream after `total` games.
 
     `tails` has a column a predicate. `settled` are the settled runs of all predicates in the order in which they were
-    settled, of each at least the newest 1,000 (those beyond are left out now and then: there were `trimmed` then).
+    settled, of each at least the newest 1,000 (those beyond are left out now and then: there were `trimmed` rows then).
     `follow` are the first 1,000 games of each of their streaks, one run after the other: the newest of `follow_total`.
     `recent` are the newest games: one, and all of the longest streak of a tail. A streak of 1,000 or more stands in
     `long` instead, by predicate.
@@ -211,7 +211,10 @@ def _trimmed(state: Runs) -> Runs:
     """Without the settled runs that are no longer listed, when there may be many of them."""
     if len(state.settled) <= state.trimmed + state.trimmed // 2 + _ROOM:
         return state
-    runs = state.settled.cells[:, newest_of_each(state.settled[PREDICATE], SERIES_KEPT)]
+    is_listed = newest_of_each(state.settled[PREDICATE], SERIES_KEPT)
+    if is_listed.mean() > LISTED_ENOUGH:
+        return msgspec.structs.replace(state, trimmed=len(state.settled))
+    runs = state.settled.cells[:, is_listed]
     lengths = np.minimum(runs[STREAK], FOLLOW_GAMES_KEPT)
     starts = runs[FOLLOW_END] - lengths - (state.follow_total - len(state.follow))
     games = state.follow.cells[:, _positions(starts, lengths)]

@@ -12,7 +12,7 @@ alone, folds few big pieces instead of many small ones. When a game was folded s
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
 from typing import Any, Final
@@ -137,6 +137,12 @@ class StreamState:
     def games_held(self) -> int:
         """How many games are in memory."""
         return len(self._held)
+
+    @property
+    def bytes_held(self) -> int:
+        """What the games held take and the tables of all snapshots, each counted once."""
+        arrays = [self._held.columns.memory, *_arrays_in([snapshot.states for snapshot in self._snapshots])]
+        return sum({id(array): array.nbytes for array in arrays}.values())
 
     @cached_property
     def window(self) -> Games:
@@ -337,6 +343,24 @@ class StreamState:
                 cells = self._held.columns.cells[:BAND, low - base : high - base]
                 fields[f"{BLOCK}{block}"] = Columns.of(np.ascontiguousarray(cells)).to_bytes()
         return fields
+
+
+def _arrays_in(value: object) -> Iterator[np.ndarray]:
+    """The arrays that a projection's state consists of."""
+    match value:
+        case Columns():
+            yield value.memory
+        case np.ndarray():
+            yield value
+        case msgspec.Struct():
+            for field in value.__struct_fields__:
+                yield from _arrays_in(getattr(value, field))
+        case dict():
+            for one in value.values():
+                yield from _arrays_in(one)
+        case tuple() | list():
+            for one in value:
+                yield from _arrays_in(one)
 
 
 def _encode_snapshot(snapshot: Snapshot) -> bytes:

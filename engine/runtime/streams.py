@@ -5,6 +5,7 @@ its `next_offset`, and `committed` what the store has of it.
 """
 
 from collections.abc import Iterator
+from typing import Final
 
 import msgspec
 
@@ -13,6 +14,11 @@ from engine.errors import FingerprintMismatch, StateError, StreamMoved, TopicRec
 from engine.ports import StateStore
 from engine.runtime.patience import Patience
 from projections import Plan, StreamState
+
+GAME_BYTES: Final = 88
+"""What a game of the window takes."""
+STREAM_GAMES: Final = 500
+"""As many games the objects of a stream take that has hardly any."""
 
 
 class Clash(msgspec.Struct, frozen=True):
@@ -43,16 +49,25 @@ class Stream:
         self.next_offset = 0 if checkpoint is None else checkpoint.next_offset
         self.generation = None if checkpoint is None else checkpoint.generation
         self.first_offset = None if checkpoint is None else checkpoint.first_offset
+        self._weigh()
 
     @property
     def weight(self) -> int:
-        """What holding it costs, in games; a stream costs as much as some hundreds even when it has few."""
-        return 500 + self.state.games_held
+        """What holding it costs, in games of the window: its series and last games are often more than that has."""
+        return self._weight + self.state.games_held - self._games_weighed
+
+    def _weigh(self) -> None:
+        """Look at what it takes, each time that it has grown by an eighth."""
+        state = self.committed
+        self._weight, self._games_weighed = STREAM_GAMES + state.bytes_held // GAME_BYTES, state.games_held
+        self._weigh_at = state.games + state.games // 8 + 1
 
     def settle(self, checkpoint: Checkpoint) -> None:
         """What was folded is committed."""
         self.committed, self.checkpoint, self.kept = self.state, checkpoint, self.state.games
         self.generation = checkpoint.generation
+        if self.state.games >= self._weigh_at:
+            self._weigh()
 
 
 class Streams:

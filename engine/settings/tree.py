@@ -273,7 +273,7 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(
             ge=1_000,
             le=10**9,
-            description="Games held in memory, over all streams; streams not used for long are let go.",
+            description="Memory for streams, in games of 88 bytes; beyond it those not used for long are let go.",
         ),
     ] = 10_000_000
     shutdown_timeout_s: Annotated[

@@ -1,0 +1,30 @@
+"""What a stream in memory weighs."""
+
+import gc
+import tracemalloc
+
+import pytest
+
+from engine.runtime.streams import GAME_BYTES, Stream
+from projections import ProjectionSettings, StreamState, plan
+from schemas.chain import chain_of_games
+
+
+@pytest.mark.parametrize("games", [100, 3_000, 40_000])
+def test_the_weight_is_about_the_memory_taken(games: int) -> None:
+    plan_, played = plan(ProjectionSettings()), list(chain_of_games(1, games))
+
+    def made() -> Stream:
+        state = StreamState.empty(plan_)
+        for start in range(0, games, games // 100):
+            state = state.fold(played[start : start + games // 100]).state.settled()
+        return Stream("a", 0, state, None)
+
+    made()
+    gc.collect()
+    tracemalloc.start()
+    stream = made()
+    gc.collect()
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert 0.6 * taken < stream.weight * GAME_BYTES < 1.4 * taken
