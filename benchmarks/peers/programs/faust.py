@@ -27,6 +27,7 @@ def main(job: Job) -> None:
         datadir=job.directory,
         consumer_auto_offset_reset="earliest",
         broker_commit_interval=1.0,
+        broker_session_timeout=10.0,  # a killed worker is missed sooner than after a minute
         broker_max_poll_records=20_000,
         consumer_max_fetch_size=4_194_304,
         stream_buffer_maxsize=65_536,

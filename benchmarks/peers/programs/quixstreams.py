@@ -19,6 +19,7 @@ LIBRDKAFKA = {
     "queued.max.messages.kbytes": 131_072,
     "fetch.message.max.bytes": 4_194_304,
     "check.crcs": False,
+    "session.timeout.ms": 10_000,  # a killed process is missed sooner than after 45 s
 }
 
 
