@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
+from subprocess import CalledProcessError
 from typing import Annotated
 
 import msgspec
@@ -13,7 +14,7 @@ from cyclopts import App, Parameter
 from benchmarks.contestants import Outcome
 from benchmarks.measure import Machine, announce, machine, revision
 from benchmarks.peers import environments
-from benchmarks.peers.catalogue import PEERS, Peer, chosen
+from benchmarks.peers.catalogue import Peer, chosen
 from benchmarks.peers.contest import Contest, topic_of
 from benchmarks.servers import assignments, check, forget, running_servers
 from benchmarks.topic import contest as contest_own
@@ -34,7 +35,8 @@ app = App(name="python -m benchmarks.peers", help_format="plaintext", result_act
 
 
 class Line(msgspec.Struct, frozen=True):
-    """A line of the table. The tuples are the counted runs in order; CPU seconds are per 100,000 games."""
+    """A line of the table. The tuples are the counted runs in order, empty when one failed; CPU seconds are per 100,000
+    games. `to_bare` is empty also when the reference failed."""
 
     name: str
     variant: str
@@ -49,7 +51,7 @@ class Line(msgspec.Struct, frozen=True):
 
 
 class PeersReport(msgspec.Struct, frozen=True):
-    """A whole run. `failed` says of peers that could not be set up or did not get through, why."""
+    """A whole run. `failed` says why of those that could not be set up or did not get through, by name and variant."""
 
     began: str
     revision: str | None
@@ -85,7 +87,7 @@ def bench_peers(
     """
     began = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
     report = options.run(_measure, began, chosen(peers), games, runs, kill)
-    _show(report)
+    sys.stdout.write(table(report) + "\n")
     path = out or RESULTS / f"peers-{began.replace(':', '')}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
@@ -95,44 +97,34 @@ def bench_peers(
 
 async def _measure(began: str, peers: Sequence[Peer], games: int, runs: int, kill: bool) -> PeersReport:
     failed: dict[str, str] = {}
-    entrants = [(peer, variant) for peer in _set_up(peers, failed) for variant in peer.variants]
-    chain = list(chain_of_games(SEED, int(games * max(1.0, *(peer.share for peer, _ in entrants)))))
+    _set_up(peers, failed)
+    entrants = [(peer, variant) for peer in peers for variant in peer.variants]
+    chain = list(chain_of_games(SEED, int(games * max(1.0, *(peer.share for peer in peers)))))
+    verdicts: dict[str, str] = {}
     async with running_servers() as servers:
-        for count in {_games(peer, games) for peer, _ in entrants}:
+        for count in {_games(peer, games) for peer in peers}:
             await fill(assignments(servers, topic_of(count)), one_stream(chain[:count]))
         contest = Contest(servers, chain)
         outcomes = await _take_turns(contest, entrants, games, runs, failed)
-        entrants = [entrant for entrant in entrants if len(outcomes[_name(entrant)]) == runs]
-        verdicts = {}
-        for peer, variant in entrants:
-            if kill and peer.kind == "peer":
-                options.note(f"{_name((peer, variant))}: killed half-way …")
-                await forget(servers)
-                name, count = _name((peer, variant)), _games(peer, games)
-                try:
-                    verdicts[name] = await contest.kill(peer.name, variant, count, peer.kill_write_every_s)
-                except CrashfoldError as error:
-                    options.note(str(error))
-                    verdicts[name] = "does not come back"
-        lines = tuple(_line(entrant, outcomes, verdicts.get(_name(entrant), "–")) for entrant in entrants)
+        for entrant in entrants:
+            if kill and entrant[0].kind == "peer" and _name(entrant) not in failed:
+                verdicts[_name(entrant)] = await _killed(contest, entrant, games)
         names = servers.names
+    lines = tuple(_line(entrant, games, outcomes, verdicts.get(_name(entrant), "–")) for entrant in entrants)
     command = " ".join(["python -m benchmarks.peers", *sys.argv[1:]])
     return PeersReport(began, revision(), command, machine(names), SEED, runs, lines, failed)
 
 
-def _set_up(peers: Sequence[Peer], failed: dict[str, str]) -> list[Peer]:
-    """Make the environments; those whose cannot be made are left out."""
-    ready = []
+def _set_up(peers: Sequence[Peer], failed: dict[str, str]) -> None:
+    """Make the environments; all variants of a peer whose cannot be made have failed."""
     for peer in peers:
         try:
             if peer.name not in OURS:
                 options.note(f"setting up {peer.name} …")
                 environments.command(peer.name)
-            ready.append(peer)
         except CrashfoldError as error:
             options.note(f"{peer.name} cannot be set up: {error}")
-            failed[peer.name] = str(error)
-    return ready
+            failed |= {_name((peer, variant)): f"cannot be set up: {error}" for variant in peer.variants}
 
 
 async def _take_turns(
@@ -149,20 +141,33 @@ async def _take_turns(
             await forget(contest.servers)
             try:
                 outcome = await _run(contest, entrant, games)
-            except CrashfoldError as error:
+            except (CrashfoldError, CalledProcessError) as error:
                 options.note(str(error))
                 failed[name] = str(error)
+                outcomes[name].clear()
                 continue
             if run:
                 outcomes[name].append(outcome)
     return outcomes
 
 
+async def _killed(contest: Contest, entrant: Entrant, games: int) -> str:
+    """What came of it when it was killed half-way."""
+    peer, variant = entrant
+    options.note(f"{_name(entrant)}: killed half-way …")
+    await forget(contest.servers)
+    try:
+        return await contest.kill(peer.name, variant, _games(peer, games), peer.aggregates, peer.kill_write_every_s)
+    except CrashfoldError as error:
+        options.note(str(error))
+        return "does not come back"
+
+
 async def _run(contest: Contest, entrant: Entrant, games: int) -> Outcome:
     peer, variant = entrant
     games = _games(peer, games)
     if peer.name not in OURS:
-        return await contest.run(peer.name, variant, games, checked=peer.name not in UNCHECKED)
+        return await contest.run(peer.name, variant, games, () if peer.name in UNCHECKED else peer.aggregates)
     settings = assignments(contest.servers, topic_of(games))
     outcome = await contest_own(peer.name, games, settings)
     if peer.name not in UNCHECKED:
@@ -174,19 +179,17 @@ def _games(peer: Peer, games: int) -> int:
     return int(games * peer.share)
 
 
-def _line(entrant: Entrant, outcomes: Mapping[str, Sequence[Outcome]], after_a_kill: str) -> Line:
+def _line(entrant: Entrant, games: int, outcomes: Mapping[str, Sequence[Outcome]], after_a_kill: str) -> Line:
     peer, variant = entrant
-    rates, floor = (
-        [one.records / one.duration_s for one in outcomes[name]] for name in (_name(entrant), _name((PEERS[0], "")))
-    )
-    seen = outcomes[_name(entrant)]
+    seen, bare = outcomes[_name(entrant)], outcomes["bare"]
+    rates, floor = ([one.records / one.duration_s for one in those] for those in (seen, bare))
     return Line(
         name=peer.name,
         variant=variant,
         what=peer.what,
-        games=seen[0].records,
+        games=_games(peer, games),
         rate=tuple(rates),
-        to_bare=tuple(rate / bare for rate, bare in zip(rates, floor, strict=True)),
+        to_bare=tuple(rate / one for rate, one in zip(rates, floor, strict=bool(rates and floor))),
         cpu_s=tuple(one.cpu_s * 100_000 / one.records for one in seen),
         peak_mib=tuple(one.peak_mib for one in seen),
         after_a_kill=after_a_kill,
@@ -199,23 +202,28 @@ def _name(entrant: Entrant) -> str:
     return f"{peer.name} {variant}".strip()
 
 
-def _show(report: PeersReport) -> None:
-    columns = ("peer", "games", "games/s", "to bare", "CPU s", "MiB", "after a kill")
-    rows = [
-        (
-            f"{line.name} {line.variant}",
-            line.games,
-            f"{median(line.rate):,.0f}",
-            f"{median(line.to_bare):.3f} ({min(line.to_bare):.3f} to {max(line.to_bare):.3f})",
-            f"{median(line.cpu_s):.2f}",
-            f"{median(line.peak_mib):.0f}",
-            line.after_a_kill,
+def table(report: PeersReport) -> str:
+    """The report as a table in Markdown."""
+    columns = ("peer", "games", "games/s", "to bare", "CPU s per 100,000", "MiB", "after a kill", "exactly once")
+    rows = [columns, ("---", *["---:"] * 5, "---", "---")]
+    for line in report.lines:
+        name = f"{line.what}{', ' * bool(line.variant)}{line.variant}"
+        if fault := report.failed.get(f"{line.name} {line.variant}".strip()):
+            rows.append((name, f"{line.games:,}", f"failed: {fault.splitlines()[0]}", *[""] * 4, line.exactly_once))
+            continue
+        figures = (_figure(line.rate, ",.0f"), _figure(line.to_bare, ".3g"), _figure(line.cpu_s, ".2f"))
+        rows.append(
+            (name, f"{line.games:,}", *figures, _figure(line.peak_mib, ".0f"), line.after_a_kill, line.exactly_once)
         )
-        for line in report.lines
-    ]
-    options.print_table(f"median of {report.runs} runs (lowest to highest); CPU s is per 100,000 games", columns, rows)
-    for name, fault in report.failed.items():
-        options.note(f"{name} failed: {fault.splitlines()[0]}")
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows)
+
+
+def _figure(values: Sequence[float], form: str) -> str:
+    """The median, and the lowest and the highest where there are several."""
+    if not values:
+        return "–"
+    spread = f" ({min(values):{form}} to {max(values):{form}})" if len(values) > 1 else ""
+    return f"{median(values):{form}}{spread}"
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ from typing import Literal
 
 import msgspec
 
+from benchmarks.peers.result import AGGREGATES
+
 Kind = Literal["floor", "peer", "own"]
 
 
@@ -11,7 +13,8 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
     """One peer. `variants` are the ways its user code holds the state; a floor and Crashfold have one, without a name.
 
     `share` of the games is what it is given: less when it is slow, more when it takes long to start. When it is to be
-    killed it writes every `kill_write_every_s`. `exactly_once` says in a few words what its guarantee rests on.
+    killed it writes every `kill_write_every_s`. `aggregates` are those that it makes. `exactly_once` says whether what
+    stands in Redis counts each game once whatever happens, and what that rests on.
     """
 
     name: str
@@ -20,6 +23,7 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
     variants: tuple[str, ...] = ("plain", "best")
     share: float = 1.0
     kill_write_every_s: float = 0.05
+    aggregates: tuple[str, ...] = AGGREGATES
     exactly_once: str = "–"
 
 
@@ -32,38 +36,54 @@ PEERS = (
         kind="own",
         what="crashfold replay",
         variants=("",),
-        exactly_once="a rebuild swaps at once or not at all",
+        exactly_once="yes: swaps at once or not at all",
     ),
     Peer(
         name="run",
         kind="own",
         what="crashfold run --until-caught-up",
         variants=("",),
-        exactly_once="compare-and-set of state and offset; killed 200 times in tests/integration/kill_soak.py",
+        exactly_once="yes: compare-and-set of state and offset (tests/integration/kill_soak.py)",
     ),
     Peer(
         name="handrolled",
         kind="peer",
         what="aiokafka + redis by hand",
-        exactly_once="state and offset in one MSET, one process only: nothing fences a second",
+        exactly_once="of one process: state and offset in one MSET, nothing fences a second",
+    ),
+    Peer(
+        name="per_event",
+        kind="peer",
+        what="the roadmap's plan: a MULTI/EXEC for every game",
+        variants=("",),
+        share=0.01,
+        exactly_once="of one process: state and offset in one transaction, nothing fences a second",
     ),
     Peer(
         name="faststream",
         kind="peer",
         what="FastStream, batch subscriber",
-        exactly_once="state in memory, offsets in the group",
+        exactly_once="no: state in memory, offsets in the group",
     ),
     Peer(
         name="bytewax",
         kind="peer",
         what="bytewax, stateful_batch, recovery on",
-        exactly_once="state and offset of one epoch; output since then is repeated",
+        exactly_once="no: state and offset of one epoch, output since then is repeated",
     ),
     Peer(
         name="pathway",
         kind="peer",
         what="Pathway, JSON parsed by its engine, subscriber",
-        exactly_once="state in memory, reads from the start",
+        exactly_once="no: state in memory, reads from the start",
+    ),
+    Peer(
+        name="pathway_native",
+        kind="peer",
+        what="Pathway, its own tables and reducers, no series",
+        variants=("",),
+        aggregates=tuple(name for name in AGGREGATES if name != "series"),
+        exactly_once="no: state in memory, reads from the start",
     ),
     Peer(
         name="kafka_streams",
@@ -71,20 +91,20 @@ PEERS = (
         what="Kafka Streams (Java), processor with a logged store, exactly_once_v2",
         share=5,
         kill_write_every_s=1.0,
-        exactly_once="state and offset of one transaction; output since then is repeated",
+        exactly_once="no: state and offset of one transaction, output since then is repeated",
     ),
     Peer(
         name="quixstreams",
         kind="peer",
         what="Quix Streams, batching sink",
-        exactly_once="state in memory, offsets in the group",
+        exactly_once="no: state in memory, offsets in the group",
     ),
     Peer(
         name="faust",
         kind="peer",
         what="faust-streaming, agent with take_events",
         share=0.25,
-        exactly_once="state in memory, offsets in the group",
+        exactly_once="no: state in memory, offsets in the group",
     ),
 )
 

@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 from benchmarks.contestants import Outcome
 from benchmarks.peers import environments
 from benchmarks.peers.job import NEXT_OFFSET, PREFIX, Job
-from benchmarks.peers.result import difference, expected, sizes
+from benchmarks.peers.result import difference, expected, part, sizes
 from benchmarks.servers import Servers
 from engine.errors import CrashfoldError
 from projections.settings import ProjectionSettings
@@ -29,6 +29,7 @@ _ROOT = Path(__file__).parents[2]
 _DEADLINE_S = 240.0
 _WRITE_EVERY_S = 1.0
 _LOOK_EVERY_S = 0.002
+_TOTALS = PREFIX + "occurrences:min:2"
 
 
 class Contest(msgspec.Struct, frozen=True):
@@ -37,16 +38,17 @@ class Contest(msgspec.Struct, frozen=True):
     servers: Servers
     games: Sequence[Game]
 
-    async def run(self, name: str, variant: str, games: int, *, checked: bool = True) -> Outcome:
-        """One run over the first `games` games. Raises CrashfoldError when it fails or its result is wrong."""
+    async def run(self, name: str, variant: str, games: int, aggregates: Sequence[str]) -> Outcome:
+        """One run over the first `games` games. Raises CrashfoldError when it fails, or one of these aggregates is
+        wrong."""
         with TemporaryDirectory(prefix="crashfold-peer-") as directory:
             async with self._started(name, self._job(variant, games, directory, _WRITE_EVERY_S)) as process:
                 outcome = await _outcome(process)
-        if checked and (fault := await self._fault(games)):
+        if aggregates and (fault := await self._fault(games, aggregates)):
             raise CrashfoldError(f"{name} {variant}: the result is wrong, so its figures are worth nothing: {fault}")
         return outcome
 
-    async def kill(self, name: str, variant: str, games: int, write_every_s: float) -> str:
+    async def kill(self, name: str, variant: str, games: int, aggregates: Sequence[str], write_every_s: float) -> str:
         """Kill it when half of the result stands in Redis, start it again, and say what came of it.
 
         `wrong`: the result, in the end. `goes back`: right in the end, but its totals fell meanwhile. `exact`: neither.
@@ -57,6 +59,7 @@ class Contest(msgspec.Struct, frozen=True):
                 while process.poll() is None and int(await redis.get(NEXT_OFFSET) or 0) < games // 2:
                     await anyio.sleep(_LOOK_EVERY_S)
                 if process.poll() is not None:
+                    await _outcome(process)
                     return "done too soon"
             async with self._started(name, job) as process, _client(self.servers) as redis:
                 fell = False
@@ -66,7 +69,7 @@ class Contest(msgspec.Struct, frozen=True):
                     fell, shown = fell or total < shown, max(shown, total)
                     await anyio.sleep(_LOOK_EVERY_S)
                 await _outcome(process)
-        if await self._fault(games):
+        if await self._fault(games, aggregates):
             return "wrong"
         return "goes back" if fell else "exact"
 
@@ -110,16 +113,21 @@ class Contest(msgspec.Struct, frozen=True):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
-    async def _fault(self, games: int) -> str | None:
+    async def _fault(self, games: int, aggregates: Sequence[str]) -> str | None:
         async with _client(self.servers) as redis:
-            keys = [key async for key in redis.scan_iter(PREFIX + "*", count=1000)]
-            found: dict[str, Any] = {key.decode(): await redis.get(key) for key in keys}
-        return difference(_expected(tuple(self.games[:games])), found)
+            found: dict[str, Any] = {
+                key.decode(): await _value(redis, key) async for key in redis.scan_iter(PREFIX + "*", count=1000)
+            }
+        return difference(part(_expected(tuple(self.games[:games])), aggregates), found)
 
     async def _total(self, redis: "Redis") -> int:
         """The number of games that the result counts now."""
-        document = await redis.get(PREFIX + "occurrences:min:2")
-        return 0 if document is None else int(msgspec.json.decode(document)["total_games"])
+        occurrences = await _value(redis, _TOTALS)
+        if not occurrences:
+            return 0
+        if isinstance(occurrences, dict):
+            return int(occurrences["total_games"])
+        return int(msgspec.json.decode(occurrences)["total_games"])
 
 
 def topic_of(games: int) -> str:
@@ -137,7 +145,22 @@ async def _outcome(process: subprocess.Popen[bytes]) -> Outcome:
     said, _ = await anyio.to_thread.run_sync(process.communicate, abandon_on_cancel=True)
     if process.returncode != 0:
         raise subprocess.CalledProcessError(process.returncode, process.args)
-    return msgspec.json.decode(said.splitlines()[-1], type=Outcome)
+    try:
+        return msgspec.json.decode(said.rstrip().rpartition(b"\n")[2], type=Outcome)
+    except msgspec.MsgspecError as error:
+        raise CrashfoldError("it ended without saying what it took") from error
+
+
+async def _value(redis: Any, key: str | bytes) -> Any:
+    """What stands there: a document, or a hash or list of them; None when there is nothing of that kind."""
+    match await redis.type(key):
+        case b"string":
+            return await redis.get(key)
+        case b"hash":
+            return {field.decode(): value for field, value in (await redis.hgetall(key)).items()}
+        case b"list":
+            return await redis.lrange(key, 0, -1)
+    return None
 
 
 def _client(servers: Servers) -> "Redis":

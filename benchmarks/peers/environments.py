@@ -13,6 +13,8 @@ _ROOT = _HERE.parents[1]
 _CACHE = _ROOT / ".cache" / "peers"
 _UV = _ROOT / ".cache" / "uv" / "bin" / "uv"
 _JAVA_PROJECT = _HERE / "programs" / "kafka_streams"
+_SHARED = {"per_event": "handrolled", "pathway_native": "pathway"}
+"""Programs that need what another one needs, by name."""
 
 
 def command(name: str) -> list[str]:
@@ -22,8 +24,9 @@ def command(name: str) -> list[str]:
     """
     if name == "kafka_streams":
         return _java_command()
-    requirements = _HERE / "requirements" / f"{name}.txt"
-    home = _CACHE / name
+    environment = _SHARED.get(name, name)
+    requirements = _HERE / "requirements" / f"{environment}.txt"
+    home = _CACHE / environment
     if not _is_made(home, requirements):
         _run([str(_UV), "venv", "--quiet", "--clear", "--python", sys.executable, str(home)])
         python = str(home / "bin" / "python")

@@ -11,7 +11,8 @@ end. The result is these strings, all of the same prefix of the topic:
     peer:last_game:<predicate>     JSON game with `ordinal`; none before the first
     peer:next_offset               the offset after the last game counted
 
-The values are those of the keys of the same names in docs/keys.md. Imports the standard library and msgspec only.
+The values are those of the keys of the same names in docs/keys.md. A peer that keeps its state in Redis may use the
+hashes and lists of that page instead of one document. Imports the standard library and msgspec only.
 """
 
 import os

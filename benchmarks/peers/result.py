@@ -35,16 +35,26 @@ def expected(settings: ProjectionSettings, games: Sequence[Game]) -> dict[str, A
     return values
 
 
-def difference(wanted: Mapping[str, Any], found: Mapping[str, bytes]) -> str | None:
-    """The first difference in words; None when there is none. Keys that the result does not name are ignored."""
+def part(wanted: Mapping[str, Any], aggregates: Sequence[str]) -> dict[str, Any]:
+    """What of the result is asked of a peer that makes these aggregates only."""
+    return {key: value for key, value in wanted.items() if _aggregate(key) in ("samples", *aggregates)}
+
+
+def difference(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str | None:
+    """The first difference in words; None when there is none. `found` are documents, or hashes and lists of them. Keys
+    that the result does not name are ignored."""
     for key, value in wanted.items():
         if key not in found:
             return f"{key} is missing"
-        there = msgspec.json.decode(found[key])
+        there = _decoded(found[key])
         if there != value:
             return f"{key} is {_cut(there)} and should be {_cut(value)}"
-    superfluous = {key for key in found if key.removeprefix(PREFIX).partition(":")[0] in AGGREGATES} - wanted.keys()
+    superfluous = {key for key in found if _aggregate(key) in AGGREGATES} - wanted.keys()
     return f"{min(superfluous)} should not be there" if superfluous else None
+
+
+def _aggregate(key: str) -> str:
+    return key.removeprefix(PREFIX).partition(":")[0]
 
 
 def _decoded(value: Any) -> Any:
