@@ -20,8 +20,10 @@ from benchmarks.topic import contest
 from benchmarks.topics import fill, one_stream
 from engine.errors import CrashfoldError
 from projections import ProjectionSettings, StreamState, plan
+from projections.decoding import decode_cells
+from projections.packed import Packed
 from schemas.chain import chain_of_games
-from schemas.game import Game, decode_all, encode
+from schemas.game import Game, encode
 
 BASELINE = Path(__file__).parent / "baseline.json"
 
@@ -131,6 +133,7 @@ async def ratios(servers: Servers, seed: int = 1) -> dict[str, Pair]:
     for a whole replay it is the bare loop over the same topic."""
     games = list(chain_of_games(seed, max(REPLAYED, 4 * BATCH)))
     values = [encode(game) for game in games[:BATCH]]
+    packed = Packed.of(values)
     made, wide = plan(ProjectionSettings()), plan(predicates(10 * len(ProjectionSettings().predicates)))
     before, wide_before = warmed(made, games[: 2 * BATCH]), warmed(wide, games[: 2 * BATCH])
     batch, few = games[2 * BATCH : 3 * BATCH], games[2 * BATCH : 2 * BATCH + COMMITS]
@@ -143,7 +146,7 @@ async def ratios(servers: Servers, seed: int = 1) -> dict[str, Pair]:
         return _cpu_s(lambda: [bare(value) for value in values])
 
     async def decoding() -> float:
-        return _cpu_s(lambda: decode_all(values)) / yardstick()
+        return _cpu_s(lambda: decode_cells(made.bands, packed)) / yardstick()
 
     async def folding() -> float:
         return timed(before, batch, BATCH)[0].fold_s / yardstick()
