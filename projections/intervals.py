@@ -15,6 +15,8 @@ from projections.settings import MINUTE_MS, ProjectionSettings
 from schemas import keys
 from schemas.aggregates import Interval
 
+_encode = msgspec.json.Encoder().encode
+
 
 class IntervalsState(msgspec.Struct, frozen=True):
     """By bucket number, how many games of each band ended in it. The newest bucket is that of the event time."""
@@ -80,16 +82,18 @@ class Intervals:
 
     def _written(self, buckets: dict[int, np.ndarray], expired: tuple[str, ...] = ()) -> Delta:
         """Each predicate's write: the given buckets set, the expired fields deleted."""
-        columns: list[list[bytes]] = []
-        for histogram in buckets.values():
-            total = int(histogram.sum())
-            counts = self._bands.counts(histogram).tolist()
-            columns.append([msgspec.json.encode(Interval(count, total)) for count in counts])
+        totals = [int(histogram.sum()) for histogram in buckets.values()]
+        counts = [self._bands.counts(histogram).tolist() for histogram in buckets.values()]
         fields = [self._field(number) for number in buckets]
-        return {
-            name: WriteHash({field: column[i] for field, column in zip(fields, columns, strict=True)}, expired)
-            for i, name in enumerate(self._names)
-        }
+        written: dict[tuple[int, ...], WriteHash] = {}
+        delta: Delta = {}
+        for name, *row in zip(self._names, *counts, strict=True):
+            key = tuple(row)
+            if key not in written:  # many predicates have the same counts
+                found = zip(fields, key, totals, strict=True)
+                written[key] = WriteHash({field: _encode(Interval(*count)) for field, *count in found}, expired)
+            delta[name] = written[key]
+        return delta
 
     def _field(self, number: int) -> str:
         return keys.bucket(number * self._bucket_ms // 1000)

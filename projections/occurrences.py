@@ -63,14 +63,18 @@ class Occurrences:
         samples = changed_fields(old.samples, new.samples)
         if samples.set:
             delta[keys.SAMPLES] = samples
-        common = changed_fields(old.common, new.common).set
-        writes = [common.copy() for _ in self._names]
+        common = WriteHash(changed_fields(old.common, new.common).set)
+        writes: dict[int, dict[str, bytes]] = {}
         rows, columns = np.nonzero(new.counts != old.counts)
         for i, j, count in zip(rows.tolist(), columns.tolist(), new.counts[rows, columns].tolist(), strict=True):
+            if i not in writes:
+                writes[i] = common.set.copy()
             writes[i][self._fields[j]] = b"%d" % count
-        for name, fields in zip(self._names, writes, strict=True):
-            if fields:
-                delta[name] = WriteHash(fields)
+        for i, name in enumerate(self._names):
+            if i in writes:
+                delta[name] = WriteHash(writes[i])
+            elif common.set:
+                delta[name] = common
         return delta
 
     def _counted(self, moment: Moment[OccurrencesState]) -> "_Counted":

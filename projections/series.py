@@ -18,7 +18,6 @@ from schemas.aggregates import FollowGame, FollowStreak, Series
 
 _PRINTED_AT_ONCE = 4096
 
-_NO_STREAK = FollowStreak(0, [])
 _encode = msgspec.json.Encoder().encode
 
 
@@ -67,13 +66,15 @@ def _tails_json(state: Runs) -> list[list[bytes]]:
     if not state.total:
         return [[] for _ in state.tails[0]]
     end_id, end_time = state.recent.cells[[ID, END_TIME], -1].tolist()
-    recent, printed = _follow_games(state.recent.cells), list[list[bytes]]()
+    recent, printed, is_open = _follow_games(state.recent.cells), list[list[bytes]](), dict[int, list[bytes]]()
     for predicate, (*run, streak, ordinal) in enumerate(state.tails.T.tolist()):
         if not ordinal:
             printed.append([])
         elif not streak:
-            length = state.total + 1 - ordinal
-            printed.append([_encode(Series(run[0], run[1], end_id, end_time, length, _NO_STREAK))])
+            if ordinal not in is_open:  # many predicates' runs opened with the same game
+                run = [run[0], run[1], end_id, end_time, state.total + 1 - ordinal]
+                is_open[ordinal] = [_run_json(run, 0, [])]
+            printed.append(is_open[ordinal])
         else:
             games = recent[-streak:] if streak < FOLLOW_GAMES_KEPT else _follow_games(state.long[predicate])
             printed.append([_run_json(run, streak, games)])

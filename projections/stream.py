@@ -32,6 +32,8 @@ from schemas.game import Game
 SPACING_MIN: Final = 4096
 """Games between two snapshots that are kept for good: the most that a late game deep in the window folds again beyond
 its own place. A quarter of the window when that is more."""
+APART_MIN: Final = 64
+"""Snapshots that are closer are not worth their memory: so many games are folded again in a millisecond."""
 SPACINGS_UNFOLDED_MAX: Final = 16
 """So many spacings of games may wait to be folded: by default 200,000 games, some 20 MB."""
 BLOCK_GAMES: Final = 64
@@ -295,16 +297,17 @@ class StreamState:
     def _thinned(self, snapshots: tuple[Snapshot, ...]) -> tuple[Snapshot, ...]:
         """The base, the newest, and between them ever fewer the older they are.
 
-        A snapshot that passed a multiple of a power of two is kept until it is twice as old as that power; one that
-        passed a multiple of the spacing is kept for good.
+        A snapshot that passed a multiple of a power of two is kept until it is twice as old as that power, if the power
+        is worth it; one that passed a multiple of the spacing is kept for good.
         """
-        total = snapshots[-1].totals.games
+        total, newest = snapshots[-1].totals.games, snapshots[-1]
+        worth = min(APART_MIN, self.plan.spacing)
         kept = [snapshots[0]]
         for previous, snapshot in pairwise(snapshots):
             games = snapshot.totals.games
             reach = 1 << (previous.totals.games ^ games).bit_length() - 1
             spaced = previous.totals.games // self.plan.spacing < games // self.plan.spacing
-            if spaced or total - games <= 2 * reach:
+            if snapshot is newest or spaced or (reach >= worth and total - games <= 2 * reach):
                 kept.append(snapshot)
         return tuple(kept)
 

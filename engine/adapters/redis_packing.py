@@ -108,11 +108,17 @@ def call(names: Keys, commit: Commit, part: Part) -> Call:
     packed: list[object] = [*flattened(fields.items())]
     gone: tuple[str, ...] = ()
     writes: list[object] = []
+    places: list[int] = []
+    packed_at: dict[int, int] = {}
     start, touched = names.key(""), [names.checkpoint, names.version]
     for name, write in delta.items():
         if name != keys.CHECKPOINT:
             touched.append(start + name)
-            _pack(write, writes)
+            place = packed_at.get(id(write))
+            if place is None:
+                place = packed_at[id(write)] = len(writes) + 1
+                _pack(write, writes)
+            places.append(place)
         elif isinstance(write, WriteHash) and write.set.keys().isdisjoint(_BOOKKEEPING):
             packed += flattened((field, _text(value)) for field, value in write.set.items())
             gone = write.delete
@@ -127,7 +133,7 @@ def call(names: Keys, commit: Commit, part: Part) -> Call:
             checkpoint.writer,
             names.updates,
             tail,
-            msgspec.msgpack.encode((packed, gone, writes)),
+            msgspec.msgpack.encode((packed, gone, places, writes)),
         ),
     )
 

@@ -1,6 +1,5 @@
 """What commands share: where settings come from, how results are printed, how a command ends."""
 
-import gc
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from rich.table import Table
 
 from engine import logs
 from engine.errors import ConfigurationError
+from engine.runtime.garbage import look_at_what_is_new
 from engine.settings import Loaded, Settings, load
 
 T = TypeVar("T")
@@ -58,7 +58,7 @@ TABLE_COLUMNS: Final = 160
 
 def run(function: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
     """Run a coroutine function to its end, on uvloop."""
-    gc.freeze()  # what was imported stays: no collection need look at it again
+    look_at_what_is_new()
     use_uvloop = sys.platform != "win32"
     return anyio.run(partial(function, *args, **kwargs), backend_options={"use_uvloop": use_uvloop})
 

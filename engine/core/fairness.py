@@ -104,13 +104,15 @@ def _broken_links(known: Games, accepted: Games) -> int:
     """How many games that have an accepted game for a neighbour, or are one, do not lead to the game before them."""
     ids = accepted.ids
     after = np.flatnonzero(ids[1:] - ids[:-1] == 1) + 1
+    among = _broken(accepted, after - 1, accepted, after) if len(after) else 0
+    if not len(known):
+        return among
+    if ids[0] > known.ids[-1]:  # in order, as nearly always
+        joins = ids[0] == known.ids[-1] + 1
+        return among + (_broken(known, np.array([len(known) - 1]), accepted, np.array([0])) if joins else 0)
     below, newer = _neighbours(known, ids - 1)
     above, older = _neighbours(known, ids + 1)
-    return (
-        _broken(accepted, after - 1, accepted, after)
-        + _broken(known, below, accepted, newer)
-        + _broken(accepted, older, known, above)
-    )
+    return among + _broken(known, below, accepted, newer) + _broken(accepted, older, known, above)
 
 
 def _neighbours(known: Games, wanted: Ints) -> tuple[Ints, Ints]:

@@ -79,6 +79,9 @@ class Streams:
         self._plan = plan
         self._topic = topic
         self._held: dict[str, Stream] = {}
+        self._weights: dict[str, int] = {}
+        self.weight = 0
+        """Of all of them, in games."""
         self.touched: dict[str, Stream] = {}
 
     def __iter__(self) -> Iterator[Stream]:
@@ -86,11 +89,6 @@ class Streams:
 
     def __len__(self) -> int:
         return len(self._held)
-
-    @property
-    def weight(self) -> int:
-        """Of all of them, in games."""
-        return sum(stream.weight for stream in self._held.values())
 
     def get(self, name: str) -> Stream | None:
         """The stream, if it is in memory."""
@@ -100,17 +98,20 @@ class Streams:
         """Hold the stream, as the one used last."""
         self._held.pop(stream.name, None)
         self._held[stream.name] = stream
+        self._weigh(stream)
 
     def move(self, stream: Stream, next_offset: int) -> None:
         """Let the stream's checkpoint stand there with the next commit; never further back than it is."""
         if next_offset > stream.next_offset:
             stream.next_offset = next_offset
             self.touched[stream.name] = stream
+            self._weigh(stream)
 
     def forget(self, name: str) -> None:
         """Drop the stream from memory; it is loaded again when its next record comes."""
         self._held.pop(name, None)
         self.touched.pop(name, None)
+        self.weight -= self._weights.pop(name, 0)
 
     def forget_partition(self, number: int) -> None:
         """Drop the streams of that partition."""
@@ -119,12 +120,18 @@ class Streams:
 
     def forget_idle(self, games_held_max: int) -> None:
         """Let go of the streams that were used longest ago when too many games are held; the store has them."""
-        held = self.weight
         for name in list(self._held)[:-1]:
-            if held <= games_held_max:
+            if self.weight <= games_held_max:
                 return
             if name not in self.touched:
-                held -= self._held.pop(name).weight
+                self.forget(name)
+
+    def _weigh(self, stream: Stream) -> None:
+        """Bring the sum up to date: the stream has grown, or is met for the first time."""
+        if self._held.get(stream.name) is stream:
+            weight = stream.weight
+            self.weight += weight - self._weights.get(stream.name, 0)
+            self._weights[stream.name] = weight
 
     async def load(self, name: str, number: int) -> Stream:
         """The stream as it is stored, or empty. Raises a StateError when it does not fit."""

@@ -3,7 +3,7 @@
 --
 -- KEYS  1  checkpoint (hash)
 --       2  version (string)
---       3… the key of each write, in the order of the writes; each key once
+--       3… the keys to write, each once
 -- ARGV  1  expected generation, '' for: there is no checkpoint
 --       2  expected next_offset, '' likewise
 --       3  new generation
@@ -11,9 +11,10 @@
 --       5  writer
 --       6  channel of updates
 --       7  what follows the version in the update's JSON; '' for a part of a bigger commit, which is no version of its own
---       8  msgpack: { checkpoint fields to set, checkpoint fields to delete, writes }
+--       8  msgpack: { checkpoint fields to set, checkpoint fields to delete, places, writes }
 --          Fields to set are { name, value, name, value … }. The writes stand one after the other in one flat array, which
---          unpacks twice as fast as an array of arrays. Each is its kind, two parameters, how many values follow, and these:
+--          unpacks twice as fast as an array of arrays; what is written to several keys stands there once, and `places`
+--          says for each key where. Each is its kind, two parameters, how many values follow, and these:
 --            'string'  0                          0     1   value
 --            'hash'    how many fields to delete  0     n   name, value, name, value … and then the fields to delete
 --            'list'    how many newest to drop    keep  n   elements to push, oldest first; no more than `keep` remain
@@ -134,11 +135,10 @@ if not is_first and not version then
   return { 'unfit', KEYS[2], 'is missing' }
 end
 local packed = cmsgpack.unpack(ARGV[8])
-local fields, gone, writes = packed[1], packed[2], packed[3]
-local sizes, created, at = {}, 0, 1
+local fields, gone, places, writes = packed[1], packed[2], packed[3], packed[4]
+local sizes, created = {}, 0
 for index = 3, #KEYS do
-  local kind, size = writes[at], 0
-  at = at + 4 + writes[at + 3]
+  local kind, size = writes[places[index - 2]], 0
   if kind ~= 'remove' then
     size = pcall(SIZE[kind], KEYS[index])
     if type(size) == 'table' then
@@ -164,11 +164,9 @@ if type(first) == 'table' then
 end
 in_chunks('HSET', KEYS[1], fields, UNPACK_MAX + 1, #fields)
 in_chunks('HDEL', KEYS[1], gone, 1, #gone)
-at = 1
 for index = 3, #KEYS do
-  local last = at + 3 + writes[at + 3]
-  write[writes[at]](KEYS[index], sizes[index], writes[at + 1], writes[at + 2], writes, at + 4, last)
-  at = last + 1
+  local at = places[index - 2]
+  write[writes[at]](KEYS[index], sizes[index], writes[at + 1], writes[at + 2], writes, at + 4, at + 3 + writes[at + 3])
 end
 
 if ARGV[7] == '' then
