@@ -102,7 +102,7 @@ PEERS = (
     Peer(
         name="faust",
         kind="peer",
-        what="faust-streaming, agent with take_events",
+        what="faust-streaming, an agent over events",
         share=0.25,
         exactly_once="no: state in memory, offsets in the group",
     ),
