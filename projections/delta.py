@@ -2,7 +2,8 @@
 
 Pure data. A read model is a mapping from names (what follows a stream's prefix, see `schemas.keys`) to values, and a
 delta is a mapping from names to writes. `apply(model, delta)` is the definition that every store has to meet.
-Strings are bytes, as Redis keeps them.
+Strings are bytes, as Redis keeps them. A write holds nothing that could lead back to it, so the collector need not
+know of the hundreds that a commit has.
 """
 
 from collections.abc import Mapping
@@ -23,20 +24,20 @@ Value = bytes | dict[str, bytes] | list[bytes] | SortedSet
 Model = Mapping[str, Value]
 
 
-class SetString(msgspec.Struct, frozen=True):
+class SetString(msgspec.Struct, frozen=True, gc=False):
     """The string is now `value`."""
 
     value: bytes
 
 
-class WriteHash(msgspec.Struct, frozen=True):
+class WriteHash(msgspec.Struct, frozen=True, gc=False):
     """The fields in `set` have these values now; those in `delete` are gone."""
 
     set: dict[str, bytes]
     delete: tuple[str, ...] = ()
 
 
-class WriteList(msgspec.Struct, frozen=True):
+class WriteList(msgspec.Struct, frozen=True, gc=False):
     """The newest `drop` elements are replaced by `push` (newest first); no more than `keep` remain."""
 
     drop: int
@@ -44,14 +45,14 @@ class WriteList(msgspec.Struct, frozen=True):
     keep: int
 
 
-class WriteSortedSet(msgspec.Struct, frozen=True):
+class WriteSortedSet(msgspec.Struct, frozen=True, gc=False):
     """The members in `add` stand at their scores now; those with a score below `remove_below` are gone."""
 
     add: dict[int, bytes]
     remove_below: int = 0
 
 
-class Remove(msgspec.Struct, frozen=True):
+class Remove(msgspec.Struct, frozen=True, gc=False):
     """The key is gone."""
 
 

@@ -58,7 +58,7 @@ class Bands:
 
     def histogram(self, bands: Ints) -> Ints:
         """How many of `bands` there are of each, an array of `self.count`."""
-        return np.bincount(bands, minlength=self.count).astype(np.int64)
+        return np.bincount(bands, minlength=self.count).astype(np.int64, copy=False)
 
     def counts(self, histogram: Ints) -> Ints:
         """Matches per predicate, from a histogram (bands along the last axis)."""

@@ -18,7 +18,7 @@ from schemas.aggregates import Interval
 _encode = msgspec.json.Encoder().encode
 
 
-class IntervalsState(msgspec.Struct, frozen=True):
+class IntervalsState(msgspec.Struct, frozen=True, gc=False):
     """By bucket number, how many games of each band ended in it. The newest bucket is that of the event time."""
 
     buckets: dict[int, np.ndarray]

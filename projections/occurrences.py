@@ -92,7 +92,7 @@ class Occurrences:
                 "first_game_time": b"%d" % (moment.totals.first_game_time or 0),
                 "last_game_time": b"%d" % int(end_times[-1]),
             }
-            moment.memo = _Counted(common, samples, self._bands.counts(np.stack(histograms)).T)
+            moment.memo = _Counted(common, samples, self._bands.counts(np.array(histograms)).T)
         counted: _Counted = moment.memo
         return counted
 

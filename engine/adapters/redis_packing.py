@@ -4,7 +4,7 @@ Imports msgspec, the ports' facts, `projections.delta` and schemas; no client li
 grow is text on the way, for in Lua it would be a double.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, TypeVar
 
 import msgspec
@@ -107,18 +107,14 @@ def call(names: Keys, commit: Commit, part: Part) -> Call:
         tail = ""
     packed: list[object] = [*flattened(fields.items())]
     gone: tuple[str, ...] = ()
-    writes: list[object] = []
-    places: list[int] = []
-    packed_at: dict[int, int] = {}
+    try:
+        places, writes = _packed(delta, bytes.decode)
+    except UnicodeDecodeError:
+        places, writes = _packed(delta, _text)
     start, touched = names.key(""), [names.checkpoint, names.version]
     for name, write in delta.items():
         if name != keys.CHECKPOINT:
             touched.append(start + name)
-            place = packed_at.get(id(write))
-            if place is None:
-                place = packed_at[id(write)] = len(writes) + 1
-                _pack(write, writes)
-            places.append(place)
         elif isinstance(write, WriteHash) and write.set.keys().isdisjoint(_BOOKKEEPING):
             packed += flattened((field, _text(value)) for field, value in write.set.items())
             gone = write.delete
@@ -288,7 +284,22 @@ def _json(number: int | None) -> str:
     return "null" if number is None else str(number)
 
 
-def _pack(write: Write, writes: list[object]) -> None:
+def _packed(delta: Delta, text: Callable[[bytes], _Packed]) -> tuple[list[int], list[object]]:
+    """For each key but the checkpoint where its write stands, and the writes, one after the other, each once."""
+    places: list[int] = []
+    writes: list[object] = []
+    known: dict[int, int] = {}
+    for name, write in delta.items():
+        if name != keys.CHECKPOINT:
+            place = known.get(id(write))
+            if place is None:
+                place = known[id(write)] = len(writes) + 1
+                _pack(write, writes, text)
+            places.append(place)
+    return places, writes
+
+
+def _pack(write: Write, writes: list[object], text: Callable[[bytes], _Packed]) -> None:
     """Put the write behind the others as `commit.lua` takes it: kind, two parameters, how many values, the values.
 
     A commit has some 150 writes, of which most are hashes and lists: `isinstance` takes half the time of `match`.
@@ -296,14 +307,14 @@ def _pack(write: Write, writes: list[object]) -> None:
     if isinstance(write, WriteHash):
         writes += ("hash", len(write.delete), 0, 2 * len(write.set) + len(write.delete))
         for field, content in write.set.items():
-            writes += (field, _text(content))
+            writes += (field, text(content))
         writes += write.delete
     elif isinstance(write, WriteList):
-        writes += ("list", write.drop, write.keep, len(write.push), *map(_text, reversed(write.push)))
+        writes += ("list", write.drop, write.keep, len(write.push), *map(text, reversed(write.push)))
     elif isinstance(write, SetString):
-        writes += ("string", 0, 0, 1, _text(write.value))
+        writes += ("string", 0, 0, 1, text(write.value))
     elif isinstance(write, WriteSortedSet):
-        members = flattened((str(score), _text(member)) for score, member in write.add.items())
+        members = flattened((str(score), text(member)) for score, member in write.add.items())
         writes += ("zset", str(write.remove_below), 0, 2 * len(write.add), *members)
     else:
         assert isinstance(write, Remove)

@@ -42,6 +42,14 @@ def test_each_broken_link_counts_once_whichever_game_came_first() -> None:
     assert COUNTING.faults(columns(*games[:5], *games[6:]), columns(wrong)).chain == 2  # it came late
 
 
+def test_games_that_come_one_by_one_are_judged_as_all_at_once() -> None:
+    wrong = other(CHAIN[5], hash="ab" * 32)
+    games = [*CHAIN[:2], other(CHAIN[2], hash=None), CHAIN[3], CHAIN[4], wrong, *CHAIN[6:9], CHAIN[10], CHAIN[11]]
+    for check_of in (COUNTING, FairnessCheck(DEFAULT_SALT, "nine_digits", rejects=False)):
+        one_by_one = [check_of.faults(columns(*games[:i]), columns(games[i])) for i in range(len(games))]
+        assert sum(one_by_one, Faults()) == check_of.faults(columns(), columns(*games)) == Faults(1, 2)
+
+
 def test_holes_and_games_without_hashes_break_no_chain() -> None:
     assert COUNTING.faults(columns(CHAIN[0]), columns(CHAIN[2], CHAIN[4])) == Faults(0, 0)
     assert COUNTING.faults(columns(CHAIN[0]), columns(other(CHAIN[1], hash=None), CHAIN[2])) == Faults(0, 0)
