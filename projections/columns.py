@@ -138,6 +138,13 @@ def ascending(values: Ints) -> Ints:
     return order
 
 
+def firsts(values: Ints) -> Ints:
+    """Where each value stands for the first time; `values` ascend."""
+    is_first = np.ones(len(values), np.bool_)
+    is_first[1:] = values[1:] != values[:-1]
+    return np.flatnonzero(is_first)
+
+
 def newest_of_each(groups: Ints, count: int) -> NDArray[np.bool_]:
     """Which rows are among the last `count` of their group; `groups` are small numbers from 0."""
     order = ascending(groups)

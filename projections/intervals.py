@@ -7,7 +7,7 @@ settings say. Buckets are numbered by their start divided by their length, align
 import msgspec
 import numpy as np
 
-from projections.columns import Ints
+from projections.columns import Ints, firsts
 from projections.delta import Delta, Value, WriteHash
 from projections.games import Bands, Games
 from projections.projection import Moment
@@ -77,8 +77,9 @@ class Intervals:
             return [(int(numbers[0]), bands)] if numbers[0] >= oldest else []
         order = np.argsort(numbers, kind="stable")
         order = order[np.searchsorted(numbers[order], oldest) :]
-        found, starts = np.unique(numbers[order], return_index=True)
-        return list(zip(found.tolist(), np.split(bands[order], starts[1:]), strict=False))
+        numbers, bands = numbers[order], bands[order]
+        starts = firsts(numbers)
+        return list(zip(numbers[starts].tolist(), np.split(bands, starts[1:]), strict=False))
 
     def _written(self, buckets: dict[int, np.ndarray], expired: tuple[str, ...] = ()) -> Delta:
         """Each predicate's write: the given buckets set, the expired fields deleted."""

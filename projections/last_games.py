@@ -7,7 +7,7 @@ matched, each once.
 import msgspec
 import numpy as np
 
-from projections.columns import LISTED_ENOUGH, Columns, Ints, ascending, newest_of_each
+from projections.columns import LISTED_ENOUGH, Columns, Ints, ascending, firsts, newest_of_each
 from projections.delta import Delta, SetString, Value, WriteList
 from projections.games import BAND, WIDTH, Games, games_of
 from projections.projection import Moment
@@ -55,7 +55,7 @@ class LastGames:
     def fold(self, state: LastGamesState, games: Games) -> LastGamesState:
         """The newest matches, with those among `games`."""
         positions, predicates = _matches(games)
-        found = np.unique(positions)
+        found = positions[firsts(positions)]
         cells = games.columns.cells[:, found]
         cells[_ORDINAL] = found + state.total + 1
         matches = state.matches.append(np.stack((predicates, positions + state.total + 1)))
@@ -101,7 +101,8 @@ def _trimmed(state: LastGamesState) -> LastGamesState:
     if is_listed.mean() > LISTED_ENOUGH:
         return msgspec.structs.replace(state, trimmed=len(state.matches))
     matches = state.matches.cells[:, is_listed]
-    games = state.games.cells[:, np.searchsorted(state.games[_ORDINAL], np.unique(matches[_AT]))]
+    listed = matches[_AT, firsts(matches[_AT])]
+    games = state.games.cells[:, np.searchsorted(state.games[_ORDINAL], listed)]
     return LastGamesState(state.total, Columns.of(matches), Columns.of(games), matches.shape[1])
 
 

@@ -26,8 +26,10 @@ T = TypeVar("T")
 
 CATCH_UP_TRIES: Final = 500
 """How often a rebuild tries to overtake a live engine that keeps committing, one short poll a try."""
-BATCH_GAMES: Final = 20_000
-"""Folded at once, however little each poll brings."""
+BATCH_GAMES: Final = 40_000
+"""Polled at once, at most. It is more than a fetch brings: pieces of two would have to be copied into one."""
+FULL_AT: Final = 1 / 4
+"""So much of that is folded at once, or more, however little each poll brings."""
 POLL_WAIT_S: Final = 0.2
 
 log = structlog.get_logger()
@@ -167,9 +169,9 @@ class Rebuild:
         """Fold a big batch: what comes until it is big enough, or comes to the end, or comes no more."""
         pieces: dict[int, list[Records]] = {}
         games = 0
-        while games < BATCH_GAMES:
+        while games < FULL_AT * BATCH_GAMES:
             try:
-                polled = await self._poll(BATCH_GAMES - games)
+                polled = await self._poll(BATCH_GAMES)
             except LostRange:
                 if pieces:
                     break  # it is raised again when these are folded
