@@ -14,7 +14,7 @@ import msgspec
 
 EVERY_S = 0.002
 
-WRITES = {"delta", "create", "keys"}
+WRITES = {"delta", "_created", "keys"}
 """The methods of a `StreamState` below which everything is the making of writes."""
 STAGES: tuple[tuple[str, str], ...] = (
     ("engine/adapters/kafka_records.py", "walk the records"),

@@ -11,7 +11,7 @@ import msgspec
 from engine.adapters import redis_packing as packing
 from engine.core.facts import Checkpoint, Commit, Mark, Position
 from projections import Plan, StreamState
-from projections.delta import Delta
+from projections.delta import Delta, Writes
 from schemas.game import DEFAULT_STREAM, Game
 from schemas.keys import Keys
 
@@ -94,6 +94,6 @@ class Commits:
         self._checkpoint = msgspec.structs.replace(before, next_offset=before.next_offset + 1)
         return self._commit(before.position, state, delta)
 
-    def _commit(self, expected: Position | None, state: StreamState, delta: Delta) -> Commit:
+    def _commit(self, expected: Position | None, state: StreamState, delta: Writes) -> Commit:
         totals = state.totals
         return Commit(self._stream, expected, self._checkpoint, delta, totals.games, totals.newest_id)

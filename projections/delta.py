@@ -6,7 +6,7 @@ Strings are bytes, as Redis keeps them. A write holds nothing that could lead ba
 know of the hundreds that a commit has.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 import msgspec
@@ -58,6 +58,44 @@ class Remove(msgspec.Struct, frozen=True, gc=False):
 
 Write = SetString | WriteHash | WriteList | WriteSortedSet | Remove
 Delta = dict[str, Write]
+Writes = Mapping[str, Write]
+"""A delta that is only read; it may be one that is `Unfolding`."""
+
+
+class Unfolding(Mapping[str, Write]):
+    """A delta that is made piece by piece, when somebody comes to its writes, and then kept.
+
+    So the first writes may be on their way while those behind them are being made.
+    """
+
+    def __init__(self, pieces: Iterable[Delta]) -> None:
+        self._made: Delta = {}
+        self._names: list[str] = []
+        self._pieces = iter(pieces)
+
+    def __iter__(self) -> Iterator[str]:
+        given = 0
+        while given < len(self._names) or self._unfold():
+            names = self._names[given:]
+            given += len(names)
+            yield from names
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __getitem__(self, name: str) -> Write:
+        while name not in self._made and self._unfold():
+            pass
+        return self._made[name]
+
+    def _unfold(self) -> bool:
+        """Make the next piece; False when there is none."""
+        for piece in self._pieces:
+            self._made |= piece
+            self._names += piece
+            return True
+        return False
+
 
 _ALL: Final = 2**31 - 1
 

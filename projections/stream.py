@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 
 from projections.columns import Columns, Ints
-from projections.delta import Delta, Value, WriteHash, diff
+from projections.delta import Delta, Unfolding, Value, WriteHash, diff
 from projections.games import BAND, ID, Bands, Games, cells_of
 from projections.projection import Incremental, Moment, Projection, Totals
 from projections.settings import ProjectionSettings
@@ -211,11 +211,17 @@ class StreamState:
             delta[keys.CHECKPOINT] = stored
         return delta
 
-    def create(self) -> Delta:
-        """The writes that store this state where nothing is."""
-        delta = diff({}, self.keys())
-        delta[keys.CHECKPOINT] = WriteHash(self.stored())
-        return delta
+    def create(self) -> Unfolding:
+        """The writes that store this state where nothing is, made as somebody comes to them.
+
+        The last projection's come first: those of the window are soon made, and keep a store busy for longest.
+        """
+        return Unfolding(self._created())
+
+    def _created(self) -> Iterator[Delta]:
+        for projection, moment in reversed([*zip(self.plan.projections, self.settled()._moments, strict=True)]):
+            yield diff({}, projection.keys(moment))
+        yield {keys.CHECKPOINT: WriteHash(self.stored())}
 
     def stored(self) -> dict[str, bytes]:
         """What a restart needs beside the games of the window, as fields of the checkpoint."""

@@ -26,7 +26,7 @@ from engine.core.facts import (
     Stored,
 )
 from engine.errors import StateError, StoreRefused, StoreUnavailable
-from projections.delta import Delta, SortedSet, Value, apply
+from projections.delta import SortedSet, Value, Writes, apply
 from schemas import keys
 from schemas.aggregates import Update
 from schemas.game import Game, Unreadable, decode
@@ -258,7 +258,7 @@ class _Data:
         self.published = anyio.Event()
 
 
-def _applied(model: Mapping[str, Value], delta: Delta) -> dict[str, Value]:
+def _applied(model: Mapping[str, Value], delta: Writes) -> dict[str, Value]:
     try:
         return apply(model, delta)
     except TypeError as error:

@@ -5,11 +5,14 @@ and no other way, so what stands in Redis is always of one version. Whether ther
 only in that every question goes to the server that has the key (`at`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import chain, islice
 from types import TracebackType
 from typing import Any, Final, Self
 
+import anyio
+import anyio.lowlevel
 import msgspec
 from redis.asyncio.client import Pipeline
 
@@ -27,7 +30,14 @@ from engine.core.facts import (
     Promoted,
     Stored,
 )
-from engine.errors import ConfigurationError, CrashfoldError, StateError, StoreRefused, Unavailable
+from engine.errors import (
+    ConfigurationError,
+    CrashfoldError,
+    StateError,
+    StoreRefused,
+    StoreUnavailable,
+    Unavailable,
+)
 from projections.delta import SortedSet, Value
 from schemas import keys
 from schemas.keys import STREAM_PLACE, Keys
@@ -42,6 +52,8 @@ LISTINGS_MAX: Final = 10
 
 COMMIT: Final = "commit"
 PROMOTE: Final = "promote"
+PARTS_AT_ONCE: Final = 24
+"""Parts of a big commit on their way together, some 6 MB; Redis serves others after each of them."""
 UNLINK_KEYS: Final = 500
 """Keys a call removes."""
 
@@ -305,15 +317,21 @@ class RedisShadowStore(RedisStore):
 
     async def commit(self, commits: Sequence[Commit]) -> list[Outcome]:
         """See `StateStore`. Commits that need several calls are made one after the other, the rest at once before."""
-        split = [packing.parts(commit) for commit in commits]
-        small = [index for index, parts in enumerate(split) if len(parts) == 1]
+        small: list[int] = []
+        big: dict[int, Iterator[packing.Part]] = {}
+        for index, commit in enumerate(commits):
+            parts = packing.parts_in_turn(commit)
+            first = next(parts)
+            if first.is_last:
+                small.append(index)
+            else:
+                big[index] = chain([first], parts)
         outcomes: dict[int, Outcome] = {}
         if small:
             done = await super().commit([commits[index] for index in small])
             outcomes.update(zip(small, done, strict=True))
-        for index, (commit, parts) in enumerate(zip(commits, split, strict=True)):
-            if len(parts) > 1:
-                outcomes[index] = await self._commit_in_parts(commit, parts)
+        for index, parts in big.items():
+            outcomes[index] = await self._commit_in_parts(commits[index], parts)
         return [outcomes[index] for index in range(len(commits))]
 
     async def read_manifest(self, topic: str, partition: int) -> Manifest | None:
@@ -405,24 +423,43 @@ class RedisShadowStore(RedisStore):
             return Promoted(int(version))
         raise StateError(f"stream {stream} has no shadow to promote: run `crashfold replay` again")
 
-    async def _commit_in_parts(self, commit: Commit, parts: list[packing.Part]) -> Outcome:
-        """Make the parts in order. Those that an earlier try has made already, its reply lost, are left out."""
-        made = {part.next_offset.encode(): number for number, part in enumerate(parts, 1)}
-        number = 0
+    async def _commit_in_parts(self, commit: Commit, parts: Iterator[packing.Part]) -> Outcome:
+        """Make the parts in order, some at a time: while these are on their way, the next ones are made and packed.
+
+        One that fails lets all behind it meet a conflict. Those that an earlier try has made, its reply lost, are left
+        out as soon as that is known.
+        """
+        made = 0
+        calls = ((part, self._call(commit, part)) for part in parts if part.number > made or part.is_last)
+        some = [*islice(calls, PARTS_AT_ONCE)]
         while True:
-            (reply,) = await self._client.run(self._commit_script, [self._call(commit, parts[number])])
-            _raise_worst([reply])
-            match reply:
-                case [b"applied" | b"duplicate", _] if number < len(parts) - 1:
-                    number += 1
-                case [b"conflict", generation, next_offset] if (
-                    generation.decode() == commit.checkpoint.generation
-                    and made.get(next_offset, 0) > number
-                    and number < len(parts) - 1
-                ):
-                    number = min(made[next_offset], len(parts) - 1)
-                case _:
-                    return self._outcome(commit, reply)
+            replies: list[Any] = []
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._send, [call for _, call in some], replies)
+                for _ in range(2):
+                    await anyio.lowlevel.checkpoint()  # what was written goes out when the event loop comes round
+                following = [*islice(calls, PARTS_AT_ONCE)]
+            _raise_worst(replies)
+            for (part, _), reply in zip(some, replies, strict=True):
+                match reply:
+                    case [b"applied" | b"duplicate", _] if not part.is_last:
+                        made = part.number
+                    case [b"conflict", generation, next_offset] if (
+                        found := packing.parts_made(commit, generation, next_offset)
+                    ) is not None and not (part.is_last and found >= part.number):
+                        if found < part.number:
+                            raise StoreUnavailable("Redis has lost a part of a rebuild's commit; it is made again")
+                        made = found
+                    case _:
+                        return self._outcome(commit, reply)
+            some = following
+
+    async def _send(self, calls: list[Call], replies: list[Any]) -> None:
+        """Note the reply to each call; an error, when they may have been made without a reply."""
+        try:
+            replies += await self._client.run(self._commit_script, calls)
+        except CrashfoldError as error:
+            replies.append(error)
 
 
 def _next_offsets(checkpoints: Sequence[str], pipeline: Pipeline) -> None:

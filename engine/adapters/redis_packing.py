@@ -4,8 +4,11 @@ Imports msgspec, the ports' facts, `projections.delta` and schemas; no client li
 grow is text on the way, for in Lua it would be a double.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Final, TypeVar
+from itertools import accumulate, chain
+from operator import itemgetter
+from typing import Final
 
 import msgspec
 
@@ -21,6 +24,7 @@ from projections.delta import (
     Write,
     WriteHash,
     WriteList,
+    Writes,
     WriteSortedSet,
 )
 from schemas import keys
@@ -31,6 +35,9 @@ WAY_OUT: Final = "`crashfold replay` rebuilds it"
 
 PART_BYTES: Final = 256 * 1024
 """A part of a shadow's commit: Redis is busy with it for some 2 ms."""
+
+ALL_PARTS: Final = 2**31
+"""More parts than a commit can have."""
 
 _WRITE_BYTES: Final = 64
 """What a write or an element weighs beside its bytes."""
@@ -48,52 +55,59 @@ _STREAM: Final = "stream:"
 """What a manifest's fields of streams begin with."""
 
 _Packed = str | msgspec.Raw
-T = TypeVar("T")
 
 
 class Part(msgspec.Struct, frozen=True):
     """One of the calls that a big commit is split into, each with a compare-and-set of its own.
 
     Between the parts the checkpoint's `next_offset` is a mark such as `100>200#3`: three parts are written of the
-    commit that leads from 100 to 200. Sent again after a lost reply, a commit goes on behind the last part that was
-    made; no part is ever applied twice, which a list would show.
+    commit that leads from 100 to 200. So several may be sent at once: they are made in order or not at all. Sent again
+    after a lost reply, a commit goes on behind the last part that was made; no part is ever applied twice, which a list
+    would show.
     """
 
+    number: int
     expected: tuple[str, str]
     next_offset: str
-    delta: Delta
+    delta: Writes
     is_last: bool
 
 
 def whole(commit: Commit) -> Part:
     """The commit in one part."""
-    return Part(_expected(commit), str(commit.checkpoint.next_offset), commit.delta, True)
+    return Part(1, _expected(commit), str(commit.checkpoint.next_offset), commit.delta, True)
 
 
 def parts(commit: Commit, part_bytes: int = PART_BYTES) -> list[Part]:
     """The commit in parts of about so many bytes; the last brings the checkpoint with all its fields."""
-    deltas: list[Delta] = [{}]
-    room = part_bytes
-    for name, write in commit.delta.items():
-        if name == keys.CHECKPOINT:
-            continue
-        for piece, weight in _pieces(write, part_bytes):
-            if name in deltas[-1] or (weight > room and deltas[-1]):
-                deltas.append({})
-                room = part_bytes
-            deltas[-1][name] = piece
-            room -= weight
+    return [*parts_in_turn(commit, part_bytes)]
+
+
+def parts_in_turn(commit: Commit, part_bytes: int = PART_BYTES) -> Iterator[Part]:
+    """`parts`, each made when it is asked for."""
+    expected, mark = _expected(commit), _mark_of_parts(commit)
+    deltas = _deltas(commit.delta, part_bytes)
+    number, delta = 1, next(deltas)
+    for following in deltas:
+        offset = f"{mark}{number}"
+        yield Part(number, expected, offset, delta, False)
+        expected, number, delta = (commit.checkpoint.generation, offset), number + 1, following
     if keys.CHECKPOINT in commit.delta:
-        deltas[-1][keys.CHECKPOINT] = commit.delta[keys.CHECKPOINT]
-    generation, after = commit.checkpoint.generation, str(commit.checkpoint.next_offset)
-    expected, before = _expected(commit), _expected(commit)[1]
-    made = []
-    for number, delta in enumerate(deltas, 1):
-        is_last = number == len(deltas)
-        offset = after if is_last else f"{before}>{after}#{number}"
-        made.append(Part(expected, offset, delta, is_last))
-        expected = (generation, offset)
-    return made
+        delta[keys.CHECKPOINT] = commit.delta[keys.CHECKPOINT]
+    yield Part(number, expected, str(commit.checkpoint.next_offset), delta, True)
+
+
+def parts_made(commit: Commit, generation: bytes, next_offset: bytes) -> int | None:
+    """How many parts of the commit are made when the checkpoint stands there, `ALL_PARTS` when it is made whole; None
+    when it stands where no part of this commit leads from or to."""
+    stored, (old_generation, before), mark = next_offset.decode(), _expected(commit), _mark_of_parts(commit)
+    if (generation.decode(), stored) == (old_generation, before):
+        return 0
+    if generation.decode() != commit.checkpoint.generation:
+        return None
+    if stored == str(commit.checkpoint.next_offset):
+        return ALL_PARTS
+    return int(stored.removeprefix(mark)) if stored.startswith(mark) else None
 
 
 def call(names: Keys, commit: Commit, part: Part) -> Call:
@@ -250,9 +264,7 @@ def manifest(key: str, fields: Mapping[bytes, bytes]) -> Manifest:
 
 def flattened(pairs: Iterable[tuple[str, _Packed]]) -> Iterator[_Packed]:
     """Names and values one after the other."""
-    for name, content in pairs:
-        yield name
-        yield content
+    return chain.from_iterable(pairs)
 
 
 def _expected(commit: Commit) -> tuple[str, str]:
@@ -284,7 +296,7 @@ def _json(number: int | None) -> str:
     return "null" if number is None else str(number)
 
 
-def _packed(delta: Delta, text: Callable[[bytes], _Packed]) -> tuple[list[int], list[object]]:
+def _packed(delta: Writes, text: Callable[[bytes], _Packed]) -> tuple[list[int], list[object]]:
     """For each key but the checkpoint where its write stands, and the writes, one after the other, each once."""
     places: list[int] = []
     writes: list[object] = []
@@ -306,15 +318,14 @@ def _pack(write: Write, writes: list[object], text: Callable[[bytes], _Packed]) 
     """
     if isinstance(write, WriteHash):
         writes += ("hash", len(write.delete), 0, 2 * len(write.set) + len(write.delete))
-        for field, content in write.set.items():
-            writes += (field, text(content))
+        writes += flattened(zip(write.set, map(text, write.set.values()), strict=True))
         writes += write.delete
     elif isinstance(write, WriteList):
         writes += ("list", write.drop, write.keep, len(write.push), *map(text, reversed(write.push)))
     elif isinstance(write, SetString):
         writes += ("string", 0, 0, 1, text(write.value))
     elif isinstance(write, WriteSortedSet):
-        members = flattened((str(score), text(member)) for score, member in write.add.items())
+        members = flattened(zip(map(str, write.add), map(text, write.add.values()), strict=True))
         writes += ("zset", str(write.remove_below), 0, 2 * len(write.add), *members)
     else:
         assert isinstance(write, Remove)
@@ -329,39 +340,59 @@ def _text(content: bytes) -> _Packed:
         return msgspec.Raw(b"\xdb" + len(content).to_bytes(4, "big") + content)
 
 
-def _pieces(write: Write, bytes_max: int) -> Iterator[tuple[Write, int]]:
-    """The write as several smaller ones that do the same one after the other, each with what it weighs."""
+def _deltas(delta: Writes, part_bytes: int) -> Iterator[Delta]:
+    """The delta without its checkpoint as smaller ones of about so many bytes: one at least."""
+    some: Delta = {}
+    room = part_bytes
+    for name, write in delta.items():
+        if name == keys.CHECKPOINT:
+            continue
+        for piece, weight in _pieces(write, room, part_bytes):
+            if name in some or (weight > room and some):
+                yield some
+                some, room = {}, part_bytes
+            some[name] = piece
+            room -= weight
+    yield some
+
+
+def _pieces(write: Write, room: int, bytes_max: int) -> Iterator[tuple[Write, int]]:
+    """The write as several smaller ones that do the same one after the other, each with what it weighs: the first about
+    `room`, the others `bytes_max`."""
     match write:
         case WriteHash(fields, delete):
-            named = _chunks([(field, len(field) + len(content)) for field, content in fields.items()], bytes_max)
-            for chunk, weight, is_last in named:
-                part = {field: fields[field] for field in chunk}
-                yield (
-                    WriteHash(part, delete if is_last else ()),
-                    weight + (_WRITE_BYTES * len(delete) if is_last else 0),
-                )
+            named = [*fields.items()]
+            for start, stop, weight in _chunks([len(name) + len(content) for name, content in named], room, bytes_max):
+                gone = delete if stop == len(named) else ()
+                yield WriteHash(dict(named[start:stop]), gone), weight + _WRITE_BYTES * len(gone)
         case WriteList(drop, push, keep):
-            for elements, weight, _ in _chunks([(content, len(content)) for content in reversed(push)], bytes_max):
-                yield WriteList(drop, elements[::-1], keep), weight
+            for start, stop, weight in _chunks([*map(len, reversed(push))], room, bytes_max):
+                yield WriteList(drop, push[len(push) - stop : len(push) - start], keep), weight
                 drop = 0
         case WriteSortedSet(add, remove_below):
-            for scores, weight, is_last in _chunks([(score, len(add[score])) for score in sorted(add)], bytes_max):
-                part_of = {score: add[score] for score in scores}
-                yield WriteSortedSet(part_of, remove_below if is_last else 0), weight
+            members = sorted(add.items(), key=itemgetter(0))
+            for start, stop, weight in _chunks([len(member) for _, member in members], room, bytes_max):
+                yield WriteSortedSet(dict(members[start:stop]), remove_below if stop == len(members) else 0), weight
         case SetString(content):
             yield write, _WRITE_BYTES + len(content)
         case Remove():
             yield write, _WRITE_BYTES
 
 
-def _chunks(items: Sequence[tuple[T, int]], bytes_max: int) -> Iterator[tuple[list[T], int, bool]]:
-    """The items in runs of at most about `bytes_max`: at least one run, each with its weight, the last one marked."""
-    chunk: list[T] = []
-    total = 0
-    for item, weight in items:
-        if chunk and total + weight > bytes_max:
-            yield chunk, total, False
-            chunk, total = [], 0
-        chunk.append(item)
-        total += weight + _WRITE_BYTES
-    yield chunk, total, True
+def _chunks(weights: Sequence[int], room: int, bytes_max: int) -> Iterator[tuple[int, int, int]]:
+    """Elements of these weights in runs of at most about `room`, then `bytes_max`: at least one run, each with where it
+    starts and stops (exclusive), and its weight."""
+    ends = [*accumulate(map(_WRITE_BYTES.__add__, weights))]
+    start = passed = 0
+    while True:
+        stop = max(start + 1, bisect_right(ends, passed + room))
+        if stop >= len(ends):
+            yield start, len(ends), (ends[-1] if ends else 0) - passed
+            return
+        yield start, stop, ends[stop - 1] - passed
+        start, passed, room = stop, ends[stop - 1], bytes_max
+
+
+def _mark_of_parts(commit: Commit) -> str:
+    """What the checkpoint's `next_offset` begins with between parts; the number of those that are made follows."""
+    return f"{_expected(commit)[1]}>{commit.checkpoint.next_offset}#"

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from projections.columns import Ints
-from projections.delta import Delta
+from projections.delta import Writes
 from projections.packed import Packed
 from schemas.game import Game
 
@@ -180,7 +180,7 @@ class Commit(msgspec.Struct, frozen=True):
     stream: str
     expected: Position | None
     checkpoint: Checkpoint
-    delta: Delta
+    delta: Writes
     total_games: int
     newest_id: int | None
 

@@ -58,6 +58,9 @@ FOLDING_PER_SETTLING: Final = 4
 """Far behind, so much more time is spent folding than committing."""
 SETTLED_AT_LEAST_EVERY_S: Final = 5.0
 
+UNFOLDED_GAMES: Final = 20_000
+"""A stream of so many games that is stored for the first time is too big to be printed before it is on its way."""
+
 log = structlog.get_logger()
 
 
@@ -534,7 +537,8 @@ class Processor:
             aggregates=self._plan.aggregates,
         )
         totals = stream.state.totals
-        delta = stream.state.delta(stream.committed, stream.kept)
+        is_new_and_big = not stream.committed.games and stream.state.games >= UNFOLDED_GAMES
+        delta = stream.state.create() if is_new_and_big else stream.state.delta(stream.committed, stream.kept)
         expected = None if before is None else before.position
         return Commit(stream.name, expected, checkpoint, delta, totals.games, totals.newest_id)
 

@@ -7,12 +7,15 @@ import inspect
 import random
 import shutil
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 import redis.exceptions
 from hypothesis import given, settings
@@ -20,9 +23,9 @@ from redis import Redis
 from redis._parsers.base import BaseParser
 
 from engine.adapters import redis_packing as packing
-from engine.adapters.redis import RedisStore
-from engine.adapters.redis_client import MISFITS, REFUSALS, Script, code_of, translated
-from engine.core.facts import Applied, Checkpoint, Commit, Duplicate, Mark, Position, Promoted
+from engine.adapters.redis import RedisShadowStore, RedisStore
+from engine.adapters.redis_client import MISFITS, REFUSALS, Call, Script, code_of, translated
+from engine.core.facts import Applied, Checkpoint, Commit, Conflict, Duplicate, Mark, Position, Promoted
 from engine.errors import (
     ConfigurationError,
     CrashfoldError,
@@ -31,7 +34,7 @@ from engine.errors import (
     StoreUnavailable,
 )
 from projections import Plan, StreamState, plan
-from projections.delta import Delta, SetString, Value, WriteHash, WriteList, apply
+from projections.delta import Delta, SetString, Unfolding, Value, WriteHash, WriteList, Writes, apply
 from schemas import keys
 from tests.contract.state_store import PATIENCE_S, commit, deltas, model, model_of, numbered
 from tests.games import SMALL, game
@@ -41,6 +44,8 @@ STREAM = "crash"
 PREFIX = "test:{stream}"
 
 NewServer = Callable[..., RedisServer]
+Send = Callable[[Sequence[Call]], Awaitable[list[Any]]]
+Meanwhile = Callable[[Send, Sequence[Call]], Awaitable[list[Any]]]
 
 
 @pytest.fixture(params=["redis", "valkey"])
@@ -53,6 +58,12 @@ def new_server(request: pytest.FixtureRequest) -> NewServer:
 async def store(each_redis_url: str) -> AsyncIterator[RedisStore]:
     async with RedisStore(each_redis_url, key_prefix=PREFIX) as store:
         yield store
+
+
+@pytest.fixture
+def client(each_redis_url: str) -> Iterator[Redis]:
+    with Redis.from_url(each_redis_url) as client:
+        yield client
 
 
 def store_of(server: RedisServer, **options: Any) -> RedisStore:
@@ -457,6 +468,167 @@ async def test_a_shadows_big_commit_goes_on_where_it_was_interrupted(store: Redi
     assert await model(shadow, STREAM) == apply(apply({}, big(1)), big(2))
 
 
+def lists(number: int) -> Delta:
+    """Nine parts, each of which makes another list longer: it shows when one is made twice."""
+    delta: Delta = {f"elements:{i}": WriteList(0, [b"%d" % number * 250_000], 50) for i in range(8)}
+    return delta | {"elements:8": WriteList(0, [b"%d" % number], 50), "text:a": SetString(b"x" * 250_000)}
+
+
+class Between:
+    """What lies between a shadow and its server: `meanwhile` is asked for the replies to the run of that number."""
+
+    def __init__(self, shadow: RedisShadowStore, number: int, meanwhile: Meanwhile) -> None:
+        self._client = shadow._client
+        self._runs_left = number
+        self._meanwhile = meanwhile
+        shadow._client = self  # type: ignore[assignment]  # as far as commits are concerned
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    async def run(self, script: Script, calls: Sequence[Call]) -> list[Any]:
+        self._runs_left -= 1
+        if self._runs_left:
+            return await self._client.run(script, calls)
+        return await self._meanwhile(partial(self._client.run, script), calls)
+
+
+@pytest.fixture
+def three_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.adapters.redis.PARTS_AT_ONCE", 3)
+
+
+@pytest.mark.usefixtures("three_at_once")
+@pytest.mark.parametrize("run", [1, 2, 3], ids=["first", "second", "last"])
+@pytest.mark.parametrize("made", [0, 1, 2, 3])
+async def test_replies_that_are_lost_while_parts_are_on_their_way_apply_none_twice(
+    store: RedisStore, run: int, made: int
+) -> None:
+    first, second = commit(STREAM, None, 1, lists(1), generation="g2"), commit(STREAM, Position("g2", 1), 2, lists(2))
+    shadow = store.shadow()
+    await shadow.commit([first])
+    assert 6 < len(packing.parts(second)) <= 9
+
+    async def lose(send: Send, calls: Sequence[Call]) -> list[Any]:
+        await send(calls[:made])
+        raise StoreUnavailable("the connection was lost")
+
+    Between(shadow, run, lose)
+    with pytest.raises(StoreUnavailable):
+        await shadow.commit([second])
+    assert await shadow.commit([second]) in ([Applied(2)], [Duplicate(2)])
+    assert await shadow.commit([second]) == [Duplicate(2)]
+    assert await model(shadow, STREAM) == apply(apply({}, lists(1)), lists(2))
+
+
+@pytest.mark.usefixtures("three_at_once")
+async def test_a_part_that_is_refused_keeps_those_behind_it_from_being_made(store: RedisStore, client: Redis) -> None:
+    whole = commit(STREAM, None, 1, lists(1), generation="g2")
+    shadow = store.shadow()
+
+    async def refuse_one(send: Send, calls: Sequence[Call]) -> list[Any]:
+        before, after = await send([calls[0], calls[2]])
+        return [before, StoreRefused("it is out of memory"), after]
+
+    Between(shadow, 2, refuse_one)
+    with pytest.raises(StoreRefused):
+        await shadow.commit([whole])
+    assert client.hget("test:{crash}:shadow:checkpoint", "next_offset") == b">1#4"
+    assert await shadow.commit([whole]) == [Applied(1)]
+    assert await model(shadow, STREAM) == apply({}, lists(1))
+
+
+@pytest.mark.usefixtures("three_at_once")
+async def test_a_part_that_came_behind_its_followers_is_sent_again_with_them(store: RedisStore) -> None:
+    """As when the script is forgotten and known again while parts are on their way."""
+    whole = commit(STREAM, None, 1, lists(1), generation="g2")
+    shadow = store.shadow()
+
+    async def mix(send: Send, calls: Sequence[Call]) -> list[Any]:
+        third, second, first = await send([calls[2], calls[1], calls[0]])
+        return [first, second, third]
+
+    Between(shadow, 2, mix)
+    with pytest.raises(StoreUnavailable, match="made again"):
+        await shadow.commit([whole])
+    assert await shadow.commit([whole]) == [Applied(1)]
+    assert await model(shadow, STREAM) == apply({}, lists(1))
+
+
+@pytest.mark.usefixtures("three_at_once")
+@pytest.mark.parametrize("sent", [0, 1, 3])
+@pytest.mark.parametrize("run", [1, 2])
+async def test_a_rival_that_comes_while_parts_are_on_their_way_is_a_conflict(
+    store: RedisStore, run: int, sent: int
+) -> None:
+    shadow, rival = store.shadow(), store.shadow()
+
+    async def meet(send: Send, calls: Sequence[Call]) -> list[Any]:
+        replies = await send(calls[:sent])
+        await rival.clear([STREAM])
+        assert await rival.commit([commit(STREAM, None, 1, lists(7), generation="g7")]) == [Applied(1)]
+        return replies + (await send(calls[sent:]) if sent < len(calls) else [])
+
+    Between(shadow, run, meet)
+    outcomes = await shadow.commit([commit(STREAM, None, 1, lists(1), generation="g2")])
+    assert outcomes == [Conflict(Position("g7", 1))]
+    assert await model(shadow, STREAM) == apply({}, lists(7))
+
+
+@pytest.mark.usefixtures("three_at_once")
+async def test_a_server_that_is_killed_while_parts_are_on_their_way_gets_the_rest(new_server: NewServer) -> None:
+    server = new_server({"appendonly": "yes", "appendfsync": "always"})
+    whole = commit(STREAM, None, 1, lists(1), generation="g2")
+    async with store_of(server) as store:
+        shadow = store.shadow()
+
+        async def kill(send: Send, calls: Sequence[Call]) -> list[Any]:
+            await send(calls[:1])
+            server.kill()
+            return await send(calls[1:])
+
+        Between(shadow, 2, kill)
+        with pytest.raises(StoreUnavailable):
+            await shadow.commit([whole])
+        await anyio.to_thread.run_sync(server.start)
+        assert await again(shadow, [whole]) == [Applied(1)]
+        assert await model(shadow, STREAM) == apply({}, lists(1))
+
+
+async def test_big_commits_cancelled_at_any_moment_are_made_once(store: RedisStore) -> None:
+    chance = random.Random(7)
+    shadow, expected = store.shadow(), dict[str, Value]()
+    for number in range(1, 16):
+        before = Position("g2", number - 1) if number > 1 else None
+        whole = commit(STREAM, before, number, lists(number), generation="g2")
+        for _ in range(3):
+            with anyio.move_on_after(chance.random() * 0.03):
+                await shadow.commit([whole])
+        assert await again(shadow, [whole]) in ([Applied(number)], [Duplicate(number)])
+        expected = apply(expected, whole.delta)
+    assert await model(shadow, STREAM) == expected
+
+
+@pytest.mark.usefixtures("three_at_once")
+async def test_the_first_parts_are_made_while_the_last_writes_are_not_there_yet(
+    store: RedisStore, client: Redis
+) -> None:
+    def pieces() -> Iterator[Delta]:
+        yield lists(1)
+        deadline_s = time.monotonic() + PATIENCE_S
+        while client.hget("test:{crash}:shadow:checkpoint", "next_offset") is None:
+            assert time.monotonic() < deadline_s
+        yield {"text:b": SetString(b"x"), keys.CHECKPOINT: WriteHash({"base": b"x"})}
+
+    shadow = store.shadow()
+    whole = msgspec.structs.replace(commit(STREAM, None, 1, generation="g2"), delta=Unfolding(pieces()))
+    assert await shadow.commit([whole]) == [Applied(1)]
+    assert await model(shadow, STREAM) == apply({}, lists(1)) | {"text:b": b"x"}
+    stored = await shadow.load(STREAM)
+    assert stored is not None
+    assert stored.state == {"base": b"x"}
+
+
 async def test_a_shadow_that_was_written_by_halves_is_not_read_and_can_be_cleared(store: RedisStore) -> None:
     shadow = store.shadow()
     half = commit(STREAM, None, 1, big(1), generation="g2")
@@ -526,7 +698,7 @@ class Line:
         self._newest = max(self._newest, number)
         return game(number, min(max(100, int(99 / (1 - chance.random()))), 10**11) / 100)
 
-    def _commit(self, expected: Position | None, delta: Delta, generation: str) -> Commit:
+    def _commit(self, expected: Position | None, delta: Writes, generation: str) -> Commit:
         checkpoint = Checkpoint(
             next_offset=self.next_offset,
             generation=generation,

@@ -1,11 +1,15 @@
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from projections.delta import (
+    Delta,
     Remove,
     SetString,
     SortedSet,
+    Unfolding,
     Value,
     Write,
     WriteHash,
@@ -133,3 +137,31 @@ def test_a_write_that_meets_a_value_of_another_kind_is_a_type_error(value: Value
     else:
         with pytest.raises(TypeError, match="met a"):
             apply({"key": value}, {"key": write})
+
+
+@given(MODELS)
+def test_a_delta_that_unfolds_is_the_one_it_was_cut_from(model: dict[str, Value]) -> None:
+    delta = create(model)
+    pieces = [{}, *({name: write} for name, write in delta.items()), {}]
+    assert Unfolding(pieces) == delta
+    assert len(Unfolding(pieces)) == len(delta)
+    unfolding = Unfolding(pieces)
+    assert all(unfolding[name] == write for name, write in reversed(delta.items()))
+    assert [*unfolding.items()] == [*unfolding.items()] == [*delta.items()]
+    assert "none of them" not in unfolding
+
+
+def test_a_delta_that_unfolds_makes_no_more_than_is_asked_for() -> None:
+    made = []
+
+    def pieces() -> Iterator[Delta]:
+        for name in "abc":
+            made.append(name)
+            yield {name: SetString(b"x")}
+
+    unfolding = Unfolding(pieces())
+    assert made == []
+    assert next(iter(unfolding)) == "a"
+    assert made == ["a"]
+    assert unfolding["b"] == SetString(b"x")
+    assert [*unfolding] == made == ["a", "b", "c"]

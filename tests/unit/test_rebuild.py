@@ -11,7 +11,7 @@ from engine.adapters.memory_log import MemoryLog
 from engine.adapters.memory_store import MemoryStore, Trouble
 from engine.errors import ConfigurationError, CrashfoldError, LostRange, StreamMoved, TopicRecreated
 from engine.ports import DeadLetters, StateStore
-from engine.runtime import rebuild
+from engine.runtime import processor, rebuild
 from engine.runtime.processor import Limits, Processor
 from engine.runtime.rebuild import Progress, Rebuilt, Request
 from schemas.game import encode
@@ -75,6 +75,15 @@ async def test_what_no_engine_has_passed_is_handed_over_and_nothing_else() -> No
     report = await deployment.rebuild()
     assert report.dead_letters == 4
     assert deployment.reasons() == [(2, "unreadable"), (3, "unreadable"), (4, "conflict")]
+
+
+async def test_a_stream_that_is_stored_as_it_is_printed_is_the_same(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processor, "UNFOLDED_GAMES", len(GAMES))
+    deployment.publish(*GAMES)
+    await deployment.rebuild()
+    await deployment.check()
 
 
 async def test_a_dry_run_changes_nothing(deployment: Deployment) -> None:
