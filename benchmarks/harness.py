@@ -183,7 +183,10 @@ async def _guard(rebase: bool, embedded: bool) -> list[guards.Verdict]:
     async with running_servers(embedded) as servers:
         pairs = await guards.ratios(servers)
         if rebase:
-            guards.write(await guards.rebased(pairs))
+            baseline = await guards.rebased(pairs)
+            guards.write(baseline)
+            # Measured again in this process some ratios would be others: it gets memory that it has had before.
+            return [guards.Verdict(name, known, known, guards.ALLOWED) for name, known in baseline.ratios.items()]
         return await guards.judged(pairs, guards.read(), machine({}).cpu)
 
 
