@@ -100,6 +100,10 @@ class StateReader(Protocol):
     async def read_model(self, stream: str) -> tuple[Stored, dict[str, Value]] | None:
         """Checkpoint and every key of the stream's aggregates, by name, all of one version."""
 
+    async def read_models(self, streams: Sequence[str]) -> list[tuple[Stored, dict[str, Value]] | None]:
+        """`read_model` of each stream, each of a version of its own. What the store has to go through to find the keys
+        it goes through once, however many streams there are."""
+
 
 class Updates(Protocol):
     """What is told of one stream from the moment the block was entered."""

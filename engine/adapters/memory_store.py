@@ -101,6 +101,10 @@ class MemoryStore:
         kept = self._streams.get(stream)
         return None if kept is None else (kept.stored(stream), kept.aggregates())
 
+    async def read_models(self, streams: Sequence[str]) -> list[tuple[Stored, dict[str, Value]] | None]:
+        """See `StateReader`."""
+        return [await self.read_model(stream) for stream in streams]
+
     def snapshot(self) -> Snapshot:
         """All that the store and its shadow hold now."""
         data = self._data

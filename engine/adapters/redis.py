@@ -188,15 +188,23 @@ class RedisStore:
 
     async def read_model(self, stream: str) -> tuple[Stored, dict[str, Value]] | None:
         """See `StateReader`. Raises StateError when a key cannot be read, StoreRefused when keys come without end."""
-        names = self._keys(stream)
+        (read,) = await self.read_models([stream])
+        return read
+
+    async def read_models(self, streams: Sequence[str]) -> list[tuple[Stored, dict[str, Value]] | None]:
+        """See `StateReader`. Raises what `read_model` does."""
+        found: dict[str, tuple[Stored, dict[str, Value]] | None] = {}
+        due = list(streams)
         for _ in range(LISTINGS_MAX):
-            listing = await self._listing(names)
-            if listing is None:
-                return None
-            read = await self._read(names, listing)
-            if read is not None:
-                return read
-        raise StoreRefused(f"the keys of stream {stream} change faster than they can be listed: try again")
+            changed = []
+            for stream, listing in zip(due, await self._listings([self._keys(stream) for stream in due]), strict=True):
+                found[stream] = None if listing is None else await self._read(self._keys(stream), listing)
+                if listing is not None and found[stream] is None:
+                    changed.append(stream)
+            if not changed:
+                return [found[stream] for stream in streams]
+            due = changed
+        raise StoreRefused(f"the keys of stream {due[0]} change faster than they can be listed: try again")
 
     async def ping(self) -> None:
         """Return when every server answers."""
@@ -244,27 +252,48 @@ class RedisStore:
         raise _unexpected(reply)
 
     async def _listing(self, names: Keys) -> _Listing | None:
-        """The keys of the aggregates that the checkpoint names; None without a checkpoint.
+        """The keys of the aggregates that the checkpoint names; None without a checkpoint."""
+        (listing,) = await self._listings([names])
+        return listing
 
-        The checkpoint is read first: a key that is created behind the scan's back raises `keys_created`.
+    async def _listings(self, several: Sequence[Keys]) -> list[_Listing | None]:
+        """The listing of each of these streams, by one scan of each server that has some.
+
+        The checkpoints are read first: a key that is created behind the scan's back raises `keys_created`.
         """
-        marks = await self._marks(names)
-        if marks is None:
-            return None
-        found = await (await self._client.at(names.checkpoint)).scan(glob_escaped(names.prefix) + ":*")
-        return msgspec.structs.replace(marks, names=_named(names, found, marks.aggregates))
+        listings: dict[str, _Listing] = {}
+        by_checkpoint = {names.checkpoint: names for names in several}
+        for server, places in (await by_server(self._client, by_checkpoint)).items():
+            replies = await server.ask(partial(_marks_of, places))
+            marks = {place: _marks(place, reply) for place, reply in zip(places, replies, strict=True) if reply[0]}
+            found = await self._scanned(server, [by_checkpoint[place].key("") for place in marks])
+            for place, marked in marks.items():
+                names = by_checkpoint[place]
+                listed = _named(names, found[names.key("")], marked.aggregates)
+                listings[place] = msgspec.structs.replace(marked, names=listed)
+        return [listings.get(names.checkpoint) for names in several]
 
     async def _marks(self, names: Keys) -> _Listing | None:
         """A listing without its names."""
-        fields = ("generation", "keys_created", "next_offset", "aggregates")
         server = await self._client.at(names.checkpoint)
-        (reply,) = await server.ask(lambda pipeline: pipeline.hmget(names.checkpoint, fields))
-        if reply[0] is None:
-            return None
-        generation, keys_created, next_offset, aggregates = ((part or b"").decode() for part in reply)
-        packing.offset(names.checkpoint, next_offset)
-        known = frozenset(packing.split_aggregates(aggregates))
-        return _Listing(generation, keys_created, next_offset, known, ())
+        (reply,) = await server.ask(partial(_marks_of, [names.checkpoint]))
+        return _marks(names.checkpoint, reply) if reply[0] else None
+
+    async def _scanned(self, server: RedisClient, starts: Sequence[str]) -> dict[str, list[str]]:
+        """By start, the server's keys that begin so; no start begins another of the same length."""
+        found: dict[str, list[str]] = {start: [] for start in starts}
+        if not found:
+            return found
+        if len(found) == 1:
+            pattern = glob_escaped(starts[0]) + "*"
+        else:
+            pattern = "*".join(glob_escaped(part) for part in self._key_prefix.split(STREAM_PLACE)) + ":*"
+        lengths = {len(start) for start in starts}
+        for key in await server.scan(pattern):
+            for length in lengths:
+                if key[:length] in found:
+                    found[key[:length]].append(key)
+        return found
 
     async def _read(self, names: Keys, listing: _Listing) -> tuple[Stored, dict[str, Value]] | None:
         """Everything that is listed, of one version; None when the list is out of date."""
@@ -343,15 +372,11 @@ class RedisShadowStore(RedisStore):
 
     async def clear(self, streams: Sequence[str]) -> None:
         """See `ShadowStore`."""
-        prefixes = tuple(self._keys(stream).key("") for stream in streams)
-        if not prefixes:
+        if not streams:
             return
-        if len(prefixes) == 1:
-            pattern = glob_escaped(prefixes[0]) + "*"
-        else:
-            pattern = "*".join(glob_escaped(part) for part in self._key_prefix.split(STREAM_PLACE)) + ":*"
+        starts = [self._keys(stream).key("") for stream in streams]
         for server in await self._client.servers():
-            found = [key for key in await server.scan(pattern) if key.startswith(prefixes)]
+            found = [key for some in (await self._scanned(server, starts)).values() for key in some]
             for start in range(0, len(found), UNLINK_KEYS):
                 await server.ask(partial(_unlink, found[start : start + UNLINK_KEYS]))
         for stream in streams:
@@ -460,6 +485,19 @@ class RedisShadowStore(RedisStore):
             replies += await self._client.run(self._commit_script, calls)
         except CrashfoldError as error:
             replies.append(error)
+
+
+def _marks_of(checkpoints: Sequence[str], pipeline: Pipeline) -> None:
+    for key in checkpoints:
+        pipeline.hmget(key, ("generation", "keys_created", "next_offset", "aggregates"))
+
+
+def _marks(checkpoint: str, reply: list[bytes | None]) -> _Listing:
+    """A listing without its names. Raises StateError for one that was not written to its end."""
+    generation, keys_created, next_offset, aggregates = ((part or b"").decode() for part in reply)
+    packing.offset(checkpoint, next_offset)
+    known = frozenset(packing.split_aggregates(aggregates))
+    return _Listing(generation, keys_created, next_offset, known, ())
 
 
 def _next_offsets(checkpoints: Sequence[str], pipeline: Pipeline) -> None:

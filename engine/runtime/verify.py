@@ -98,7 +98,11 @@ async def verify(
 
     `progressed` hears how many records were read and how many there are to read.
     """
-    recounts = {stream: await _stored(reader, plan, fairness, event_log.topic, stream) for stream in streams}
+    models = await reader.read_models(streams)
+    recounts = {
+        stream: _Recount(*_comparable(read, plan, event_log.topic, stream), Arrivals(plan.settings), fairness)
+        for stream, read in zip(streams, models, strict=True)
+    }
     try:
         await _read_topic(event_log, recounts, progressed, poll_wait_s)
     except LostRange as error:
@@ -133,12 +137,13 @@ def differences_of(stream: str, expected: Mapping[str, Value], stored: Mapping[s
     return differences
 
 
-async def _stored(reader: StateReader, plan: Plan, fairness: FairnessCheck | None, topic: str, stream: str) -> _Recount:
-    read = await reader.read_model(stream)
+def _comparable(
+    read: tuple[Stored, dict[str, Value]] | None, plan: Plan, topic: str, stream: str
+) -> tuple[Stored, dict[str, Value]]:
+    """What is stored. Raises CannotCompare when it was not made of this topic by these settings."""
     if read is None:
         raise CannotCompare(f"nothing is stored for stream {stream}: run `crashfold run` or `crashfold replay` first")
-    stored, model = read
-    checkpoint = stored.checkpoint
+    checkpoint = read[0].checkpoint
     if checkpoint.fingerprint != plan.fingerprint:
         raise CannotCompare(
             f"stream {stream} was folded with other predicates, sizes, projections or rules than these settings have: "
@@ -146,7 +151,7 @@ async def _stored(reader: StateReader, plan: Plan, fairness: FairnessCheck | Non
         )
     if checkpoint.topic != topic:
         raise CannotCompare(f"stream {stream} was folded from topic {checkpoint.topic}, not from {topic}")
-    return _Recount(stored, model, Arrivals(plan.settings), fairness)
+    return read
 
 
 async def _read_topic(

@@ -206,6 +206,18 @@ class StateStoreContract(StreamFixture):
         assert await store.read_model(stream) == (stored, model_of(1))
         assert await store.positions(["other", stream]) == [None, 1]
 
+    async def test_several_streams_are_read_as_each_is(self, store: Store) -> None:
+        streams = ["a", "ab", "b", "a.b", "none"]
+        await store.commit([numbered(stream, 1) for stream in streams[:4]])
+        await store.commit([numbered("ab", 2)])
+        read = await store.read_models([*streams, "a"])
+        assert read == [await store.read_model(stream) for stream in [*streams, "a"]]
+        assert [None if one is None else one[1] for one in read[:5]] == [
+            *(model_of(1), model_of(2), model_of(1), model_of(1), None)
+        ]
+        assert await store.read_models(["none"]) == [None]
+        assert await store.read_models([]) == []
+
     async def test_a_checkpoint_of_a_partition_of_which_nothing_was_read_has_no_mark(
         self, store: Store, stream: str
     ) -> None:

@@ -1,13 +1,14 @@
 """The contract of the stores, on redis-server and on Valkey; and how the keys look there."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import anyio
 import pytest
 from redis.asyncio import Redis
 
 from engine.adapters.redis import RedisShadowStore, RedisStore
-from engine.adapters.redis_client import Call
+from engine.adapters.redis_client import Call, RedisClient
 from engine.core.facts import Applied, Promoted
 from engine.errors import StateError, StoreRefused
 from projections.delta import SetString
@@ -330,6 +331,54 @@ async def test_a_manifest_or_a_position_that_cannot_be_read_is_named(store: Redi
     await redis.set("test:{crash}:checkpoint", "x")
     with pytest.raises(StateError, match="another type"):
         await store.positions([STREAM])
+
+
+@pytest.fixture
+def scans(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The patterns by which keys were looked for, one for each time that a server's keys were gone through."""
+    patterns: list[str] = []
+
+    class Counting(RedisClient):
+        async def scan(self, pattern: str) -> list[str]:
+            patterns.append(pattern)
+            return await super().scan(pattern)
+
+    monkeypatch.setattr("engine.adapters.redis.RedisClient", Counting)
+    return patterns
+
+
+async def test_the_keys_of_many_streams_are_found_by_one_scan(scans: list[str], each_redis_url: str) -> None:
+    streams = [f"s{n}" for n in range(40)]
+    async with RedisStore(each_redis_url, key_prefix="test:{stream}") as store:
+        await store.commit([numbered(stream, 1) for stream in streams])
+        read = await store.read_models(streams)
+        assert [one[1] for one in read if one is not None] == [model_of(1)] * 40
+        assert scans == ["test:*:*"]
+        await store.shadow().clear(streams)
+        assert scans == ["test:*:*"] * 2
+
+
+async def test_only_a_stream_whose_keys_changed_meanwhile_is_looked_for_again(
+    scans: list[str], each_redis_url: str
+) -> None:
+    class Interrupted(RedisStore):
+        async def _read(self, *args: Any) -> Any:
+            if len(scans) == 1 and await self.positions(["b"]) == [1]:
+                creates = commit(
+                    "b", numbered("b", 1).checkpoint.position, 2, {"text:new": SetString(b"x")}, newest_id=1
+                )
+                assert await self.commit([creates]) == [Applied(2)]
+            return await super()._read(*args)
+
+    async with Interrupted(each_redis_url, key_prefix="test:{stream}") as store:
+        await store.commit([numbered(stream, 1) for stream in "abc"])
+        read = await store.read_models(["a", "b", "c"])
+        assert [one[1] for one in read if one is not None] == [
+            model_of(1),
+            model_of(1) | {"text:new": b"x"},
+            model_of(1),
+        ]
+        assert scans == ["test:*:*", r"test:{b}:*"]
 
 
 async def test_more_callers_than_connections_wait_for_their_turn(each_redis_url: str) -> None:

@@ -68,6 +68,26 @@ async def test_every_difference_is_found_and_named(
     assert (found.expected is None) == (key == "mine" or part == "mine")
 
 
+async def test_the_store_is_asked_once_for_all_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have to go through all keys to find those of one."""
+    deployment, streams = Deployment(), [f"s{n}" for n in range(20)]
+    for stream in streams:
+        deployment.publish(GAMES[0], stream=stream)
+    async with deployment.engine() as engine:
+        await deployment.catch_up(engine)
+    asked = []
+    read_models = MemoryStore.read_models
+
+    async def counting(store: MemoryStore, streams: Sequence[str]) -> list[Any]:
+        asked.append([*streams])
+        return await read_models(store, streams)
+
+    monkeypatch.setattr(MemoryStore, "read_models", counting)
+    report = await deployment.verify(*streams)
+    assert asked == [streams]
+    assert (len(report.streams), report.differences) == (20, ())
+
+
 async def test_a_checkpoint_that_a_restart_could_not_load_is_a_difference(deployment: Deployment) -> None:
     await damage(deployment.store, {keys.CHECKPOINT: WriteHash({"base": b"\x93"})})
     (found,) = (await deployment.verify()).differences
