@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from itertools import islice
 from typing import Self
 
 from redis.asyncio import Redis
@@ -24,6 +23,8 @@ from engine.settings import Settings, load
 from schemas.chain import chain_of_games
 from schemas.game import encode
 
+GAMES_MAX = 20_000
+"""Of a table; all play the same ones."""
 FIRST_GAMES = 20
 """Games that every table has before anything is measured."""
 POLLS = 21
@@ -68,7 +69,8 @@ class Tables:
         self._processor = processor
         self._count = count
         self._at_once = min(AT_ONCE_MAX, count)
-        self._chains = [chain_of_games(seed + number, 1000) for number in range(count)]
+        self._values = [encode(game) for game in chain_of_games(seed, GAMES_MAX)]
+        self._played = [FIRST_GAMES] * count
         self._next = 0
         self._memory_before = _resident_kib()
 
@@ -86,8 +88,7 @@ class Tables:
             processor = new_processor(settings, event_log, store, MemoryDeadLetters())
             tables = cls(settings, topic, event_log, processor, seed, count)
             for number in range(count):
-                values = [encode(game) for game in islice(tables._chains[number], FIRST_GAMES)]
-                topic.extend(values, key=tables._name(number))
+                topic.extend(tables._values[:FIRST_GAMES], key=tables._name(number))
             await tables._catch_up()
             yield tables
 
@@ -96,7 +97,8 @@ class Tables:
         first = (await self._event_log.bounds(0)).end
         for _ in range(self._at_once * POLLS):
             number, self._next = self._next, (self._next + 1) % self._count
-            self._topic.append(encode(next(self._chains[number])), key=self._name(number))
+            self._topic.append(self._values[self._played[number]], key=self._name(number))
+            self._played[number] += 1
         began_s, cpu_began_s = time.perf_counter(), time.process_time()
         games = 0
         while games < self._at_once * (POLLS - 1):  # behind the last poll a step would wait for more

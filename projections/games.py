@@ -175,6 +175,10 @@ class Games:
             self._json = [encode(game) for game in missing.to_games()] + self._json
         return self._json[len(self._json) - count :]
 
+    def forget_json(self) -> None:
+        """Let go of what was printed: it takes more memory than the games."""
+        self._json = []
+
     def to_games(self) -> list[Game]:
         """The games as structs, in order."""
         return games_of(self.columns.cells)

@@ -189,6 +189,7 @@ class StreamState:
         values: dict[str, Value] = {}
         for projection, moment in zip(self.plan.projections, self.settled()._moments, strict=True):
             values |= projection.keys(moment)
+        self.settled().window.forget_json()
         return values
 
     def delta(self, before: "StreamState", kept: int) -> Delta:
@@ -206,6 +207,7 @@ class StreamState:
                     delta |= incremental.delta(old, new, kept)
                 else:
                     delta |= diff(projection.keys(old), projection.keys(new))
+        after.window.forget_json()
         stored = after._stored_since(before)
         if stored.set or stored.delete:
             delta[keys.CHECKPOINT] = stored
