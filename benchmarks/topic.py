@@ -1,6 +1,6 @@
 """From the topic to committed Redis state: contestants in processes of their own, one after the other, run after run.
 
-After every run `verify` compares what stands in Redis with what the plain oracle makes of the topic.
+After every run what stands in Redis is compared, as `verify` does it, with what the plain oracle makes of the games.
 """
 
 import sys
@@ -12,7 +12,7 @@ import msgspec
 
 from benchmarks.contestants import PROFILED, Outcome
 from benchmarks.measure import Figure, announce, ratio
-from benchmarks.servers import Assignments, Servers, assignments, check, forget
+from benchmarks.servers import Assignments, Oracle, Servers, assignments, forget
 from benchmarks.topics import CODECS, fill, one_stream
 from schemas.game import Game
 
@@ -56,13 +56,14 @@ async def take_turns(
 ) -> dict[str, list[Outcome]]:
     """Per entrant (a contestant and its settings) the outcomes of `runs` runs, after one that does not count."""
     outcomes: dict[str, list[Outcome]] = {entrant: [] for entrant in entrants}
+    oracle = Oracle(games)
     for run in range(runs + 1):
         for entrant, (name, settings) in entrants.items():
             announce(entrant, run, runs)
             await forget(servers)
             outcome = await contest(name, len(games), settings | {"kafka.group_id": f"bench-{run}"})
             if name != "bare":
-                await check(settings)
+                await oracle.check(settings)
             if run:
                 outcomes[entrant].append(outcome)
     return outcomes

@@ -6,7 +6,7 @@ with the fold but the settings, the names of the keys and the stored structs.
 
 from bisect import insort
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from itertools import compress, groupby, pairwise
 from typing import Final
 
 import msgspec
@@ -74,23 +74,23 @@ def read_model(settings: ProjectionSettings, games: Sequence[Game]) -> dict[str,
     """Every key that the built-in projections have for a stream of these games, which are in order of id."""
     if not games:
         return {}
-    samples = _samples(settings, games)
+    samples, buckets = _samples(settings, games), _buckets(settings, games)
     model: dict[str, Value] = {}
     if samples:
-        model[keys.SAMPLES] = {name: _sample(sample) for name, sample in samples.items()}
+        model[keys.SAMPLES] = {name: _sample([games[i] for i in sample]) for name, sample in samples.items()}
+    hundredths = [game.hundredths for game in games]
     for predicate in settings.predicates:
-        matching = _matching(predicate, games)
-        model[keys.occurrences(predicate)] = _occurrences(games, matching, samples)
-        model[keys.intervals(predicate)] = _intervals(settings, games, matching)
-        if series := _series(games, matching):
-            model[keys.series(predicate)] = [msgspec.json.encode(one) for one in reversed(series[-SERIES_KEPT:])]
-        matches = [(ordinal, game) for ordinal, game in enumerate(games, 1) if game.game_id in matching]
-        if matches:
-            ordinal, newest = matches[-1]
-            last_game = LastGame(**msgspec.structs.asdict(newest), ordinal=ordinal)
+        matches = _matches(predicate, hundredths)
+        model[keys.occurrences(predicate)] = _occurrences(games, matches, samples)
+        model[keys.intervals(predicate)] = _intervals(buckets, matches)
+        if series := _series(games, matches):
+            model[keys.series(predicate)] = [msgspec.json.encode(one) for one in reversed(series)]
+        matching = list(compress(range(len(games)), matches))
+        if matching:
+            newest = matching[-1]
+            last_game = LastGame(**msgspec.structs.asdict(games[newest]), ordinal=newest + 1)
             model[keys.last_game(predicate)] = msgspec.json.encode(last_game)
-            last_games = [encode(game) for _, game in reversed(matches[-LAST_GAMES_KEPT:])]
-            model[keys.last_games(predicate)] = last_games
+            model[keys.last_games(predicate)] = [encode(games[i]) for i in reversed(matching[-LAST_GAMES_KEPT:])]
     window = games[-settings.window_games :]
     model[keys.GAMES] = SortedSet({game.game_id: encode(game) for game in window})
     gaps = [(a.game_id + 1, b.game_id - 1) for a, b in pairwise(games) if b.game_id - a.game_id > 1]
@@ -99,20 +99,23 @@ def read_model(settings: ProjectionSettings, games: Sequence[Game]) -> dict[str,
     return model
 
 
-def _matching(predicate: Predicate, games: Sequence[Game]) -> set[int]:
-    """The ids of the games that match."""
+def _matches(predicate: Predicate, hundredths: Sequence[int]) -> list[bool]:
+    """Of each game whether it matches."""
     low, high = predicate.low, predicate.high
-    return {game.game_id for game in games if low <= game.hundredths and (high is None or game.hundredths < high)}
+    return [low <= point and (high is None or point < high) for point in hundredths]
 
 
-def _samples(settings: ProjectionSettings, games: Sequence[Game]) -> dict[str, list[Game]]:
-    """The games of each sample."""
+def _samples(settings: ProjectionSettings, games: Sequence[Game]) -> dict[str, Sequence[int]]:
+    """The positions of the games of each sample."""
     event_time = max(game.end_time for game in games)
-    window = games[-settings.window_games :]
-    samples = {keys.sample_games(n): list(games[-n:]) for n in settings.samples_games}
+    total = len(games)
+    window = range(max(0, total - settings.window_games), total)
+    samples: dict[str, Sequence[int]] = {
+        keys.sample_games(n): range(max(0, total - n), total) for n in settings.samples_games
+    }
     for hours in settings.samples_hours:
         start = event_time - hours * HOUR_MS
-        samples[keys.sample_hours(hours)] = [game for game in window if game.end_time >= start]
+        samples[keys.sample_hours(hours)] = [i for i in window if games[i].end_time >= start]
     return samples
 
 
@@ -121,52 +124,57 @@ def _sample(sample: Sequence[Game]) -> bytes:
     return msgspec.json.encode(Sample(len(sample), *times))
 
 
-def _occurrences(games: Sequence[Game], matching: set[int], samples: dict[str, list[Game]]) -> dict[str, bytes]:
+def _occurrences(games: Sequence[Game], matches: Sequence[bool], samples: dict[str, Sequence[int]]) -> dict[str, bytes]:
     numbers = {
-        "count": len(matching),
+        "count": sum(matches),
         "total_games": len(games),
         "first_game_time": games[0].end_time,
         "last_game_time": games[-1].end_time,
     }
     for name, sample in samples.items():
-        numbers[name] = sum(game.game_id in matching for game in sample)
+        numbers[name] = sum(matches[i] for i in sample)
     return {field: str(number).encode() for field, number in numbers.items()}
 
 
-def _intervals(settings: ProjectionSettings, games: Sequence[Game], matching: set[int]) -> dict[str, bytes]:
+def _buckets(settings: ProjectionSettings, games: Sequence[Game]) -> dict[str, list[int]]:
+    """The positions of the games of each bucket that is kept, by the name of its field."""
     bucket_ms = settings.interval_minutes * MINUTE_MS
-    newest = max(game.end_time for game in games) // bucket_ms
-    counts: dict[int, int] = {}
-    totals: dict[int, int] = {}
-    for game in games:
-        number = game.end_time // bucket_ms
-        if number >= newest - settings.intervals_kept:
-            totals[number] = totals.get(number, 0) + 1
-            counts[number] = counts.get(number, 0) + (game.game_id in matching)
+    numbers = [game.end_time // bucket_ms for game in games]
+    oldest = max(numbers) - settings.intervals_kept
+    buckets: dict[str, list[int]] = {}
+    for i, number in enumerate(numbers):
+        if number >= oldest:
+            buckets.setdefault(keys.bucket(number * bucket_ms // 1000), []).append(i)
+    return buckets
+
+
+def _intervals(buckets: dict[str, list[int]], matches: Sequence[bool]) -> dict[str, bytes]:
     return {
-        keys.bucket(number * bucket_ms // 1000): msgspec.json.encode(Interval(counts[number], total))
-        for number, total in totals.items()
+        field: msgspec.json.encode(Interval(sum(matches[i] for i in bucket), len(bucket)))
+        for field, bucket in buckets.items()
     }
 
 
-def _series(games: Sequence[Game], matching: set[int]) -> list[Series]:
-    """All series, oldest first."""
-    runs: list[tuple[list[Game], list[Game]]] = []  # each run and the matches right after it
-    is_open = False
-    for game in games:
-        if game.game_id not in matching:
-            if not is_open:
-                runs.append(([], []))
-            runs[-1][0].append(game)
-            is_open = True
-        else:
-            if runs:
-                runs[-1][1].append(game)
-            is_open = False
+def _series(games: Sequence[Game], matches: Sequence[bool]) -> list[Series]:
+    """The newest series, oldest first."""
+    runs: list[tuple[int, int, int]] = []  # where each run begins, where it ends, and where the matches after it end
+    stop = 0
+    for are_matches, some in groupby(matches):
+        start, stop = stop, stop + len(list(some))
+        if not are_matches:
+            runs.append((start, stop, stop))
+        elif runs:
+            runs[-1] = (*runs[-1][:2], stop)
     series = []
-    for run, follow in runs:
+    for start, stop, streak_stop in runs[-SERIES_KEPT:]:
+        follow = games[stop:streak_stop]
         follow_games = [FollowGame(g.game_id, g.crash_point, g.end_time) for g in follow[:FOLLOW_GAMES_KEPT]]
-        streak = FollowStreak(len(follow), follow_games)
-        start, end = run[0], run[-1]
-        series.append(Series(start.game_id, start.end_time, end.game_id, end.end_time, len(run), streak))
+        first, last = games[start], games[stop - 1]
+        series.append(
+            Series(
+                *(first.game_id, first.end_time, last.game_id, last.end_time),
+                stop - start,
+                FollowStreak(len(follow), follow_games),
+            )
+        )
     return series

@@ -111,8 +111,7 @@ async def verify(
     for stream, recount in recounts.items():
         games = recount.arrivals.accepted
         expected = _expected(plan, games)
-        differences += differences_of(stream, expected, recount.model)
-        differences += _restart_differences(stream, plan, expected, recount.stored)
+        differences += compared(stream, plan, expected, recount.stored, recount.model)
         verified.append(
             Verified(
                 stream,
@@ -125,6 +124,13 @@ async def verify(
             )
         )
     return VerifyReport(tuple(verified), tuple(differences))
+
+
+def compared(
+    stream: str, plan: Plan, expected: Mapping[str, Value], stored: Stored, model: Mapping[str, Value]
+) -> list[Difference]:
+    """Where the keys of a stream, or those that a restart would make of what is stored, are not as expected."""
+    return [*differences_of(stream, expected, model), *_restart_differences(stream, plan, expected, stored)]
 
 
 def differences_of(stream: str, expected: Mapping[str, Value], stored: Mapping[str, Value]) -> list[Difference]:
