@@ -379,8 +379,10 @@ class KafkaLog:
             data = self._fetching.take(tp, position) if self._fetching is not None else None
             if data is None:
                 return None
-            aborted = buffer._partition_records._aborted_transactions
-            buffer._partition_records = FetchedRecords(data, aborted, position)
+            parser = buffer._partition_records
+            buffer._partition_records = FetchedRecords(data, parser._aborted_transactions, position)
+            # The two refer to each other: the bytes would stay until the collector comes round.
+            parser._records_iterator = None
         fetched: FetchedRecords = buffer._partition_records
         return fetched
 

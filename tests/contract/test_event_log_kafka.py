@@ -1,6 +1,7 @@
 """The contract of `EventLog`, on Tansu and Apache Kafka; and what only real brokers do."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -11,6 +12,7 @@ import anyio.to_thread
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, RecordsToDelete
+from aiokafka.consumer.fetcher import PartitionRecords
 
 from engine.adapters.embedded import free_port
 from engine.adapters.kafka import KafkaLog
@@ -165,6 +167,23 @@ class TestApacheKafkaPartitions(PartitionsContract, WideningContract, GroupContr
 async def test_two_members_share_partitions_on_tansu_too(tansu: TansuBroker, unique: Unique) -> None:
     async with kafka_topic(tansu.bootstrap_servers, unique("games"), 2) as topic:
         await GroupContract().test_two_members_share_the_partitions(topic)
+
+
+async def test_what_was_fetched_and_read_is_freed_without_the_collector(kafka: KafkaCluster, unique: Unique) -> None:
+    """A fetch is of megabytes, and the collector may not come round for thousands of them."""
+    async with kafka_topic(kafka.bootstrap_servers, unique("games"), 1) as topic, topic.log(None) as log:
+        reader = Reader(log)
+        await reader.until_holding(0)
+        gc.collect()
+        gc.disable()
+        try:
+            for number in range(12):
+                await topic.append(b"%d" % number)
+                await reader.until_at(number + 1)
+            parsers = [one for one in gc.get_objects() if isinstance(one, PartitionRecords)]
+        finally:
+            gc.enable()
+    assert len(parsers) <= 1
 
 
 async def test_records_of_an_open_transaction_do_not_count(kafka: KafkaCluster, unique: Unique) -> None:
