@@ -36,6 +36,7 @@ PEERS = (
         kind="own",
         what="crashfold replay",
         variants=("",),
+        share=5,
         exactly_once="yes: swaps at once or not at all",
     ),
     Peer(
