@@ -25,8 +25,20 @@ from schemas.chain import chain_of_games
 TABLES = 10_000
 RESULTS = Path(__file__).parent / "results"
 
-Part = Literal["micro", "commit", "topic", "codecs", "profile", "live", "tables", "full", "api", "api-live"]
-PARTS: tuple[Part, ...] = ("micro", "commit", "topic", "codecs", "profile", "live", "tables", "full", "api", "api-live")
+Part = Literal["micro", "commit", "topic", "codecs", "profile", "live", "linger", "tables", "full", "api", "api-live"]
+PARTS: tuple[Part, ...] = (
+    "micro",
+    "commit",
+    "topic",
+    "codecs",
+    "profile",
+    "live",
+    "linger",
+    "tables",
+    "full",
+    "api",
+    "api-live",
+)
 
 app = App(name="bench", help="Measure, print a table, write a report.")
 
@@ -49,8 +61,9 @@ def bench(
     parts
         micro: decode, fold, delta, load. commit: the script on a real server. topic: from Kafka to committed Redis
         state, beside a bare loop. codecs: the same from compressed topics. profile: where its time goes. live: the
-        delay at a steady rate. tables: 10,000 of them. full: what sets the rate at which one Redis is full. api:
-        answers over HTTP, new and kept. api-live: how soon readers see what is committed. All by default.
+        delay at a steady rate. linger: the same with other settings. tables: 10,000 of them. full: what sets the rate
+        at which one Redis is full. api: answers over HTTP, new and kept. api-live: how soon readers see what is
+        committed. All by default.
     games
         On the topic, and behind the API.
     runs
@@ -214,6 +227,8 @@ async def _measure(
                 found += figures
             if "live" in parts:
                 found += await live.figures(servers, chain, runs, rate, seconds)
+            if "linger" in parts:
+                found += await live.linger_figures(servers, chain, runs, rate, seconds)
             if "tables" in parts:
                 found += await tables.figures(servers, chain, TABLES, rate, seconds)
             if "full" in parts:

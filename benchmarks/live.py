@@ -8,7 +8,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import anyio
 import msgspec
@@ -25,6 +25,8 @@ from schemas.keys import Keys
 
 TICK_S = 0.002
 DEADLINE_S = 30.0
+LINGERS_MS = (0, 5, 20, 50)
+FEW_PREDICATES = "1.5,2,3,5,10,20,50,100,200,1000"
 
 
 class Live(msgspec.Struct, frozen=True):
@@ -37,23 +39,56 @@ class Live(msgspec.Struct, frozen=True):
 
 
 async def figures(servers: Servers, games: Sequence[Game], runs: int, rate: float, seconds: float) -> list[Figure]:
-    """`runs` runs, each on a topic and keys of its own, after one that does not count; every result is verified."""
-    measured = []
+    """At default settings."""
+    return await _figures(servers, games, runs, rate, seconds, {"live": {}})
+
+
+async def linger_figures(
+    servers: Servers, games: Sequence[Game], runs: int, rate: float, seconds: float
+) -> list[Figure]:
+    """What waiting for fuller batches does, and what fewer predicates do."""
+    entrants = {f"linger {wait_ms}": {"engine.linger_ms": str(wait_ms)} for wait_ms in LINGERS_MS}
+    entrants[f"{FEW_PREDICATES.count(',') + 1} predicates"] = {
+        "projections.min": FEW_PREDICATES,
+        "projections.max": "",
+        "projections.floor": "",
+    }
+    return await _figures(servers, games, runs, rate, seconds, entrants)
+
+
+async def _figures(
+    servers: Servers,
+    games: Sequence[Game],
+    runs: int,
+    rate: float,
+    seconds: float,
+    entrants: Mapping[str, Assignments],
+) -> list[Figure]:
+    """`runs` runs of each entrant, in turn, each on a topic and keys of its own, after one that does not count; every
+    result is verified."""
+    measured: dict[str, list[Live]] = {name: [] for name in entrants}
     for run in range(runs + 1):
-        announce("live", run, runs)
-        settings = assignments(servers, f"bench-live-{run}") | {"redis.key_prefix": f"bench-live-{run}"}
-        await make_topic(settings)
-        one = await measure(settings, games, rate, seconds)
-        await check(settings)
-        if run:
-            measured.append(one)
+        for number, (name, more) in enumerate(entrants.items()):
+            announce(name, run, runs)
+            topic = f"bench-live-{number}-{run}"
+            settings = assignments(servers, topic) | {"redis.key_prefix": topic} | more
+            await make_topic(settings)
+            one = await measure(settings, games, rate, seconds)
+            await check(settings)
+            if run:
+                measured[name].append(one)
     note = f"{rate:g} games a second for {seconds:g} s"
-    return [
-        Figure("live delay p50", "ms", tuple(one.p50_ms for one in measured), note),
-        Figure("live delay p99", "ms", tuple(one.p99_ms for one in measured), note),
-        Figure("live CPU", "cores", tuple(one.cpu_share for one in measured), "of the engine, start and end included"),
-        Figure("live memory", "MiB", tuple(one.peak_mib for one in measured), "peak of the engine"),
-    ]
+    found = []
+    for name, seen in measured.items():
+        found += [
+            Figure(f"{name} delay p50", "ms", tuple(one.p50_ms for one in seen), note),
+            Figure(f"{name} delay p99", "ms", tuple(one.p99_ms for one in seen), note),
+            Figure(
+                f"{name} CPU", "cores", tuple(one.cpu_share for one in seen), "of the engine, start and end included"
+            ),
+            Figure(f"{name} memory", "MiB", tuple(one.peak_mib for one in seen), "peak of the engine"),
+        ]
+    return found
 
 
 async def measure(given: Assignments, games: Sequence[Game], rate: float, seconds: float) -> Live:
