@@ -207,7 +207,7 @@ async def _measure(
     parts: Sequence[Part], games: int, runs: int, seed: int, rate: float, seconds: float, embedded: bool
 ) -> Report:
     quiet()
-    chain = list(chain_of_games(seed, max(games + api.MORE_GAMES, int(rate * seconds * 2))))
+    chain = list(chain_of_games(seed, max(games + api.MORE_GAMES, int(rate * seconds * 2), tables.HISTORY)))
     found: list[Figure] = []
     functions: dict[str, dict[str, float]] = {}
     if "micro" in parts:
@@ -232,7 +232,7 @@ async def _measure(
             if "tables" in parts:
                 found += await tables.figures(servers, chain, TABLES, rate, seconds)
             if "full" in parts:
-                found += await tables.saturation_figures(servers, chain[:60_000])
+                found += await tables.saturation_figures(servers, chain[: tables.HISTORY])
             if "api" in parts:
                 found += await api.figures(servers.redis_url, chain, games, runs)
             if "api-live" in parts:

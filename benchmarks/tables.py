@@ -17,12 +17,13 @@ from redis.asyncio import Redis
 
 from benchmarks.measure import Figure, announce
 from benchmarks.servers import Assignments, Servers, assignments, forget
+from benchmarks.stages import Commits
 from benchmarks.topics import make_topic
 from engine.adapters.kafka_client import connection_options
 from engine.adapters.kafka_sink import KafkaSink
 from engine.adapters.redis import RedisStore
 from engine.cli.verify import verify_topic
-from engine.core.facts import Applied, Checkpoint, Commit, Position
+from engine.core.facts import Applied
 from engine.errors import CrashfoldError
 from engine.settings import load
 from projections import ProjectionSettings, StreamState, plan
@@ -37,6 +38,8 @@ VERIFIED = 10
 """Streams whose result is recomputed."""
 PREFIX = "bench:{stream}"
 COMMITS = 300
+HISTORY = 60_000
+"""Games of the stream whose commits are timed, those of the commits among them."""
 PREDICATES = (10, 43, 100)
 GAMES_A_COMMIT = (1, 5, 20, 100)
 
@@ -175,17 +178,13 @@ async def _inside_us(servers: Servers, games: Sequence[Game], predicates: int, s
     start = len(games) - COMMITS * size
     state = StreamState.empty(made).fold(games[:start]).state
     async with RedisStore(servers.redis_url, key_prefix=PREFIX) as store, Redis.from_url(servers.redis_url) as client:
-        checkpoint = _checkpoint(state)
-        whole = Commit("full", None, checkpoint, state.create(), state.totals.games, state.totals.newest_id)
-        await store.commit([whole])
+        commits = Commits(state, "full")
+        await store.commit([commits.first(state)])
         await client.config_resetstat()
         for number in range(COMMITS):
             folded = state.fold(games[start + number * size : start + (number + 1) * size])
-            expected = Position(checkpoint.generation, checkpoint.next_offset)
-            checkpoint = msgspec.structs.replace(checkpoint, next_offset=checkpoint.next_offset + 1)
-            delta, totals = folded.state.delta(state, folded.kept), folded.state.totals
-            made_commit = Commit("full", expected, checkpoint, delta, totals.games, totals.newest_id)
-            (outcome,) = await store.commit([made_commit])
+            delta = folded.state.delta(state, folded.kept)
+            (outcome,) = await store.commit([commits.next(folded.state, delta)])
             assert isinstance(outcome, Applied)
             state = folded.state
         stats = (await client.info("commandstats"))["cmdstat_evalsha"]
@@ -199,20 +198,6 @@ def _settings(predicates: int) -> ProjectionSettings:
     last = predicates - 1
     return ProjectionSettings(
         min=tuple(round(1.5 * (1000 / 1.5) ** (number / last), 2) for number in range(predicates)), max=(), floor=()
-    )
-
-
-def _checkpoint(state: StreamState) -> Checkpoint:
-    return Checkpoint(
-        next_offset=1,
-        generation="g1",
-        writer="bench",
-        topic="bench",
-        partition=0,
-        first_offset=0,
-        mark=None,
-        fingerprint=state.plan.fingerprint,
-        aggregates=state.plan.aggregates,
     )
 
 

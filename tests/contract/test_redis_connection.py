@@ -11,6 +11,11 @@ from tests.contract.test_redis_line import client_of
 LOOPS = pytest.mark.parametrize("use_uvloop", [False, True], ids=["asyncio", "uvloop"])
 
 
+async def end_of(connection: Any) -> None:
+    """Return when the event loop has told the reader."""
+    assert await connection._reader.read() == b""
+
+
 @LOOPS
 @pytest.mark.parametrize("is_over", [False, True], ids=["closing", "closed"])
 def test_what_is_written_to_a_lost_connection_is_a_connection_error(
@@ -22,7 +27,7 @@ def test_what_is_written_to_a_lost_connection_is_a_connection_error(
         connection = await pool.get_connection()
         connection._writer.transport.abort()
         if is_over:
-            await anyio.sleep(0.01)  # the event loop has told the reader
+            await end_of(connection)
         with pytest.raises(ConnectionError):
             await connection.send_command("PING")
         await pool.release(connection)
@@ -46,7 +51,7 @@ def test_a_lost_connection_is_not_handed_over(redis_url: str, use_uvloop: bool) 
             async def connect_and_lose() -> None:
                 await connect()
                 connection._writer.transport.abort()
-                await anyio.sleep(0.01)
+                await end_of(connection)
 
             connection.connect = connect_and_lose
             return connection
