@@ -6,7 +6,7 @@ Imports facts and errors only, so that the runtime never imports a metrics libra
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
-from engine.core.facts import Outcome
+from engine.core.facts import Bounds, Outcome, ServerUsage
 from engine.errors import Unavailable
 
 FairnessFault = Literal["hash", "chain"]
@@ -24,6 +24,12 @@ class Meter(Protocol):
 
     def committed(self, duration_s: float, outcomes: Sequence[Outcome]) -> None:
         """The store answered for one commit per stream."""
+
+    def stands(self, stream: str, newest_end_time_ms: int | None) -> None:
+        """The newest game of the stream, as it is committed, ended then; None when it has no game."""
+
+    def moved(self, partition: int, now_ms: int) -> None:
+        """A commit of a stream of this partition was made."""
 
     def commit_failed(self, error: Unavailable) -> None:
         """The store refused, or did not answer, so that the outcome is unknown; it is asked again."""
@@ -43,9 +49,15 @@ class Meter(Protocol):
     def holding(self, *, partitions: int, streams: int) -> None:
         """So many are held now."""
 
-    def lagging(self, partition: int, records: int, freshness_s: float = 0.0) -> None:
-        """So many records of the partition are not committed. `freshness_s` is how long ago the last one that is was
-        written to the log, and 0 when there is no lag."""
+    def lagging(self, partition: int, next_offset: int, bounds: Bounds, freshness_s: float = 0.0) -> None:
+        """The partition is committed up to `next_offset` and the log holds `bounds` of it. `freshness_s` is how long
+        ago the last record that is committed was written to the log, and 0 when there is no lag."""
+
+    def store_used(self, servers: Sequence[ServerUsage]) -> None:
+        """What the servers of the store say of their memory and of what they were asked."""
+
+    def stream_takes(self, stream: str, memory_bytes: int) -> None:
+        """The keys of the stream take so much of the store's memory."""
 
     def released(self, partition: int) -> None:
         """The partition is held no longer: its lag is another engine's."""
@@ -66,6 +78,12 @@ class NullMeter:
     def committed(self, duration_s: float, outcomes: Sequence[Outcome]) -> None:
         """Nothing."""
 
+    def stands(self, stream: str, newest_end_time_ms: int | None) -> None:
+        """Nothing."""
+
+    def moved(self, partition: int, now_ms: int) -> None:
+        """Nothing."""
+
     def commit_failed(self, error: Unavailable) -> None:
         """Nothing."""
 
@@ -84,7 +102,13 @@ class NullMeter:
     def holding(self, *, partitions: int, streams: int) -> None:
         """Nothing."""
 
-    def lagging(self, partition: int, records: int, freshness_s: float = 0.0) -> None:
+    def lagging(self, partition: int, next_offset: int, bounds: Bounds, freshness_s: float = 0.0) -> None:
+        """Nothing."""
+
+    def store_used(self, servers: Sequence[ServerUsage]) -> None:
+        """Nothing."""
+
+    def stream_takes(self, stream: str, memory_bytes: int) -> None:
         """Nothing."""
 
     def released(self, partition: int) -> None:

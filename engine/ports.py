@@ -18,6 +18,7 @@ from engine.core.facts import (
     Polled,
     Promoted,
     Record,
+    ServerUsage,
     Stored,
 )
 from engine.core.reading import CachedAnswer, Piece, Pieces, Standing, WindowPart
@@ -103,6 +104,17 @@ class StateReader(Protocol):
     async def read_models(self, streams: Sequence[str]) -> list[tuple[Stored, dict[str, Value]] | None]:
         """`read_model` of each stream, each of a version of its own. What the store has to go through to find the keys
         it goes through once, however many streams there are."""
+
+
+class StoreUsage(Protocol):
+    """What the store's servers and a stream's keys take, for metrics. Advice only: a user of the store may lack the
+    rights for it, so nothing else depends on the answers."""
+
+    async def servers(self) -> list[ServerUsage]:
+        """One entry a server; those that do not tell are left out."""
+
+    async def stream_bytes(self, stream: str) -> int | None:
+        """The memory of the stream's keys, estimated from some elements of each; None where the store does not tell."""
 
 
 class Updates(Protocol):

@@ -22,7 +22,7 @@ import numpy as np
 
 from projections.columns import Columns, Ints
 from projections.delta import Delta, Unfolding, Value, WriteHash, diff
-from projections.games import BAND, ID, Bands, Games, cells_of
+from projections.games import BAND, END_TIME, ID, Bands, Games, cells_of
 from projections.projection import Incremental, Moment, Projection, Totals
 from projections.settings import ProjectionSettings
 from projections.sift import Rejected, sift
@@ -134,6 +134,11 @@ class StreamState:
     def totals(self) -> Totals:
         """The totals of all games."""
         return self.settled()._snapshots[-1].totals
+
+    @property
+    def newest_end_time(self) -> int | None:
+        """When the newest game (by id) ended, in epoch milliseconds; None before the first game."""
+        return int(self._held.columns.cells[END_TIME, -1]) if len(self._held) else None
 
     @property
     def games_held(self) -> int:

@@ -5,7 +5,6 @@ has a registry of its own, and a label never holds what a client sent.
 """
 
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
 from typing import Final
 
 from prometheus_client import (
@@ -18,6 +17,8 @@ from prometheus_client import (
     ProcessCollector,
 )
 from prometheus_client.exposition import choose_encoder
+
+from engine.version import VERSION, revision
 
 _DURATIONS_S: Final = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _AGGREGATES: Final = ("occurrences", "intervals", "series", "last_games")
@@ -32,8 +33,8 @@ class ApiMetrics:
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
         self._gauge(
-            "build_info", "Always 1; which version this is, and which process answered.", "version", "worker"
-        ).labels(version("crashfold"), worker).set(1)
+            "build_info", "Always 1; which build this is, and which process answered.", "version", "revision", "worker"
+        ).labels(VERSION, revision(), worker).set(1)
         self._requests = self._counter(
             "requests", "Requests, by route, status and source.", "route", "status", "source"
         )

@@ -19,6 +19,7 @@ from redis.asyncio.client import Pipeline
 from engine.adapters import redis_packing as packing
 from engine.adapters.redis_client import Call, RedisClient, Script, glob_escaped
 from engine.adapters.redis_cluster import RedisCluster, by_server
+from engine.adapters.redis_usage import RedisUsage
 from engine.core.facts import (
     Applied,
     Behind,
@@ -41,6 +42,7 @@ from engine.errors import (
 from projections.delta import SortedSet, Value
 from schemas import keys
 from schemas.keys import STREAM_PLACE, Keys
+from schemas.predicate import Predicate
 
 TIMEOUT_S: Final = 5.0
 CONNECT_TIMEOUT_S: Final = 2.0
@@ -140,6 +142,10 @@ class RedisStore:
     def shadow(self) -> "RedisShadowStore":
         """The generation that a rebuild makes beside this one, over the same connections."""
         return RedisShadowStore(self._client, self._key_prefix)
+
+    def usage(self, predicates: Sequence[Predicate]) -> RedisUsage:
+        """What the servers and the keys of a stream with these predicates take, over the same connections."""
+        return RedisUsage(self._client, self._key_prefix, predicates)
 
     async def load(self, stream: str) -> Stored | None:
         """See `StateStore`. Raises StateError, naming the key, when what is stored cannot be read."""

@@ -122,6 +122,7 @@ async def run_engine(
             clock=CLOCK,
             meter=metrics,
             health=health,
+            usage=store.usage(settings.projections.predicates),
             until_caught_up=until_caught_up,
             shutdown_timeout_s=settings.engine.shutdown_timeout_s,
         )

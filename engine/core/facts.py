@@ -249,3 +249,19 @@ class DeadLetter(msgspec.Struct, frozen=True):
     topic: str
     partition: int
     record: Record
+
+
+class ServerUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """What one server of the store says of itself. Counts are since it was started; 0 for a limit means none."""
+
+    address: str
+    memory_bytes: int
+    memory_max_bytes: int
+    evicted_keys: int
+    """Keys that it dropped for want of memory: each may be state."""
+    expired_keys: int
+    hits: int
+    """Reads that found their key."""
+    misses: int
+    clients: int
+    commands: int

@@ -281,6 +281,8 @@ class Processor:
                 case Applied(version) | Duplicate(version):
                     stream.settle(commit.checkpoint)
                     self._partitions[stream.partition].known[stream.name] = commit.checkpoint.next_offset
+                    self._meter.stands(stream.name, stream.state.newest_end_time)
+                    self._meter.moved(stream.partition, self._clock.now_ms())
                     log.debug("committed", stream=stream.name, version=version, games=commit.total_games)
                 case Conflict(stored):
                     log.info("conflict", stream=stream.name, expected=commit.expected, stored=stored)
@@ -492,6 +494,7 @@ class Processor:
                 if position.next_offset > partition.folded.next_offset:
                     await self._recognise(stream)
                 partition.known[name] = stream.next_offset
+                self._meter.stands(name, stream.state.newest_end_time)
         if stream.partition != number:
             self._streams.refuse_to_move(name, stream.partition, number)
         self._streams.use(stream)

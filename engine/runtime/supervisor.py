@@ -15,9 +15,9 @@ import structlog
 from anyio.abc import TaskStatus
 
 from engine.core.facts import Bounds
-from engine.errors import ConfigurationError, Unavailable
+from engine.errors import ConfigurationError, CrashfoldError, Unavailable
 from engine.meter import Meter
-from engine.ports import Clock, EventLog
+from engine.ports import Clock, EventLog, StoreUsage
 from engine.runtime.health import HealthBoard
 from engine.runtime.patience import patiently
 from engine.runtime.processor import Processor
@@ -26,6 +26,10 @@ from engine.runtime.tasks import task_group
 OBSERVE_EVERY_S: Final = 1.0
 REPORT_EVERY_S: Final = 5.0
 SERVER_DEADLINE_S: Final = 5.0
+WATCH_STORE_EVERY_S: Final = 10.0
+MEASURE_STREAMS_EVERY_S: Final = 60.0
+STREAMS_MEASURED_MAX: Final = 20
+"""Streams whose memory is measured each time, those used last: some 220 questions each."""
 OTHERS_HOLD_ALL_S: Final = 30.0
 """A member of a group that was given no partition for so long will not be given one: longer than a group that lost a
 member needs to settle."""
@@ -37,8 +41,9 @@ class Supervisor:
     """Runs a processor until it is told to stop, or, `until_caught_up`, until it has committed what stood on its
     partitions when it began.
 
-    `event_log` is entered here. `shutdown_timeout_s` is how long a stop may take in all: half of it for the step under
-    way, a quarter for what a restart will want to know, a quarter for leaving the log.
+    `event_log` is entered here; `usage` is measured when it is given. `shutdown_timeout_s` is how long a stop may take
+    in all: half of it for the step under way, a quarter for what a restart will want to know, a quarter for leaving the
+    log.
     """
 
     def __init__(
@@ -49,9 +54,11 @@ class Supervisor:
         clock: Clock,
         meter: Meter,
         health: HealthBoard,
+        usage: StoreUsage | None = None,
         until_caught_up: bool = False,
         shutdown_timeout_s: float = 8.0,
     ) -> None:
+        self._usage = usage
         self._processor = processor
         self._log = event_log
         self._clock = clock
@@ -71,6 +78,8 @@ class Supervisor:
             async with self._entered():
                 tasks.start_soon(self._observe)
                 tasks.start_soon(self._report)
+                if self._usage is not None:
+                    tasks.start_soon(self._watch_store, self._usage)
                 await self._run_line()
             tasks.cancel_scope.cancel()
 
@@ -170,14 +179,34 @@ class Supervisor:
             self._health.log_ok()
             next_offset = self._processor.next_offsets.get(number)
             if next_offset is not None:
-                lag = max(0, bounds.end - next_offset)
                 self._health.progress(number, next_offset, bounds.end)
-                self._meter.lagging(number, lag, self._freshness_s(number) if lag else 0.0)
+                self._meter.lagging(number, next_offset, bounds, self._freshness_s(number))
 
     def _freshness_s(self, number: int) -> float:
         """Seconds since the last record that was committed was written to the log."""
         mark = self._processor.marks.get(number)
         return 0.0 if mark is None else max(0.0, (self._clock.now_ms() - mark.timestamp_ms) / 1000)
+
+    async def _watch_store(self, usage: StoreUsage) -> None:
+        """Measure what the store's servers and the streams in memory take; nothing depends on the answers."""
+        streams_due_s = 0.0
+        while True:
+            try:
+                with anyio.move_on_after(SERVER_DEADLINE_S):
+                    self._meter.store_used(await usage.servers())
+                    if self._clock.monotonic_s() >= streams_due_s:
+                        streams_due_s = self._clock.monotonic_s() + MEASURE_STREAMS_EVERY_S
+                        await self._measure_streams(usage)
+            except CrashfoldError as error:
+                log.debug("store_usage_unknown", error=str(error))
+            await self._clock.sleep(WATCH_STORE_EVERY_S)
+
+    async def _measure_streams(self, usage: StoreUsage) -> None:
+        for stream in list(self._processor.held)[-STREAMS_MEASURED_MAX:]:
+            memory_bytes = await usage.stream_bytes(stream)
+            if memory_bytes is None:
+                return
+            self._meter.stream_takes(stream, memory_bytes)
 
     async def _report(self) -> None:
         while True:

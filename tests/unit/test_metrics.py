@@ -5,11 +5,12 @@ import inspect
 import pytest
 from prometheus_client import generate_latest
 
-from engine.adapters.metrics import Metrics
+from engine.adapters.metrics import STREAMS_NAMED_MAX, Metrics
 from engine.core.batch import REASONS
-from engine.core.facts import Applied, Conflict, Duplicate
+from engine.core.facts import Applied, Bounds, Conflict, Duplicate, ServerUsage
 from engine.errors import StoreRefused, StoreUnavailable
 from engine.meter import Meter, NullMeter
+from engine.version import VERSION, revision
 
 
 @pytest.fixture
@@ -70,20 +71,70 @@ def test_games_and_steps_are_counted(metrics: Metrics) -> None:
 
 
 def test_freshness_is_zero_without_lag(metrics: Metrics) -> None:
-    metrics.lagging(3, 7, freshness_s=1.5)
+    metrics.lagging(3, 93, Bounds(20, 100), freshness_s=1.5)
     assert value(metrics, "lag_records", partition="3") == 7
     assert value(metrics, "freshness_seconds", partition="3") == 1.5
-    metrics.lagging(3, 0, freshness_s=900)
+    metrics.lagging(3, 100, Bounds(20, 100), freshness_s=900)
     assert value(metrics, "lag_records", partition="3") == 0
     assert value(metrics, "freshness_seconds", partition="3") == 0
 
 
-def test_the_lag_of_a_partition_that_another_engine_reads_is_not_reported(metrics: Metrics) -> None:
-    metrics.lagging(3, 7, freshness_s=1.5)
+def test_retention_headroom_is_what_lies_between_the_log_s_begin_and_the_checkpoint(metrics: Metrics) -> None:
+    metrics.lagging(3, 93, Bounds(20, 100))
+    assert value(metrics, "log_begin_offset", partition="3") == 20
+    assert value(metrics, "log_end_offset", partition="3") == 100
+    assert value(metrics, "next_offset", partition="3") == 93
+    assert value(metrics, "retention_headroom_records", partition="3") == 73
+
+
+def test_nothing_is_reported_of_a_partition_that_another_engine_reads(metrics: Metrics) -> None:
+    metrics.lagging(3, 93, Bounds(20, 100), freshness_s=1.5)
+    metrics.moved(3, 1_000)
     metrics.released(3)
     metrics.released(3)
-    assert value(metrics, "lag_records", partition="3") is None
-    assert value(metrics, "freshness_seconds", partition="3") is None
+    assert 'partition="3"' not in generate_latest(metrics.registry).decode()
+
+
+def test_the_newest_game_and_the_last_commit_are_unix_times(metrics: Metrics) -> None:
+    metrics.stands("crash", 1_768_480_301_337)
+    metrics.stands("empty", None)
+    metrics.moved(0, 1_768_480_301_500)
+    assert value(metrics, "newest_game_timestamp_seconds", stream="crash") == 1_768_480_301.337
+    assert value(metrics, "newest_game_timestamp_seconds", stream="empty") is None
+    assert value(metrics, "last_commit_timestamp_seconds", partition="0") == 1_768_480_301.5
+
+
+def test_so_many_streams_and_no_more_have_labels_of_their_own(metrics: Metrics) -> None:
+    for number in range(STREAMS_NAMED_MAX + 5):
+        metrics.stands(f"table{number}", 1_000)
+    metrics.stream_takes("table0", 4_096)
+    metrics.stream_takes(f"table{STREAMS_NAMED_MAX}", 4_096)
+    text = generate_latest(metrics.registry).decode()
+    assert text.count("crashfold_newest_game_timestamp_seconds{") == STREAMS_NAMED_MAX
+    assert value(metrics, "stream_memory_bytes", stream="table0") == 4_096
+    assert value(metrics, "stream_memory_bytes", stream=f"table{STREAMS_NAMED_MAX}") is None
+
+
+def test_each_server_of_the_store_has_a_sample_of_what_it_said_last(metrics: Metrics) -> None:
+    one = ServerUsage(
+        address="127.0.0.1:6379",
+        memory_bytes=10,
+        memory_max_bytes=100,
+        evicted_keys=1,
+        expired_keys=2,
+        hits=30,
+        misses=4,
+        clients=5,
+        commands=60,
+    )
+    metrics.store_used([one])
+    server = "127.0.0.1:6379"
+    assert value(metrics, "store_memory_bytes", server=server) == 10
+    assert value(metrics, "store_memory_max_bytes", server=server) == 100
+    assert value(metrics, "store_evicted_keys_total", server=server) == 1
+    assert value(metrics, "store_keyspace_hits_total", server=server) == 30
+    metrics.store_used([])
+    assert value(metrics, "store_memory_bytes", server=server) is None
 
 
 def test_what_is_held_is_a_gauge(metrics: Metrics) -> None:
@@ -103,7 +154,9 @@ def test_the_process_and_the_version_are_told_too(metrics: Metrics) -> None:
     text = generate_latest(metrics.registry).decode()
     assert "\npython_info{" in text
     assert "\nprocess_resident_memory_bytes " in text
-    assert '\ncrashfold_build_info{version="' in text
+    (build,) = [line for line in text.splitlines() if line.startswith("crashfold_build_info{")]
+    assert f'version="{VERSION}"' in build
+    assert f'revision="{revision()}"' in build
 
 
 def test_both_meters_have_every_method_of_the_protocol(metrics: Metrics) -> None:

@@ -19,7 +19,9 @@ from engine.adapters.clock import SystemClock
 from engine.adapters.memory_log import MemoryLog
 from engine.adapters.memory_store import Trouble
 from engine.adapters.metrics import Metrics
-from engine.errors import ConfigurationError, LostRange
+from engine.core.facts import ServerUsage
+from engine.errors import ConfigurationError, LostRange, StoreUnavailable
+from engine.ports import StoreUsage
 from engine.runtime import supervisor
 from engine.runtime.health import HealthBoard
 from engine.runtime.processor import Limits
@@ -37,7 +39,9 @@ LIMITS = Limits(batch_games_max=5, poll_wait_s=0.02)
 class Service:
     """A supervisor and what can be seen of it."""
 
-    def __init__(self, deployment: Deployment, *, until_caught_up: bool = False) -> None:
+    def __init__(
+        self, deployment: Deployment, *, until_caught_up: bool = False, usage: StoreUsage | None = None
+    ) -> None:
         self.deployment = deployment
         self.health = HealthBoard(CLOCK)
         self.metrics = Metrics()
@@ -49,6 +53,7 @@ class Service:
             clock=CLOCK,
             meter=self.metrics,
             health=self.health,
+            usage=usage,
             until_caught_up=until_caught_up,
             shutdown_timeout_s=STOP_S,
         )
@@ -310,3 +315,48 @@ async def test_a_log_that_goes_away_while_it_catches_up_is_waited_for(deployment
         await anyio.lowlevel.checkpoint()
         deployment.topic.available = True
     await deployment.check()
+
+
+class Weighed:
+    """Says the same of every stream; does not answer the first time."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def servers(self) -> list[ServerUsage]:
+        self.asked += 1
+        if self.asked == 1:
+            raise StoreUnavailable("it is away")
+        return [
+            ServerUsage(
+                address="here",
+                memory_bytes=10,
+                memory_max_bytes=0,
+                evicted_keys=0,
+                expired_keys=0,
+                hits=0,
+                misses=0,
+                clients=1,
+                commands=1,
+            )
+        ]
+
+    async def stream_bytes(self, stream: str) -> int | None:
+        return 4_096
+
+
+async def test_what_the_store_takes_is_measured_while_the_engine_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "WATCH_STORE_EVERY_S", 0.01)
+    monkeypatch.setattr(supervisor, "MEASURE_STREAMS_EVERY_S", 0.01)
+    deployment = Deployment()
+    deployment.publish(*GAMES)
+    service = Service(deployment, usage=Weighed())
+    value = service.metrics.registry.get_sample_value
+    async with running(service):
+        await until(lambda: value("crashfold_stream_memory_bytes", {"stream": "crash"}) == 4_096)
+        await until(lambda: value("crashfold_next_offset", {"partition": "0"}) == len(GAMES))
+        service.supervisor.stop()
+    assert value("crashfold_store_memory_bytes", {"server": "here"}) == 10
+    newest = value("crashfold_newest_game_timestamp_seconds", {"stream": "crash"})
+    assert newest == GAMES[-1].end_time / 1000
+    assert value("crashfold_last_commit_timestamp_seconds", {"partition": "0"}) is not None
