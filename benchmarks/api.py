@@ -8,6 +8,7 @@ with plain loops over the same games, and every answer that is timed must be of 
 import itertools
 import os
 import re
+import secrets
 import subprocess
 import sys
 import time
@@ -92,6 +93,7 @@ class Committer:
         checkpoint = Checkpoint(
             next_offset=state.totals.games,
             generation=self._generation,
+            commit=secrets.token_hex(8),
             writer="bench",
             topic="games",
             partition=0,

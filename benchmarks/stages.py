@@ -75,6 +75,7 @@ class Commits:
         self._checkpoint = Checkpoint(
             next_offset=1,
             generation="bench",
+            commit=f"{1:016x}",
             writer="bench",
             topic="bench",
             partition=0,
@@ -91,7 +92,8 @@ class Commits:
     def next(self, state: StreamState, delta: Delta) -> Commit:
         """The one that brings `state` by `delta`."""
         before = self._checkpoint
-        self._checkpoint = msgspec.structs.replace(before, next_offset=before.next_offset + 1)
+        next_offset = before.next_offset + 1
+        self._checkpoint = msgspec.structs.replace(before, next_offset=next_offset, commit=f"{next_offset:016x}")
         return self._commit(before.position, state, delta)
 
     def _commit(self, expected: Position | None, state: StreamState, delta: Writes) -> Commit:

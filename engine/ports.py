@@ -16,6 +16,7 @@ from engine.core.facts import (
     Manifest,
     Outcome,
     Polled,
+    Position,
     Promoted,
     Record,
     ServerUsage,
@@ -72,8 +73,8 @@ class StateStore(Protocol):
         refused were not; sending all again is safe too.
         """
 
-    async def positions(self, streams: Sequence[str]) -> list[int | None]:
-        """The `next_offset` of each stream's checkpoint; None where there is none."""
+    async def positions(self, streams: Sequence[str]) -> list[Position | None]:
+        """Where each stream's checkpoint stands; None where there is none."""
 
     async def read_manifest(self, topic: str, partition: int) -> Manifest | None:
         """The partition's manifest; None when there is none."""

@@ -6,6 +6,7 @@ its process id when its block ends.
 
 import os
 import resource
+import secrets
 import signal
 import subprocess
 import sys
@@ -61,6 +62,7 @@ class Writer:
         checkpoint = Checkpoint(
             next_offset=self._offset,
             generation=self._generation,
+            commit=secrets.token_hex(8),
             writer="test",
             topic=self._topic,
             partition=0,

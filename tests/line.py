@@ -118,6 +118,7 @@ class Deployment:
             only_stream=self.only,
             writer=f"engine-{number}",
             new_generation=lambda: f"g{number}.{next(self._numbers)}",
+            new_commit=lambda: f"{next(self._numbers):016x}",
             clock=self.clock,
             meter=metrics or Metrics(),
             health=health or HealthBoard(self.clock),

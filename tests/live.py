@@ -77,7 +77,8 @@ class ToldFollower(Follower):
 
     def _tell(self, generation: str, version: int) -> int:
         newest_id = self.games[-1].game_id if self.games else 0
-        standing = Standing(generation, version, "games", 0, len(self.games), len(self.games), newest_id)
+        games, commit_id = len(self.games), f"{version:016x}"
+        standing = Standing(generation, version, "games", 0, games, games, newest_id, commit_id)
         self._hold(Held(standing, window(self.games)))
         return version
 

@@ -88,6 +88,7 @@ class MemoryReader:
             checkpoint.next_offset,
             kept.total_games,
             kept.newest_id or 0,
+            checkpoint.commit,
         )
 
 

@@ -22,6 +22,7 @@ from engine.core.facts import (
     Duplicate,
     Manifest,
     Outcome,
+    Position,
     Promoted,
     Stored,
 )
@@ -76,11 +77,11 @@ class MemoryStore:
         await self._end(trouble)
         return outcomes
 
-    async def positions(self, streams: Sequence[str]) -> list[int | None]:
+    async def positions(self, streams: Sequence[str]) -> list[Position | None]:
         """See `StateStore`."""
         await self._end(await self._begin("positions"))
         found = [self._streams.get(stream) for stream in streams]
-        return [None if kept is None else kept.checkpoint.next_offset for kept in found]
+        return [None if kept is None else kept.checkpoint.position for kept in found]
 
     async def read_manifest(self, topic: str, partition: int) -> Manifest | None:
         """See `StateStore`."""
@@ -164,7 +165,7 @@ class MemoryStore:
             if self._streams is self._data.live:
                 self._data.publish(commit.stream)
             return Applied(version)
-        if kept is not None and stored == new.position and kept.checkpoint.writer == new.writer:
+        if kept is not None and stored == new.position:
             return Duplicate(kept.version)
         return Conflict(stored)
 

@@ -28,6 +28,7 @@ from engine.core.facts import (
     Duplicate,
     Manifest,
     Outcome,
+    Position,
     Promoted,
     Stored,
 )
@@ -88,6 +89,7 @@ class _Listing(msgspec.Struct, frozen=True):
     generation: str
     keys_created: str
     next_offset: str
+    commit: str
     aggregates: frozenset[str]
     names: tuple[str, ...]
 
@@ -172,13 +174,13 @@ class RedisStore:
         _raise_worst(replies)
         return [self._outcome(commit, reply) for commit, reply in zip(commits, replies, strict=True)]
 
-    async def positions(self, streams: Sequence[str]) -> list[int | None]:
+    async def positions(self, streams: Sequence[str]) -> list[Position | None]:
         """See `StateStore`."""
         places = [self._keys(stream).checkpoint for stream in streams]
-        found: dict[str, bytes | None] = {}
+        found: dict[str, list[bytes | None]] = {}
         for server, some in (await by_server(self._client, places)).items():
-            found.update(zip(some, await server.ask(partial(_next_offsets, some)), strict=True))
-        return [None if (text := found[place]) is None else packing.offset(place, text.decode()) for place in places]
+            found.update(zip(some, await server.ask(partial(_tokens, some)), strict=True))
+        return [packing.position(place, *(part or b"" for part in found[place])) for place in places]
 
     async def read_manifest(self, topic: str, partition: int) -> Manifest | None:
         """See `StateStore`."""
@@ -252,9 +254,9 @@ class RedisStore:
                 return Applied(int(version))
             case [b"duplicate", version]:
                 return Duplicate(int(version))
-            case [b"conflict", generation, next_offset]:
+            case [b"conflict", generation, next_offset, commit_id]:
                 place = self._keys(commit.stream).checkpoint
-                return Conflict(packing.position(place, generation, next_offset))
+                return Conflict(packing.position(place, generation, next_offset, commit_id))
         raise _unexpected(reply)
 
     async def _listing(self, names: Keys) -> _Listing | None:
@@ -404,8 +406,8 @@ class RedisShadowStore(RedisStore):
             match reply:
                 case [b"promoted", version]:
                     return Promoted(int(version))
-                case [b"behind", generation, next_offset]:
-                    live = packing.position(self._live(stream).checkpoint, generation, next_offset)
+                case [b"behind", generation, next_offset, commit_id]:
+                    live = packing.position(self._live(stream).checkpoint, generation, next_offset, commit_id)
                     assert live is not None
                     return Behind(live)
                 case [b"moved"]:
@@ -422,7 +424,7 @@ class RedisShadowStore(RedisStore):
     async def _promotion(self, stream: str, shadow: _Listing, allow_back: bool) -> Call:
         """The call of `promote.lua` with every key that it touches."""
         names, live = self._keys(stream), self._live(stream)
-        marks = await self._marks(live) or _Listing("", "", "", frozenset(), ())
+        marks = await self._marks(live) or _Listing("", "", "", "", frozenset(), ())
         found = await (await self._client.at(live.checkpoint)).scan(glob_escaped(live.prefix) + ":*")
         left_over = set(_named(live, found, marks.aggregates | shadow.aggregates)) - set(shadow.names)
         pairs = [key for name in shadow.names for key in (names.key(name), live.key(name))]
@@ -434,7 +436,7 @@ class RedisShadowStore(RedisStore):
             ],
             [
                 str(len(shadow.names)),
-                *(shadow.generation, shadow.next_offset, shadow.keys_created),
+                *(shadow.generation, shadow.next_offset, shadow.commit, shadow.keys_created),
                 *(marks.generation, marks.keys_created),
                 "1" if allow_back else "0",
                 live.updates,
@@ -475,8 +477,8 @@ class RedisShadowStore(RedisStore):
                 match reply:
                     case [b"applied" | b"duplicate", _] if not part.is_last:
                         made = part.number
-                    case [b"conflict", generation, next_offset] if (
-                        found := packing.parts_made(commit, generation, next_offset)
+                    case [b"conflict", generation, next_offset, commit_id] if (
+                        found := packing.parts_made(commit, generation, next_offset, commit_id)
                     ) is not None and not (part.is_last and found >= part.number):
                         if found < part.number:
                             raise StoreUnavailable("Redis has lost a part of a rebuild's commit; it is made again")
@@ -495,20 +497,20 @@ class RedisShadowStore(RedisStore):
 
 def _marks_of(checkpoints: Sequence[str], pipeline: Pipeline) -> None:
     for key in checkpoints:
-        pipeline.hmget(key, ("generation", "keys_created", "next_offset", "aggregates"))
+        pipeline.hmget(key, ("generation", "keys_created", "next_offset", "commit", "aggregates"))
 
 
 def _marks(checkpoint: str, reply: list[bytes | None]) -> _Listing:
     """A listing without its names. Raises StateError for one that was not written to its end."""
-    generation, keys_created, next_offset, aggregates = ((part or b"").decode() for part in reply)
+    generation, keys_created, next_offset, commit_id, aggregates = ((part or b"").decode() for part in reply)
     packing.offset(checkpoint, next_offset)
     known = frozenset(packing.split_aggregates(aggregates))
-    return _Listing(generation, keys_created, next_offset, known, ())
+    return _Listing(generation, keys_created, next_offset, commit_id, known, ())
 
 
-def _next_offsets(checkpoints: Sequence[str], pipeline: Pipeline) -> None:
+def _tokens(checkpoints: Sequence[str], pipeline: Pipeline) -> None:
     for key in checkpoints:
-        pipeline.hget(key, "next_offset")
+        pipeline.hmget(key, ("generation", "next_offset", "commit"))
 
 
 def _unlink(some: Sequence[str], pipeline: Pipeline) -> None:

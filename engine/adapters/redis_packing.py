@@ -44,7 +44,7 @@ _WRITE_BYTES: Final = 64
 
 _BOOKKEEPING: Final = frozenset(
     (
-        *("next_offset", "generation", "writer", "topic", "partition", "first_offset"),
+        *("next_offset", "generation", "commit", "writer", "topic", "partition", "first_offset"),
         *("mark_offset", "mark_timestamp", "mark_digest", "fingerprint", "aggregates"),
         *("total_games", "newest", "keys_created"),
     )
@@ -67,7 +67,7 @@ class Part(msgspec.Struct, frozen=True):
     """
 
     number: int
-    expected: tuple[str, str]
+    expected: tuple[str, str, str]
     next_offset: str
     delta: Writes
     is_last: bool
@@ -91,23 +91,25 @@ def parts_in_turn(commit: Commit, part_bytes: int = PART_BYTES) -> Iterator[Part
     for following in deltas:
         offset = f"{mark}{number}"
         yield Part(number, expected, offset, delta, False)
-        expected, number, delta = (commit.checkpoint.generation, offset), number + 1, following
+        made = (commit.checkpoint.generation, offset, commit.checkpoint.commit)
+        expected, number, delta = made, number + 1, following
     if keys.CHECKPOINT in commit.delta:
         delta[keys.CHECKPOINT] = commit.delta[keys.CHECKPOINT]
     yield Part(number, expected, str(commit.checkpoint.next_offset), delta, True)
 
 
-def parts_made(commit: Commit, generation: bytes, next_offset: bytes) -> int | None:
+def parts_made(commit: Commit, generation: bytes, next_offset: bytes, commit_id: bytes) -> int | None:
     """How many parts of the commit are made when the checkpoint stands there, `ALL_PARTS` when it is made whole; None
     when it stands where no part of this commit leads from or to."""
-    stored, (old_generation, before), mark = next_offset.decode(), _expected(commit), _mark_of_parts(commit)
-    if (generation.decode(), stored) == (old_generation, before):
+    found = (generation.decode(), next_offset.decode(), commit_id.decode())
+    if found == _expected(commit):
         return 0
-    if generation.decode() != commit.checkpoint.generation:
+    if (found[0], found[2]) != (commit.checkpoint.generation, commit.checkpoint.commit):
         return None
-    if stored == str(commit.checkpoint.next_offset):
+    if found[1] == str(commit.checkpoint.next_offset):
         return ALL_PARTS
-    return int(stored.removeprefix(mark)) if stored.startswith(mark) else None
+    mark = _mark_of_parts(commit)
+    return int(found[1].removeprefix(mark)) if found[1].startswith(mark) else None
 
 
 def call(names: Keys, commit: Commit, part: Part) -> Call:
@@ -117,7 +119,11 @@ def call(names: Keys, commit: Commit, part: Part) -> Call:
         fields = checkpoint_fields(commit)
         tail = f',"total_games":{commit.total_games},"newest":{_json(commit.newest_id)}}}'
     else:
-        fields = {"generation": checkpoint.generation, "next_offset": part.next_offset, "writer": checkpoint.writer}
+        fields = {
+            "generation": checkpoint.generation,
+            "next_offset": part.next_offset,
+            "commit": checkpoint.commit,
+        }
         tail = ""
     packed: list[object] = [*flattened(fields.items())]
     gone: tuple[str, ...] = ()
@@ -140,7 +146,7 @@ def call(names: Keys, commit: Commit, part: Part) -> Call:
             *part.expected,
             checkpoint.generation,
             part.next_offset,
-            checkpoint.writer,
+            checkpoint.commit,
             names.updates,
             tail,
             msgspec.msgpack.encode((packed, gone, places, writes)),
@@ -154,6 +160,7 @@ def checkpoint_fields(commit: Commit) -> dict[str, str]:
     return {
         "next_offset": str(checkpoint.next_offset),
         "generation": checkpoint.generation,
+        "commit": checkpoint.commit,
         "writer": checkpoint.writer,
         "topic": checkpoint.topic,
         "partition": str(checkpoint.partition),
@@ -173,6 +180,7 @@ def checkpoint(key: str, fields: Mapping[bytes, bytes]) -> Checkpoint:
         return Checkpoint(
             next_offset=offset(key, text["next_offset"]),
             generation=text["generation"],
+            commit=text.get("commit", ""),
             writer=text["writer"],
             topic=text["topic"],
             partition=int(text["partition"]),
@@ -206,11 +214,11 @@ def offset(key: str, text: str) -> int:
         raise StateError(f"{key} has the next_offset {text!r}, which is none: {WAY_OUT}") from None
 
 
-def position(key: str, generation: bytes, next_offset: bytes) -> Position | None:
-    """The position in a script's reply; both empty when there is no checkpoint."""
+def position(key: str, generation: bytes, next_offset: bytes, commit_id: bytes) -> Position | None:
+    """The position whose fields these are; all empty when there is no checkpoint."""
     if not generation and not next_offset:
         return None
-    return Position(generation.decode(), offset(key, next_offset.decode()))
+    return Position(generation.decode(), offset(key, next_offset.decode()), commit_id.decode())
 
 
 def window(key: str, members: Iterable[bytes]) -> list[Game]:
@@ -267,9 +275,9 @@ def flattened(pairs: Iterable[tuple[str, _Packed]]) -> Iterator[_Packed]:
     return chain.from_iterable(pairs)
 
 
-def _expected(commit: Commit) -> tuple[str, str]:
+def _expected(commit: Commit) -> tuple[str, str, str]:
     expected = commit.expected
-    return ("", "") if expected is None else (expected.generation, str(expected.next_offset))
+    return ("", "", "") if expected is None else (expected.generation, str(expected.next_offset), expected.commit)
 
 
 def _present(fields: Mapping[bytes, bytes]) -> Iterator[bytes]:

@@ -29,7 +29,7 @@ WINDOW_TIMEOUT_S: Final = 15.0
 STREAMS_MAX: Final = 1_000
 """Connections for subscriptions, one a stream."""
 
-_STANDING: Final = ("generation", "topic", "partition", "next_offset", "total_games", "newest")
+_STANDING: Final = ("generation", "topic", "partition", "next_offset", "total_games", "newest", "commit")
 
 _decode_update = msgspec.json.Decoder(Update).decode
 
@@ -198,7 +198,7 @@ class _Updates:
 def _standing(names: Keys, fields: list[bytes | None], version: bytes | None) -> Standing | None:
     if fields[0] is None:
         return None
-    generation, topic, partition, next_offset, total_games, newest = ((part or b"").decode() for part in fields)
+    generation, topic, partition, next_offset, total_games, newest, commit = ((part or b"").decode() for part in fields)
     try:
         return Standing(
             generation,
@@ -208,6 +208,7 @@ def _standing(names: Keys, fields: list[bytes | None], version: bytes | None) ->
             packing.offset(names.checkpoint, next_offset),
             int(total_games),
             int(newest or "0"),
+            commit,
         )
     except ValueError:
         raise StateError(f"{names.checkpoint} is no checkpoint: {packing.WAY_OUT}") from None

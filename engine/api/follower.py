@@ -170,7 +170,7 @@ class Follower:
         self._clock = clock
         self._replica = replica
         self._new_log = new_log
-        self._held = Held(Standing("", 0, "", 0, 0, 0, 0), Games.empty(_NO_BANDS))
+        self._held = Held(Standing("", 0, "", 0, 0, 0, 0, ""), Games.empty(_NO_BANDS))
         self._subscriptions: set[Subscription] = set()
         self._changed = anyio.Event()
         self._told = 0

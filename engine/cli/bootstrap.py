@@ -67,6 +67,11 @@ def new_generation() -> str:
     return secrets.token_hex(6)
 
 
+def new_commit() -> str:
+    """An id for a commit that no other has."""
+    return secrets.token_hex(8)
+
+
 def new_processor(
     settings: Settings,
     event_log: EventLog,
@@ -87,6 +92,7 @@ def new_processor(
         only_stream=only_stream(settings),
         writer=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
         new_generation=new_generation,
+        new_commit=new_commit,
         clock=CLOCK,
         meter=meter or NullMeter(),
         health=health or HealthBoard(CLOCK),

@@ -143,12 +143,13 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     that hold the state (`StreamState.stored`)."""
 
     next_offset: int
-    """The next offset to read. With `generation` it is the fencing token of the compare-and-set."""
+    """The next offset to read."""
     generation: str
     """Names one build of the read model; `promote` brings another."""
+    commit: str
+    """16 hex digits that no other commit has; '' in a state that was stored before commits had them."""
     writer: str
-    """The engine that made the last commit: another one's commit of the same offsets is a conflict, for its state has
-    other snapshots."""
+    """The engine that made the last commit, for an operator who wonders."""
     topic: str
     partition: int
     first_offset: int
@@ -164,18 +165,26 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def position(self) -> "Position":
         """What a commit on top of this one expects."""
-        return Position(self.generation, self.next_offset)
+        return Position(self.generation, self.next_offset, self.commit)
 
 
 class Position(msgspec.Struct, frozen=True):
-    """The fencing token."""
+    """The fencing token: one commit of one stream.
+
+    An offset is a place, not a history. After a failover and back, or a restored dump, the expected offset may stand
+    there with other snapshots and another version behind it, so two positions are the same only by their `commit`.
+    """
 
     generation: str
     next_offset: int
+    commit: str
 
 
 class Commit(msgspec.Struct, frozen=True):
-    """All that one compare-and-set writes: made only if the stream stands at `expected` (None: has no checkpoint)."""
+    """All that one compare-and-set writes: made only if the stream stands at `expected` (None: has no checkpoint).
+
+    Sent again it is the same commit, by the id in its checkpoint.
+    """
 
     stream: str
     expected: Position | None
@@ -192,7 +201,7 @@ class Applied(msgspec.Struct, frozen=True):
 
 
 class Duplicate(msgspec.Struct, frozen=True):
-    """The same writer had made this very commit before, as this version: its reply was lost. A success."""
+    """This very commit had been made before, as this version: its reply was lost. A success."""
 
     version: int
 
@@ -220,6 +229,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     Every record below `low_water` is in its stream's checkpoint (or a dead letter). `streams` has the `next_offset`
     that each stream's checkpoint had, so that one which has fallen behind it, because Redis lost writes, is noticed.
+    Which commit it was need not be known: a restart loads what stands there, and of one topic every history that has
+    come as far has folded the same records.
     `mark` is of the last record read below `low_water`; None when there was none.
     """
 

@@ -16,6 +16,8 @@ class Standing(msgspec.Struct, frozen=True):
     total_games: int
     newest_id: int
     """0 before the first game."""
+    commit: str
+    """The id of the commit that made this version, which no other has; '' in a state stored before commits had them."""
 
 
 class Text(msgspec.Struct, frozen=True):

@@ -10,7 +10,7 @@ from functools import partial
 import msgspec
 import structlog
 
-from engine.core.facts import Manifest, Mark
+from engine.core.facts import Manifest, Mark, Position
 from engine.core.start import Begin, Lost, Recreated, Start, where_to_begin
 from engine.errors import LostRange, TopicRecreated, Unavailable
 from engine.ports import EventLog, StateStore
@@ -29,11 +29,11 @@ class Place(msgspec.Struct, frozen=True):
 class Partition:
     """A partition that is held: everything below `folded` is folded, everything below `committed` committed.
 
-    `begin` is the lowest offset that was read since it was gained; `known` has its streams' checkpoints, as far as this
-    engine knows: the store must never have less.
+    `begin` is the lowest offset that was read since it was gained; `known` has where its streams' checkpoints stood
+    when this engine committed or read them last: the store must have these very commits, or others on top of them.
     """
 
-    def __init__(self, begin: int, mark: Mark | None, known: dict[str, int]) -> None:
+    def __init__(self, begin: int, mark: Mark | None, known: dict[str, Position]) -> None:
         self.begin = begin
         self.folded = self.committed = Place(begin, mark)
         self.known = known
@@ -42,14 +42,30 @@ class Partition:
 
     def manifest(self, low_water: int) -> Manifest:
         """What is known of the partition, all of it, so that one note makes good whatever the store has lost."""
-        return Manifest(low_water=low_water, streams=dict(self.known), mark=self.committed.mark)
+        streams = {name: position.next_offset for name, position in self.known.items()}
+        return Manifest(low_water=low_water, streams=streams, mark=self.committed.mark)
 
 
 class Placed(msgspec.Struct, frozen=True):
     """What was decided for a partition, and what the store has of the streams that were known on it."""
 
     start: Start
-    stored: dict[str, int | None]
+    stored: dict[str, Position | None]
+
+
+class Changed(msgspec.Struct, frozen=True):
+    """A stream of which the store has another commit than `known`, the last one this engine knows of: at `stored`."""
+
+    stream: str
+    partition: int
+    known: Position
+    stored: Position | None
+
+    @property
+    def writes_lost(self) -> bool:
+        """Whether what was committed is not there, rather than that somebody went on from it or swapped it."""
+        stored, known = self.stored, self.known
+        return stored is None or (stored.generation == known.generation and stored.next_offset <= known.next_offset)
 
 
 class Partitions:
@@ -109,7 +125,8 @@ class Partitions:
         found = await self._patience.with_log(partial(self._log.record, number, mark.offset)) if mark else None
         positions = await self._patience.with_store(lambda: self._store.positions(names))
         stored = dict(zip(names, positions, strict=True))
-        start = where_to_begin(manifest, stored, bounds, found)
+        offsets = {name: None if position is None else position.next_offset for name, position in stored.items()}
+        start = where_to_begin(manifest, offsets, bounds, found)
         match start:
             case Begin(next_offset) | Lost(_, next_offset):
                 if isinstance(start, Lost):
@@ -149,22 +166,22 @@ class Partitions:
             )
         log.warning("gap_accepted", topic=topic, partition=number, evidence=evidence)
 
-    async def fallen_behind(self) -> list[int]:
-        """The partitions of which the store has less than was committed. Asks it in any case."""
+    async def changed(self) -> list[Changed]:
+        """The streams of which the store has another commit than the last one known. Asks it in any case.
+
+        After a failover and back it may have another history up to the same offset or beyond; then no offset tells.
+        """
         numbers = [number for number in self if number not in self.seeks]
-        names = [name for number in numbers for name in self.held[number].known]
-        if not names:
+        known = [(name, number, position) for number in numbers for name, position in self.held[number].known.items()]
+        if not known:
             for number in numbers[:1]:
                 await self._store.read_manifest(self._log.topic, number)
             return []
-        stored = dict(zip(names, await self._store.positions(names), strict=True))
-
-        def has(name: str, known: int) -> bool:
-            position = stored[name]
-            return position is not None and position >= known
-
+        stored = await self._store.positions([name for name, _, _ in known])
         return [
-            number for number in numbers if not all(has(name, known) for name, known in self.held[number].known.items())
+            Changed(name, number, position, found)
+            for (name, number, position), found in zip(known, stored, strict=True)
+            if found != position
         ]
 
     async def note_manifests(self) -> None:

@@ -27,6 +27,7 @@ from engine.core.facts import (
     Mark,
     Outcome,
     Polled,
+    Position,
     Records,
 )
 from engine.core.fairness import FairnessCheck, Faults
@@ -78,8 +79,9 @@ class Limits(msgspec.Struct, frozen=True):
 class Processor:
     """One engine's line over the partitions it holds.
 
-    `writer` names this engine in the checkpoints; `new_generation` names a build of a stream that has none yet. With
-    `accept_gap` records that are gone are done without. `plan.rule` must be that of `fairness`.
+    `writer` names this engine in the checkpoints; `new_generation` names a build of a stream that has none yet,
+    `new_commit` a commit, by 16 hex digits. With `accept_gap` records that are gone are done without. `plan.rule` must
+    be that of `fairness`.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class Processor:
         only_stream: str | None,
         writer: str,
         new_generation: Callable[[], str],
+        new_commit: Callable[[], str],
         clock: Clock,
         meter: Meter,
         health: HealthBoard,
@@ -107,6 +110,7 @@ class Processor:
         self._only_stream = only_stream
         self._writer = writer
         self._new_generation = new_generation
+        self._new_commit = new_commit
         self._clock = clock
         self._meter = meter
         self._health = health
@@ -280,7 +284,7 @@ class Processor:
             match outcome:
                 case Applied(version) | Duplicate(version):
                     stream.settle(commit.checkpoint)
-                    self._partitions[stream.partition].known[stream.name] = commit.checkpoint.next_offset
+                    self._partitions[stream.partition].known[stream.name] = commit.checkpoint.position
                     self._meter.stands(stream.name, stream.state.newest_end_time)
                     self._meter.moved(stream.partition, self._clock.now_ms())
                     log.debug("committed", stream=stream.name, version=version, games=commit.total_games)
@@ -410,13 +414,14 @@ class Processor:
                 await self._patience.with_log(partial(self._log.seek, number, next_offset))
 
     async def _place(self, number: int, manifest: Manifest | None) -> None:
-        """Find out where to read a partition from; forget the streams of which the store has less than was known, and
-        write an accepted gap down. Raises a StateError when the partition no longer holds what is needed."""
+        """Find out where to read a partition from; forget the streams of which the store has another commit than is
+        held, or less than is folded, and write an accepted gap down. Raises a StateError when the partition no longer
+        holds what is needed.
+        """
         placed = await self._partitions.place(number, manifest)
         for name, position in placed.stored.items():
             stream = self._streams.get(name)
-            is_another = isinstance(placed.start, Recreated)
-            if stream is not None and (is_another or position is None or position < stream.next_offset):
+            if stream is not None and (isinstance(placed.start, Recreated) or not stream.stands_at(position)):
                 self.forget(name)
         if not isinstance(placed.start, Begin):
             await self._write_down(number, placed.start)
@@ -441,7 +446,7 @@ class Processor:
                 if stream.checkpoint is None:
                     del partition.known[name]
                     continue
-                partition.known[name] = stream.checkpoint.next_offset
+                partition.known[name] = stream.checkpoint.position
                 if isinstance(accepted, Recreated):
                     stream.next_offset, stream.first_offset = partition.begin, -1
                     stream.generation = self._new_generation()
@@ -466,9 +471,10 @@ class Processor:
     async def _refuse_other_settings(self, number: int) -> None:
         """Raise FingerprintMismatch now rather than with the first record; the stream that was busy last tells."""
         partition = self._partitions[number]
-        known = {name: known for name, known in partition.known.items() if known <= partition.begin}
+        offsets = {name: position.next_offset for name, position in partition.known.items()}
+        known = [name for name, next_offset in offsets.items() if next_offset <= partition.begin]
         if known:
-            await self._stream(max(known, key=lambda name: known[name]), number)
+            await self._stream(max(known, key=lambda name: offsets[name]), number)
 
     async def _stream(self, name: str, number: int) -> Stream | None:
         """The stream in memory, loaded when it is not there. Raises a StateError when it does not fit.
@@ -484,7 +490,7 @@ class Processor:
             partition = self._partitions[number]
             position = None if stream.checkpoint is None else stream.checkpoint.position
             known = partition.known.get(name)
-            if known is not None and (position is None or position.next_offset < known):
+            if known is not None and (position is None or position.next_offset < known.next_offset):
                 self._fallen[name] = Clash(name, number, position)
                 return None
             if known is None and position is not None and position.next_offset < partition.begin:
@@ -493,7 +499,7 @@ class Processor:
             if position is not None:
                 if position.next_offset > partition.folded.next_offset:
                     await self._recognise(stream)
-                partition.known[name] = stream.next_offset
+                partition.known[name] = position
                 self._meter.stands(name, stream.state.newest_end_time)
         if stream.partition != number:
             self._streams.refuse_to_move(name, stream.partition, number)
@@ -531,6 +537,7 @@ class Processor:
         checkpoint = Checkpoint(
             next_offset=stream.next_offset,
             generation=stream.generation or self._new_generation(),
+            commit=self._new_commit(),
             writer=self._writer,
             topic=self._log.topic,
             partition=stream.partition,
@@ -569,9 +576,10 @@ class Processor:
             stream = await self._streams.load(name, number)
             self._streams.use(stream)
             if stream.checkpoint is None:
-                partition.known.setdefault(name, 0)  # it has nothing any more, which sends us back to the start
+                # It has nothing any more, which sends us back to the start.
+                partition.known.setdefault(name, Position("", 0, ""))
             else:
-                partition.known[name] = stream.checkpoint.next_offset
+                partition.known[name] = stream.checkpoint.position
                 low_water[number] = min(low_water[number], stream.checkpoint.next_offset)
         for number in sorted({clash.partition for clash in clashes}):
             await self._place(number, self._partitions[number].manifest(low_water[number]))
@@ -606,10 +614,11 @@ class Processor:
                 )
 
     async def _look_after_the_store(self) -> None:
-        """Now and then: let go of what need not be in memory, ask whether the store still has what was committed, and
-        note where a restart may begin.
+        """Now and then: let go of what need not be in memory, ask whether the store still has the very commits that
+        were made, and note where a restart may begin.
 
-        So writes that were lost are noticed, and made again, also of a stream for which nothing comes any more; and a
+        So writes that were lost are noticed, and made again, also of a stream for which nothing comes any more; and so
+        is another history that stands where ours was, after a failover and back. A
         store that is away is noticed while there is nothing to commit. One try each: the next turn has another.
         """
         now_s = self._clock.monotonic_s()
@@ -620,15 +629,19 @@ class Processor:
         self._streams.forget_idle(self._limits.games_held_max)
         self._tell_holding()
         try:
-            fallen = await self._partitions.fallen_behind()
+            changed = await self._partitions.changed()
         except Unavailable as error:
             self._health.store_down(str(error))
             log.warning("store_away", error=str(error))
             return
         self._health.store_ok()
-        for number in fallen:
+        for number in sorted({one.partition for one in changed}):
+            here = [one for one in changed if one.partition == number]
+            if lost := [one.stream for one in here if one.writes_lost]:
+                log.warning("writes_lost", partition=number, streams=len(lost), stream=lost[0])
+            else:
+                log.info("state_replaced", partition=number, streams=len(here), stream=here[0].stream)
             partition = self._partitions[number]
-            log.warning("writes_lost", partition=number)
             await self._place(number, partition.manifest(partition.committed.next_offset))
         await self._partitions.note_manifests()
 

@@ -242,11 +242,14 @@ class Rebuild:
         names = [only or stream_name(letter.record.key) for letter in letters]
         streams = sorted({name for name in names if isinstance(name, str)})
         positions = await self._from_store(lambda: self._live.positions(streams))
-        passed = dict(zip(streams, positions, strict=True))
+        passed = {
+            stream: 0 if position is None else position.next_offset
+            for stream, position in zip(streams, positions, strict=True)
+        }
         new = [
             letter
             for name, letter in zip(names, letters, strict=True)
-            if isinstance(name, str) and (name in self._from_elsewhere or letter.record.offset >= (passed[name] or 0))
+            if isinstance(name, str) and (name in self._from_elsewhere or letter.record.offset >= passed[name])
         ]
         if new:
             await self._from_log(lambda: self._dead_letters.put(new))

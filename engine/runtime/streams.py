@@ -56,6 +56,14 @@ class Stream:
         """What holding it costs, in games of the window: its series and last games are often more than that has."""
         return self._weight + self.state.games_held - self._games_weighed
 
+    def stands_at(self, position: Position | None) -> bool:
+        """Whether this is the stream as it is stored at that position, with nothing folded that must be read again."""
+        if position is None:
+            return self.checkpoint is None
+        return self.checkpoint is not None and (
+            self.checkpoint.position == position and self.next_offset <= position.next_offset
+        )
+
     def _weigh(self) -> None:
         """Look at what it takes, each time that it has grown by an eighth."""
         state = self.committed

@@ -7,6 +7,7 @@
 Every test has a stream of its own, so one server serves them all.
 """
 
+import hashlib
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
@@ -66,6 +67,12 @@ class Store(StateStore, StateReader, Protocol):
         """The generation beside it."""
 
 
+def at(next_offset: int, generation: str = "g1", history: str = "") -> Position:
+    """Where the commit of these tests stands that leads there: its id follows from place and `history`."""
+    commit_id = hashlib.sha256(f"{generation}/{next_offset}/{history}".encode()).hexdigest()[:16]
+    return Position(generation, next_offset, commit_id)
+
+
 def commit(
     stream: str,
     expected: Position | None,
@@ -73,7 +80,7 @@ def commit(
     delta: Writes | None = None,
     *,
     generation: str | None = None,
-    writer: str = "engine-1",
+    history: str = "",
     newest_id: int | None = None,
 ) -> Commit:
     """A commit on top of `expected`; by default of the same generation."""
@@ -82,7 +89,8 @@ def commit(
     checkpoint = Checkpoint(
         next_offset=next_offset,
         generation=generation,
-        writer=writer,
+        commit=at(next_offset, generation, history).commit,
+        writer="engine-1",
         topic="games",
         partition=3,
         first_offset=7,
@@ -108,7 +116,7 @@ def numbered(stream: str, number: int, before: Position | None = None) -> Commit
         keys.CHECKPOINT: WriteHash({"base": text}),
     }
     if number > 1:
-        before = before or Position("g1", number - 1)
+        before = before or at(number - 1)
     if number % KEY_COMMITS == 0:
         delta[f"scores:{number // KEY_COMMITS - 1}"] = Remove()
     return commit(stream, before, number, delta, newest_id=number)
@@ -204,7 +212,7 @@ class StateStoreContract(StreamFixture):
         assert stored.state == {"base": b"1"}
         assert stored.window == [game(1)]
         assert await store.read_model(stream) == (stored, model_of(1))
-        assert await store.positions(["other", stream]) == [None, 1]
+        assert await store.positions(["other", stream]) == [None, at(1)]
 
     async def test_several_streams_are_read_as_each_is(self, store: Store) -> None:
         streams = ["a", "ab", "b", "a.b", "none"]
@@ -250,16 +258,16 @@ class StateStoreContract(StreamFixture):
         assert outcomes == [Duplicate(2)]
         assert await model(store, stream) == model_of(2)
 
-    async def test_the_same_offsets_from_another_writer_conflict(self, store: Store, stream: str) -> None:
+    async def test_another_commit_of_the_same_offsets_conflicts(self, store: Store, stream: str) -> None:
         await store.commit([numbered(stream, 1)])
-        other = commit(stream, None, 1, {"text:a": SetString(b"other")}, writer="engine-2")
-        assert await store.commit([other]) == [Conflict(Position("g1", 1))]
+        other = commit(stream, None, 1, {"text:a": SetString(b"other")}, history="of another engine")
+        assert await store.commit([other]) == [Conflict(at(1))]
         assert await model(store, stream) == model_of(1)
 
     @pytest.mark.parametrize(
         "expected",
-        [None, Position("g1", 1), Position("g1", 3), Position("g0", 2)],
-        ids=["none", "behind", "ahead", "another generation"],
+        [None, at(1), at(3), at(2, "g0"), at(2, history="before a failover"), Position("g1", 2, "")],
+        ids=["none", "behind", "ahead", "another generation", "another history", "no commit"],
     )
     async def test_a_commit_on_another_position_writes_nothing(
         self, store: Store, stream: str, expected: Position | None
@@ -269,7 +277,7 @@ class StateStoreContract(StreamFixture):
         before = await store.read_model(stream)
         delta: Delta = {keys.CHECKPOINT: WriteHash({"base": b"?"})}
         delta.update((name, Remove()) for name in model_of(2))
-        assert await store.commit([commit(stream, expected, 9, delta)]) == [Conflict(Position("g1", 2))]
+        assert await store.commit([commit(stream, expected, 9, delta)]) == [Conflict(at(2))]
         assert await store.read_model(stream) == before
 
     async def test_a_commit_on_a_checkpoint_that_is_gone_conflicts_with_none(self, store: Store, stream: str) -> None:
@@ -279,18 +287,19 @@ class StateStoreContract(StreamFixture):
     async def test_offsets_beyond_what_a_double_holds_are_told_apart(self, store: Store, stream: str) -> None:
         big = 2**62
         await store.commit([commit(stream, None, big)])
-        late = commit(stream, Position("g1", big + 1), big + 2)
-        assert await store.commit([late]) == [Conflict(Position("g1", big))]
-        assert await store.commit([commit(stream, Position("g1", big), big + 1)]) == [Applied(2)]
-        assert await store.commit([commit(stream, Position("g1", big), big + 1)]) == [Duplicate(2)]
-        assert await store.positions([stream]) == [big + 1]
+        here = commit(stream, None, big).checkpoint.position
+        late = commit(stream, msgspec.structs.replace(here, next_offset=big + 1), big + 2)
+        assert await store.commit([late]) == [Conflict(here)]
+        assert await store.commit([commit(stream, here, big + 1)]) == [Applied(2)]
+        assert await store.commit([commit(stream, here, big + 1)]) == [Duplicate(2)]
+        assert await store.positions([stream]) == [at(big + 1)]
 
     async def test_commits_of_several_streams_are_made_each_for_itself(self, store: Store, stream: str) -> None:
         others = [f"{stream[:20]}.{n}" for n in range(5)]
         await store.commit([numbered(others[1], 1), numbered(others[3], 1)])
         outcomes = await store.commit([numbered(other, 1) for other in others[:3]] + [numbered(others[3], 2)])
         assert outcomes == [Applied(1), Duplicate(1), Applied(1), Applied(2)]
-        assert await store.positions(others) == [1, 1, 1, 2, None]
+        assert await store.positions(others) == [at(1), at(1), at(1), at(2), None]
         assert [await store.commit([]), await store.positions([])] == [[], []]
 
     @ANY_STORE
@@ -315,7 +324,7 @@ class StateStoreContract(StreamFixture):
         misfit: Write = SetString(b"?") if name != "text:a" else WriteHash({"?": b"?"})
         delta: Delta = {"text:b": SetString(b"new"), "fields:b": WriteHash({"a": b"new"}), name: misfit}
         with pytest.raises(StateError, match="replay"):
-            await store.commit([commit(stream, Position("g1", 2), 3, delta, newest_id=2)])
+            await store.commit([commit(stream, at(2), 3, delta, newest_id=2)])
         assert await store.read_model(stream) == before
 
     async def test_what_is_loaded_is_of_one_version_while_another_writes(self, store: Store, stream: str) -> None:
@@ -375,7 +384,7 @@ class ShadowStoreContract(StreamFixture):
         assert await shadow.commit([rebuilt(stream, 2)]) == [Duplicate(2)]
         assert await model(store, stream) == model_of(1)
         assert await model(shadow, stream) == model_of(2)
-        assert [await store.positions([stream]), await shadow.positions([stream])] == [[1], [2]]
+        assert [await store.positions([stream]), await shadow.positions([stream])] == [[at(1)], [at(2, "g2")]]
 
     async def test_promote_puts_the_shadow_in_the_place_of_the_live_state(self, store: Store, stream: str) -> None:
         left_over: Delta = {"text:left": SetString(b"x"), "scores:left": WriteSortedSet({1: b"x"})}
@@ -410,7 +419,7 @@ class ShadowStoreContract(StreamFixture):
             await store.commit([numbered(stream, number)])
         shadow = await rebuild(store, stream, 2)
         before = await store.read_model(stream)
-        assert await shadow.promote(stream) == Behind(Position("g1", 5))
+        assert await shadow.promote(stream) == Behind(at(5))
         assert await store.read_model(stream) == before
         assert await model(shadow, stream) == model_of(2)
         assert await shadow.promote(stream, allow_back=True) == Promoted(6)
@@ -420,13 +429,13 @@ class ShadowStoreContract(StreamFixture):
         await store.commit([commit(stream, None, 100)])
         shadow = store.shadow()
         await shadow.commit([commit(stream, None, 99, generation="g2")])
-        assert await shadow.promote(stream) == Behind(Position("g1", 100))
+        assert await shadow.promote(stream) == Behind(at(100))
 
     async def test_the_live_engine_learns_of_the_swap_by_a_conflict(self, store: Store, stream: str) -> None:
         await store.commit([numbered(stream, 1)])
         shadow = await rebuild(store, stream, 1)
         await shadow.promote(stream)
-        assert await store.commit([numbered(stream, 2)]) == [Conflict(Position("g2", 1))]
+        assert await store.commit([numbered(stream, 2)]) == [Conflict(at(1, "g2"))]
         assert await store.commit([rebuilt(stream, 2)]) == [Applied(3)]
         assert await model(store, stream) == model_of(2)
 
@@ -449,10 +458,10 @@ class ShadowStoreContract(StreamFixture):
             await shadow.commit([rebuilt(name, 1)])
         await shadow.clear([])
         await shadow.clear(streams[:1])
-        assert await shadow.positions(streams) == [None, 1, 1]
+        assert await shadow.positions(streams) == [None, at(1, "g2"), at(1, "g2")]
         await shadow.clear(streams[:2])
-        assert await shadow.positions(streams) == [None, None, 1]
-        assert await store.positions(streams) == [1, 1, 1]
+        assert await shadow.positions(streams) == [None, None, at(1, "g2")]
+        assert await store.positions(streams) == [at(1)] * 3
         assert await shadow.read_model(streams[0]) is None
         assert await model(store, streams[0]) == model_of(1)
 
@@ -506,7 +515,7 @@ class ShadowStoreContract(StreamFixture):
 
 def rebuilt(stream: str, number: int) -> Commit:
     """`numbered` in another generation."""
-    made = numbered(stream, number, Position("g2", number - 1) if number > 1 else None)
+    made = numbered(stream, number, at(number - 1, "g2") if number > 1 else None)
     return commit(stream, made.expected, number, made.delta, generation="g2", newest_id=number)
 
 

@@ -3,13 +3,14 @@
 import pytest
 
 from engine.adapters.memory_store import MemoryStore, Trouble
-from engine.core.facts import Applied, Conflict, Duplicate, Position, Promoted
+from engine.core.facts import Applied, Conflict, Duplicate, Promoted
 from engine.errors import StateError, StoreRefused, StoreUnavailable
 from projections.delta import Delta, SetString, WriteSortedSet
 from schemas import keys
 from tests.contract.state_store import (
     ShadowStoreContract,
     StateStoreContract,
+    at,
     commit,
     model,
     model_of,
@@ -68,7 +69,7 @@ async def test_a_store_that_lost_its_last_writes_conflicts_with_what_comes_next(
     then = store.snapshot()
     await store.commit([numbered("crash", 2)])
     store.restore(then)
-    assert await store.commit([numbered("crash", 3)]) == [Conflict(Position("g1", 1))]
+    assert await store.commit([numbered("crash", 3)]) == [Conflict(at(1))]
     assert await model(store, "crash") == model_of(1)
 
 

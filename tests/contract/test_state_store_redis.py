@@ -9,13 +9,14 @@ from redis.asyncio import Redis
 
 from engine.adapters.redis import RedisShadowStore, RedisStore
 from engine.adapters.redis_client import Call, RedisClient
-from engine.core.facts import Applied, Promoted
+from engine.core.facts import Applied, Conflict, Position, Promoted
 from engine.errors import StateError, StoreRefused
 from projections.delta import SetString
 from tests.contract.state_store import (
     PATIENCE_S,
     ShadowStoreContract,
     StateStoreContract,
+    at,
     commit,
     model,
     model_of,
@@ -48,6 +49,7 @@ async def test_the_checkpoint_can_be_read_by_eye(store: RedisStore, redis: Redis
     assert await redis.hgetall("test:{crash}:checkpoint") == {
         "next_offset": "1",
         "generation": "g1",
+        "commit": at(1).commit,
         "writer": "engine-1",
         "topic": "games",
         "partition": "3",
@@ -197,7 +199,7 @@ async def test_a_live_engine_that_creates_keys_for_ever_makes_a_promotion_give_u
     interrupted.meanwhile = meanwhile
     with pytest.raises(StoreRefused, match="try again"):
         await interrupted.promote(STREAM)
-    assert (await store.positions([STREAM])) == [live.checkpoint.next_offset]
+    assert (await store.positions([STREAM])) == [live.checkpoint.position]
 
 
 async def test_a_shadow_that_lost_a_key_is_listed_again(
@@ -226,6 +228,18 @@ async def test_two_rebuilds_at_once_promote_one_of_them(store: RedisStore, inter
     interrupted.meanwhile = meanwhile
     assert await interrupted.promote(STREAM) == Promoted(2)
     assert await model(store, STREAM) == model_of(1)
+
+
+async def test_a_state_that_was_stored_before_commits_had_ids_is_gone_on_from(store: RedisStore, redis: Redis) -> None:
+    await store.commit([numbered(STREAM, 1)])
+    await redis.hdel("test:{crash}:checkpoint", "commit")
+    stored = await store.load(STREAM)
+    assert stored is not None
+    assert stored.checkpoint.position == Position("g1", 1, "")
+    assert await store.positions([STREAM]) == [Position("g1", 1, "")]
+    assert await store.commit([commit(STREAM, at(1), 2)]) == [Conflict(Position("g1", 1, ""))]
+    assert await store.commit([numbered(STREAM, 2, stored.checkpoint.position)]) == [Applied(2)]
+    assert await store.positions([STREAM]) == [at(2)]
 
 
 @pytest.mark.parametrize(
@@ -298,7 +312,7 @@ async def test_of_several_commits_one_that_does_not_fit_does_not_stop_the_others
     await redis.set("test:{b}:fields:a", "x")
     with pytest.raises(StateError):
         await store.commit([numbered("a", 1), numbered("b", 1), numbered("c", 1)])
-    assert await store.positions(["a", "b", "c"]) == [1, None, 1]
+    assert await store.positions(["a", "b", "c"]) == [at(1), None, at(1)]
 
 
 async def _dump(redis: Redis) -> dict[str, object]:
@@ -363,7 +377,7 @@ async def test_only_a_stream_whose_keys_changed_meanwhile_is_looked_for_again(
 ) -> None:
     class Interrupted(RedisStore):
         async def _read(self, *args: Any) -> Any:
-            if len(scans) == 1 and await self.positions(["b"]) == [1]:
+            if len(scans) == 1 and await self.positions(["b"]) == [at(1)]:
                 creates = commit(
                     "b", numbered("b", 1).checkpoint.position, 2, {"text:new": SetString(b"x")}, newest_id=1
                 )
@@ -392,7 +406,7 @@ async def test_more_callers_than_connections_wait_for_their_turn(each_redis_url:
         async with anyio.create_task_group() as tasks:
             for stream in streams:
                 tasks.start_soon(commit_and_read, stream)
-        assert await store.positions(streams) == [1] * 30
+        assert await store.positions(streams) == [at(1)] * 30
 
 
 async def test_the_server_says_what_it_is_and_how_it_keeps_data(

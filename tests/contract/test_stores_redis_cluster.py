@@ -11,7 +11,7 @@ from engine.adapters.redis_reader import RedisReader
 from engine.core.facts import Applied, Duplicate, Outcome
 from engine.errors import ConfigurationError, StateError, Unavailable
 from tests.contract.live_reader import LiveReaderContract
-from tests.contract.state_store import PATIENCE_S, ShadowStoreContract, StateStoreContract, numbered
+from tests.contract.state_store import PATIENCE_S, ShadowStoreContract, StateStoreContract, at, numbered
 from tests.servers import RedisCluster, RedisServer
 
 PREFIX = "test:{stream}"
@@ -52,7 +52,7 @@ async def commit_all(store: RedisStore, next_offset: int) -> list[Outcome]:
 
 async def test_streams_live_on_the_nodes_that_have_their_slots(store: RedisStore, redis_cluster: RedisCluster) -> None:
     assert await commit_all(store, 1) == [Applied(1)] * len(STREAMS)
-    assert await store.positions(STREAMS) == [1] * len(STREAMS)
+    assert await store.positions(STREAMS) == [at(1)] * len(STREAMS)
     homes = {redis_cluster.primary_of(f"test:{{{stream}}}:version").port for stream in STREAMS}
     assert len(homes) == 3
     assert len(await store.server_infos()) == 3
@@ -88,7 +88,7 @@ async def test_commits_wait_for_a_slot_on_its_way(new_redis_cluster: NewCluster)
                     tasks.start_soon(anyio.to_thread.run_sync, cluster.move_slot, key, target)
                 outcomes = await commit_all(store, next_offset)
             assert all(outcome in (Applied(next_offset), Duplicate(next_offset)) for outcome in outcomes)
-        assert await store.positions(STREAMS) == [39] * len(STREAMS)
+        assert await store.positions(STREAMS) == [at(39)] * len(STREAMS)
 
 
 async def test_a_replica_takes_over_from_a_primary_that_died(new_redis_cluster: NewCluster) -> None:

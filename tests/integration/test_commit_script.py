@@ -36,7 +36,7 @@ from engine.errors import (
 from projections import Plan, StreamState, plan
 from projections.delta import Delta, SetString, Unfolding, Value, WriteHash, WriteList, Writes, apply
 from schemas import keys
-from tests.contract.state_store import PATIENCE_S, commit, deltas, model, model_of, numbered
+from tests.contract.state_store import PATIENCE_S, at, commit, deltas, model, model_of, numbered
 from tests.games import SMALL, game
 from tests.servers import RedisServer
 
@@ -130,7 +130,7 @@ async def test_a_server_that_cannot_write_refuses_and_nothing_is_written(
         with server.client() as client:
             with trouble(client):
                 with pytest.raises(StoreRefused, match=says):
-                    await store.commit([commit(STREAM, Position("g1", 1), 2, big(2), newest_id=1)])
+                    await store.commit([commit(STREAM, at(1), 2, big(2), newest_id=1)])
                 if says != "OOM":  # a promotion needs no memory
                     with pytest.raises(StoreRefused, match=says):
                         await shadow.promote(STREAM)
@@ -355,7 +355,7 @@ async def test_commits_cancelled_at_any_moment_leave_the_connections_in_order(st
         with anyio.move_on_after(chance.random() * 0.004):
             await store.commit(commits)
         assert {type(outcome) for outcome in await store.commit(commits)} <= {Applied, Duplicate}
-        assert await store.positions(streams) == [number] * 8
+        assert await store.positions(streams) == [at(number)] * 8
     assert await model(store, "s3") == model_of(29)
 
 
@@ -440,11 +440,12 @@ def test_the_parts_of_a_commit_do_together_what_it_does(before: Delta, delta: De
 
 
 def test_parts_lead_from_one_position_to_the_next_by_way_of_their_own() -> None:
-    made = packing.parts(commit(STREAM, Position("g", 5), 9, big(1), generation="g"))
+    made = packing.parts(commit(STREAM, at(5, "g"), 9, big(1), generation="g"))
     assert len(made) > 3
-    assert made[0].expected == ("g", "5")
+    assert made[0].expected == ("g", "5", at(5, "g").commit)
     for number, (part, following) in enumerate(pairwise(made), 1):
-        assert following.expected == ("g", part.next_offset) == ("g", f"5>9#{number}")
+        assert following.expected == ("g", part.next_offset, at(9, "g").commit)
+        assert part.next_offset == f"5>9#{number}"
     assert made[-1].next_offset == "9"
     assert max(len(packing.call(keys.Keys("p"), commit(STREAM, None, 9, big(1)), part).args[-1]) for part in made) < (
         2 * packing.PART_BYTES
@@ -454,7 +455,7 @@ def test_parts_lead_from_one_position_to_the_next_by_way_of_their_own() -> None:
 @pytest.mark.parametrize("made", [0, 1, 4, None], ids=["nothing", "a part", "some parts", "all"])
 async def test_a_shadows_big_commit_goes_on_where_it_was_interrupted(store: RedisStore, made: int | None) -> None:
     first = commit(STREAM, None, 1, big(1), generation="g2")
-    second = commit(STREAM, Position("g2", 1), 2, big(2))
+    second = commit(STREAM, at(1, "g2"), 2, big(2))
     shadow = store.shadow()
     assert await shadow.commit([first, numbered("other", 1)]) == [Applied(1), Applied(1)]
     parts = packing.parts(second)
@@ -504,7 +505,7 @@ def three_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_replies_that_are_lost_while_parts_are_on_their_way_apply_none_twice(
     store: RedisStore, run: int, made: int
 ) -> None:
-    first, second = commit(STREAM, None, 1, lists(1), generation="g2"), commit(STREAM, Position("g2", 1), 2, lists(2))
+    first, second = commit(STREAM, None, 1, lists(1), generation="g2"), commit(STREAM, at(1, "g2"), 2, lists(2))
     shadow = store.shadow()
     await shadow.commit([first])
     assert 6 < len(packing.parts(second)) <= 9
@@ -571,7 +572,7 @@ async def test_a_rival_that_comes_while_parts_are_on_their_way_is_a_conflict(
 
     Between(shadow, run, meet)
     outcomes = await shadow.commit([commit(STREAM, None, 1, lists(1), generation="g2")])
-    assert outcomes == [Conflict(Position("g7", 1))]
+    assert outcomes == [Conflict(at(1, "g7"))]
     assert await model(shadow, STREAM) == apply({}, lists(7))
 
 
@@ -599,7 +600,7 @@ async def test_big_commits_cancelled_at_any_moment_are_made_once(store: RedisSto
     chance = random.Random(7)
     shadow, expected = store.shadow(), dict[str, Value]()
     for number in range(1, 16):
-        before = Position("g2", number - 1) if number > 1 else None
+        before = at(number - 1, "g2") if number > 1 else None
         whole = commit(STREAM, before, number, lists(number), generation="g2")
         for _ in range(3):
             with anyio.move_on_after(chance.random() * 0.03):
@@ -682,7 +683,7 @@ class Line:
         self._newest = 0
 
     def advance(self, generation: str = "g1") -> Commit:
-        before, expected = self.state, Position(generation, self.next_offset) if self.next_offset else None
+        before, expected = self.state, at(self.next_offset, generation) if self.next_offset else None
         folded = before.fold([self._game() for _ in range(self._chance.choice((1, 1, 2, 7, 40)))])
         self.state = folded.state
         self.next_offset += self._chance.randint(1, 50)
@@ -702,6 +703,7 @@ class Line:
         checkpoint = Checkpoint(
             next_offset=self.next_offset,
             generation=generation,
+            commit=at(self.next_offset, generation).commit,
             writer="engine-1",
             topic="games",
             partition=0,
@@ -764,7 +766,7 @@ async def again(store: RedisStore, commits: Sequence[Commit]) -> Sequence[object
 
 
 async def read_again(store: RedisStore) -> int:
-    """The stream's position, once the server answers again."""
+    """Where the stream stands, once the server answers again."""
     with anyio.fail_after(PATIENCE_S):
         while True:
             try:
@@ -773,7 +775,7 @@ async def read_again(store: RedisStore) -> int:
                 await anyio.sleep(0.01)
             else:
                 assert position is not None
-                return position
+                return position.next_offset
 
 
 async def until(condition: Callable[[], bool]) -> None:

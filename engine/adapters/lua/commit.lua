@@ -6,12 +6,13 @@
 --       3… the keys to write, each once
 -- ARGV  1  expected generation, '' for: there is no checkpoint
 --       2  expected next_offset, '' likewise
---       3  new generation
---       4  new next_offset
---       5  writer
---       6  channel of updates
---       7  what follows the version in the update's JSON; '' for a part of a bigger commit, which is no version of its own
---       8  msgpack: { checkpoint fields to set, checkpoint fields to delete, places, writes }
+--       3  expected commit, '' likewise, and in a state that was stored before commits had an id
+--       4  new generation
+--       5  new next_offset
+--       6  new commit
+--       7  channel of updates
+--       8  what follows the version in the update's JSON; '' for a part of a bigger commit, which is no version of its own
+--       9  msgpack: { checkpoint fields to set, checkpoint fields to delete, places, writes }
 --          Fields to set are { name, value, name, value … }. The writes stand one after the other in one flat array, which
 --          unpacks twice as fast as an array of arrays; what is written to several keys stands there once, and `places`
 --          says for each key where. Each is its kind, two parameters, how many values follow, and these:
@@ -21,7 +22,7 @@
 --            'zset'    least score to keep, '0'   0     n   score, member, score, member …
 --            'remove'  0                          0     0
 -- returns { 'applied', version } or { 'duplicate', version }: the commit had been made, its reply was lost
---      or { 'conflict', generation, next_offset } as stored, both '' when there is no checkpoint
+--      or { 'conflict', generation, next_offset, commit } as stored, all '' when there is no checkpoint
 --      or { 'unfit', key, what is wrong with it }
 --
 -- Lua has no rollback, so all that can fail is checked before the first write; and the first write is one that Redis
@@ -107,11 +108,11 @@ local function failed(reply, key, kind)
 end
 
 -- What stands there.
-local stored = pcall('HMGET', KEYS[1], 'generation', 'next_offset', 'writer', 'keys_created')
+local stored = pcall('HMGET', KEYS[1], 'generation', 'next_offset', 'commit', 'keys_created')
 if stored.err then
   return failed(stored, KEYS[1], 'hash')
 end
-local generation, next_offset = stored[1] or '', stored[2] or ''
+local generation, next_offset, commit = stored[1] or '', stored[2] or '', stored[3] or ''
 local version = pcall('GET', KEYS[2])
 if type(version) == 'table' then
   return failed(version, KEYS[2], 'string')
@@ -119,11 +120,11 @@ elseif version and not (version:find('^%d+$') and #version <= 15) then
   return { 'unfit', KEYS[2], 'is no whole number' }
 end
 
-if generation ~= ARGV[1] or next_offset ~= ARGV[2] then
-  if generation == ARGV[3] and next_offset == ARGV[4] and stored[3] == ARGV[5] then
+if generation ~= ARGV[1] or next_offset ~= ARGV[2] or commit ~= ARGV[3] then
+  if generation == ARGV[4] and next_offset == ARGV[5] and commit == ARGV[6] then -- parts of one commit share its id
     return { 'duplicate', version or '0' }
   end
-  return { 'conflict', generation, next_offset }
+  return { 'conflict', generation, next_offset, commit }
 end
 
 -- What could fail.
@@ -134,7 +135,7 @@ end
 if not is_first and not version then
   return { 'unfit', KEYS[2], 'is missing' }
 end
-local packed = cmsgpack.unpack(ARGV[8])
+local packed = cmsgpack.unpack(ARGV[9])
 local fields, gone, places, writes = packed[1], packed[2], packed[3], packed[4]
 local sizes, created = {}, 0
 for index = 3, #KEYS do
@@ -169,12 +170,12 @@ for index = 3, #KEYS do
   write[writes[at]](KEYS[index], sizes[index], writes[at + 1], writes[at + 2], writes, at + 4, at + 3 + writes[at + 3])
 end
 
-if ARGV[7] == '' then
+if ARGV[8] == '' then
   if not version then
     call('SET', KEYS[2], '0')
   end
   return { 'applied', version or '0' }
 end
 version = string.format('%.0f', call('INCR', KEYS[2]))
-pcall('PUBLISH', ARGV[6], '{"version":' .. version .. ARGV[7])
+pcall('PUBLISH', ARGV[7], '{"version":' .. version .. ARGV[8])
 return { 'applied', version }

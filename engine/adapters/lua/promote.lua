@@ -4,12 +4,12 @@
 --       2  live version          4  shadow version
 --       5… pairs: a key of the shadow, the live key it becomes; then the live keys that are left over
 -- ARGV  1  how many pairs
---       2  shadow generation   3  shadow next_offset   4  shadow keys_created   as they were before the keys were listed
---       5  live generation     6  live keys_created                             likewise, both '' when there was none
---       7  '1': even if the live state is ahead
---       8  channel of updates
+--       2  shadow generation   3  its next_offset   4  its commit   5  its keys_created   before the keys were listed
+--       6  live generation     7  its keys_created   likewise, both '' when there was none
+--       8  '1': even if the live state is ahead
+--       9  channel of updates
 -- returns { 'promoted', version }
---      or { 'behind', generation, next_offset } of the live state, which is ahead
+--      or { 'behind', generation, next_offset, commit } of the live state, which is ahead
 --      or { 'moved' }: the lists of keys may be out of date, list them again
 --      or { 'unfit', key, what is wrong with it }
 --
@@ -34,15 +34,17 @@ local function number(key)
   return value:find('^%d+$') and #value <= 15 and tonumber(value) or nil
 end
 
-local shadow = call('HMGET', KEYS[3], 'generation', 'next_offset', 'keys_created', 'total_games', 'newest')
-local live = call('HMGET', KEYS[1], 'generation', 'next_offset', 'keys_created')
-if shadow[1] ~= ARGV[2] or shadow[2] ~= ARGV[3] or shadow[3] ~= ARGV[4] then
-  return { 'moved' }
+local shadow = call('HMGET', KEYS[3], 'generation', 'next_offset', 'commit', 'keys_created', 'total_games', 'newest')
+local live = call('HMGET', KEYS[1], 'generation', 'next_offset', 'commit', 'keys_created')
+for field = 1, 4 do
+  if (shadow[field] or '') ~= ARGV[field + 1] then
+    return { 'moved' }
+  end
 end
-if live[1] and ARGV[7] ~= '1' and is_greater(live[2], shadow[2]) then
-  return { 'behind', live[1], live[2] }
+if live[1] and ARGV[8] ~= '1' and is_greater(live[2], shadow[2]) then
+  return { 'behind', live[1], live[2], live[3] or '' }
 end
-if (live[1] or '') ~= ARGV[5] or (live[3] or '') ~= ARGV[6] then
+if (live[1] or '') ~= ARGV[6] or (live[4] or '') ~= ARGV[7] then
   return { 'moved' }
 end
 local live_version, shadow_version = number(KEYS[2]), number(KEYS[4])
@@ -72,7 +74,7 @@ call('RENAME', KEYS[3], KEYS[1])
 call('UNLINK', KEYS[4])
 local version = string.format('%.0f', math.max(live_version, shadow_version) + 1)
 call('SET', KEYS[2], version)
-local newest = shadow[5] ~= '' and shadow[5] or 'null'
-local update = '{"version":' .. version .. ',"total_games":' .. shadow[4] .. ',"newest":' .. newest .. '}'
-pcall('PUBLISH', ARGV[8], update)
+local newest = shadow[6] ~= '' and shadow[6] or 'null'
+local update = '{"version":' .. version .. ',"total_games":' .. shadow[5] .. ',"newest":' .. newest .. '}'
+pcall('PUBLISH', ARGV[9], update)
 return { 'promoted', version }
