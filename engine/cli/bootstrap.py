@@ -17,8 +17,10 @@ from engine.adapters.kafka_sink import KafkaDeadLetters
 from engine.adapters.metrics import Metrics
 from engine.adapters.probes import serve_probes
 from engine.adapters.redis import RedisStore
+from engine.adapters.service_manager import tell_service_manager
 from engine.adapters.worker_reports import Gathered, report
 from engine.core.fairness import FairnessCheck
+from engine.core.health import Health
 from engine.errors import CrashfoldError
 from engine.meter import Meter, NullMeter
 from engine.ports import DeadLetters, EventLog, StateStore
@@ -137,7 +139,17 @@ async def run_engine(
         else:
             engine = settings.engine
             await stack.enter_async_context(serve_probes(engine.host, engine.port, health, metrics.registry))
+            await stack.enter_async_context(_service_managed(health))
         await supervisor.run()
+
+
+@asynccontextmanager
+async def _service_managed(health: Health) -> AsyncIterator[None]:
+    """Tell the service manager of this process, if there is one, how it is."""
+    async with task_group() as tasks:
+        tasks.start_soon(tell_service_manager, health, CLOCK)
+        yield
+        tasks.cancel_scope.cancel()
 
 
 @asynccontextmanager
@@ -157,7 +169,11 @@ async def _reporting(supervisor: Supervisor, health: HealthBoard, metrics: Metri
 async def run_workers(settings: Settings, count: int, command: Callable[[int], Sequence[str]]) -> int:
     """`count` engines, each by a command of its own, with the metrics and probes of all on one port. The exit code."""
     gathered = Gathered(count, CLOCK)
-    async with serve_probes(settings.engine.host, settings.engine.port, gathered, gathered.registry):
+    engine = settings.engine
+    async with (
+        serve_probes(engine.host, engine.port, gathered, gathered.registry),
+        _service_managed(gathered),
+    ):
         return await Workers(
             count,
             command,

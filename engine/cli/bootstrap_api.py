@@ -12,6 +12,7 @@ import structlog
 from engine.adapters import web
 from engine.adapters.api_metrics import ApiMetrics
 from engine.adapters.redis_reader import RedisReader
+from engine.adapters.service_manager import tell_service_manager
 from engine.api import page
 from engine.api.answers import Answers, calculation
 from engine.api.app import create_app
@@ -71,6 +72,7 @@ async def serve_api(settings: Settings, reserved: socket.socket, worker: int = 0
 
     async with reader, followers.running(), live.running(), anyio.create_task_group() as tasks:
         tasks.start_soon(answers.share)
+        tasks.start_soon(tell_service_manager, health, CLOCK)
         host, port = reserved.getsockname()[:2]
         log.info("api_listens", address=f"http://{host}:{port}", worker=worker)
         stop_s = settings.engine.shutdown_timeout_s
