@@ -26,7 +26,7 @@ class Gaps:
     """The key `gaps`: first missing id to last missing id."""
 
     name = keys.GAPS
-    version = 1
+    version = 2
     aggregates = (keys.GAPS,)
 
     def empty(self) -> GapsState:
@@ -51,13 +51,15 @@ class Gaps:
         return {keys.GAPS: fields} if fields else {}
 
     def delta(self, before: Moment[GapsState], after: Moment[GapsState], kept: int) -> Delta:
-        """The gaps that opened, and those that were filled, split or are no longer among the newest."""
+        """The gaps that opened, those that were filled, split or are no longer among the newest, and those that are
+        among them again: a late game that fills one makes room for one that had been pushed out, before the window."""
         old, new = before.state.gaps, after.state.gaps
         if old is new:
             return {}
         known, found = _behind(old, kept), _behind(new, kept)
+        known.update(_before(old, new))
+        found.update(_before(new, old))
         gone = {field for field in known if field not in found}
-        gone.update(_fields(old.part(0, int(np.searchsorted(old[_FIRST], new[_FIRST][0])) if len(new) else 0)))
         opened = {field: last for field, last in found.items() if known.get(field) != last}
         return {keys.GAPS: WriteHash(opened, tuple(sorted(gone)))} if opened or gone else {}
 
@@ -65,6 +67,11 @@ class Gaps:
 def _behind(gaps: Columns, kept: int) -> dict[str, bytes]:
     """The gaps that end behind the first `kept` games of the stream."""
     return _fields(gaps.part(int(np.searchsorted(gaps[_ORDINAL], kept, "right")), len(gaps)))
+
+
+def _before(gaps: Columns, others: Columns) -> dict[str, bytes]:
+    """The gaps that are older than all `others`."""
+    return _fields(gaps.part(0, int(np.searchsorted(gaps[_FIRST], others[_FIRST][0])) if len(others) else 0))
 
 
 def _fields(gaps: Columns) -> dict[str, bytes]:

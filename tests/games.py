@@ -40,6 +40,7 @@ __all__ = [
     "games_at",
     "hashes",
     "json_game",
+    "late_arrivals",
     "nested",
     "ordered_games",
     "random_arrivals",
@@ -105,6 +106,27 @@ def arrivals(games_max: int = 120) -> st.SearchStrategy[list[Game]]:
     """Games as a topic may bring them: holes in the ids, duplicates, conflicts, late ones near and far, and end times
     in disorder. What becomes of each depends on the size of the window."""
     return _moves(_KINDS, games_max).map(_played)
+
+
+def late_arrivals(games_max: int = 80) -> st.SearchStrategy[list[Game]]:
+    """Games of which many arrive some games late, so that holes open and are filled and runs are cut in two again and
+    again; a few ids never come."""
+    delays = st.sampled_from((0, 0, 0, 1, 2, 3, 8, 20))
+    steps = st.sampled_from((1, 1, 1, 1, 2, 4))
+    points = st.sampled_from(CRASH_POINTS)
+    sizes = st.sampled_from((0, games_max // 4, games_max // 2))
+    lists = sizes.flatmap(
+        lambda least: st.lists(st.tuples(delays, steps, points, _STEPS_MS), min_size=least, max_size=games_max)
+    )
+
+    def arrived(drawn: list[tuple[int, int, float, int]]) -> list[Game]:
+        games, game_id, time = list[tuple[int, Game]](), 0, START_MS
+        for number, (delay, step, crash_point, step_ms) in enumerate(drawn):
+            game_id, time = game_id + step, min(max(1, time + step_ms), TIME_MAX_MS)
+            games.append((number + delay, Game(game_id=game_id, crash_point=crash_point, end_time=time)))
+        return [game for _, game in sorted(games, key=lambda one: one[0])]
+
+    return lists.map(arrived)
 
 
 def random_arrivals(chance: Random, games: int) -> list[Game]:

@@ -1,19 +1,22 @@
 """Whatever arrives, in whatever batches, with whatever restarts between: the state is what `plain` says it is."""
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Final, Literal, NamedTuple
+from unittest import mock
 
 import msgspec
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from projections import Plan, ProjectionSettings, StreamState, plain, plan
 from projections.delta import SortedSet, Value, apply, create
 from projections.sift import Rejected
 from schemas import keys
 from schemas.game import Game
-from tests.games import SMALL, arrivals, ordered_games, small_settings
+from tests.games import SMALL, arrivals, late_arrivals, ordered_games, small_settings
 
 SPACINGS = (1, 2, 3, 5, 50)
 """So small that snapshots, the base and the blocks move with every few games."""
@@ -34,10 +37,14 @@ class Story(NamedTuple):
 
 
 @st.composite
-def stories(draw: st.DrawFn, settings: st.SearchStrategy[ProjectionSettings]) -> Story:
-    games = draw(arrivals())
+def stories(
+    draw: st.DrawFn,
+    settings: st.SearchStrategy[ProjectionSettings],
+    arriving: st.SearchStrategy[list[Game]],
+    sizes: st.SearchStrategy[int] = st.integers(0, 12) | st.integers(12, 120),  # noqa: B008
+) -> Story:
+    games = draw(arriving)
     steps: list[Step] = []
-    sizes = st.integers(0, 12) | st.integers(12, 120)
     restarts: st.SearchStrategy[Literal["no", "from the store", "from a dump"]]
     restarts = st.sampled_from(("no", "no", "from the store", "from a dump"))
     while games:
@@ -109,19 +116,63 @@ def _tell(story: Story) -> None:
     assert store.load(plan_).keys() == state.keys()
 
 
-@given(stories(st.just(SMALL)))
+@given(stories(st.just(SMALL), arrivals()))
 def test_batches_commits_and_restarts_do_not_show(story: Story) -> None:
     _tell(story)
 
 
-@given(stories(small_settings()))
+@given(stories(small_settings(), arrivals()))
 def test_batches_commits_and_restarts_do_not_show_whatever_the_settings(story: Story) -> None:
     _tell(story)
 
 
+_SIZES: Final = {
+    "gaps.GAPS_KEPT plain.GAPS_KEPT": (1, 2, 3, 5),
+    "series.SERIES_KEPT runs.SERIES_KEPT plain.SERIES_KEPT": (1, 2, 3, 5),
+    "series.FOLLOW_GAMES_KEPT runs.FOLLOW_GAMES_KEPT plain.FOLLOW_GAMES_KEPT": (1, 2, 3, 5),
+    "last_games.LAST_GAMES_KEPT plain.LAST_GAMES_KEPT": (1, 2, 3, 5),
+    "runs._ROOM": (0, 1, 5, 1000),
+    "runs._PAIRS_FEW": (0, 20, 20_000),
+    "runs.LISTED_ENOUGH": (0, 0.8, 1),
+    "series._PRINTED_AT_ONCE": (1, 3, 4096),
+    "last_games._ROOM": (0, 1, 5, 200),
+    "last_games._FEW_GAMES": (0, 1, 5, 64),
+    "last_games.LISTED_ENOUGH": (0, 0.8, 1),
+    "stream.APART_MIN": (1, 2, 8, 64),
+    "stream.BLOCK_GAMES": (1, 2, 7, 64),
+    "stream.SPACINGS_UNFOLDED_MAX": (0, 1, 3, 16),
+}
+"""Every fixed size of the projections, by the names it is imported under, and how small it is made here: at the shipped
+ones nothing is ever pushed out of a list by the few games that a test can afford."""
+
+
+@contextmanager
+def _sizes(chosen: tuple[float, ...]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for names, size in zip(_SIZES, chosen, strict=True):
+            for name in names.split():
+                stack.enter_context(mock.patch(f"projections.{name}", size))
+        yield
+
+
+def _late_stories() -> st.SearchStrategy[Story]:
+    """Stories in which most batches bring a late game that the window still takes."""
+    windows = st.sampled_from((3, 7, 10, 30))
+    settings = windows.map(lambda games: structs.replace(SMALL, samples_games=(3,), window_games=games))
+    return stories(settings, late_arrivals(), st.integers(1, 6))
+
+
+@given(_late_stories(), st.tuples(*map(st.sampled_from, _SIZES.values())))
+def test_batches_commits_and_restarts_do_not_show_however_little_is_kept(
+    story: Story, sizes: tuple[float, ...]
+) -> None:
+    with _sizes(sizes):
+        _tell(story)
+
+
 @given(ordered_games(games_max=30), st.randoms(use_true_random=False), st.sampled_from(SPACINGS))
 def test_within_the_window_the_order_of_arrival_does_not_show(games: list[Game], chance: object, spacing: int) -> None:
-    settings = msgspec.structs.replace(SMALL, window_games=30)
+    settings = structs.replace(SMALL, window_games=30)
     shuffled = games.copy()
     chance.shuffle(shuffled)  # type: ignore[attr-defined]
     assert _fold(settings, spacing, shuffled).keys() == _fold(settings, spacing, games).keys()
@@ -169,7 +220,7 @@ def test_a_state_that_was_folded_on_is_still_what_it_was(games: list[Game]) -> N
         state = state.fold(games[start : start + 7]).state
         states.append((state, state.keys(), state.dump()))
         for other in games[:: -max(1, len(games) // 3)]:  # another future of the same state
-            state.fold([msgspec.structs.replace(other, game_id=other.game_id + 1_000)])
+            state.fold([structs.replace(other, game_id=other.game_id + 1_000)])
     for state, model, dump in states:
         assert state.keys() == model
         assert state.dump() == dump

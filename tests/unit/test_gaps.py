@@ -2,6 +2,7 @@ import pytest
 
 from engine.testing import game, given
 from projections import ProjectionSettings, StreamState, plain, plan
+from projections.delta import apply
 
 SETTINGS = ProjectionSettings(
     min=(2,), max=(), floor=(), samples_games=(), samples_hours=(), interval_hours=1, window_games=6
@@ -66,3 +67,13 @@ def test_a_hole_that_is_filled_makes_room_for_one_that_had_fallen_out() -> None:
     assert isinstance(gaps, dict)
     assert ("5" in gaps, "20001" in gaps, len(gaps)) == (True, False, 10_000)
     assert gaps == plain.read_model(SETTINGS, sorted([*games, game(20_001)], key=lambda one: one.game_id))["gaps"]
+
+
+def test_a_hole_that_comes_back_is_written_by_the_commit_too() -> None:
+    known = StreamState.empty(plan(SETTINGS)).fold([game(2 * number) for number in range(1, 10_003)]).state
+    stored = apply({}, known.create())
+    folded = known.fold([game(20_003)])
+    gaps = apply(stored, folded.state.delta(known, folded.kept))["gaps"]
+    assert isinstance(gaps, dict)
+    assert ("3" in gaps, "20003" in gaps, len(gaps)) == (True, False, 10_000)
+    assert gaps == folded.state.keys()["gaps"]
