@@ -33,6 +33,16 @@ AGGREGATES: Final = frozenset(
 """What is recomputed here; projections of a user's own are not."""
 
 
+def is_future(settings: ProjectionSettings, end_time: int, timestamp_ms: int) -> bool:
+    """Whether a game ends too long after its record was written to be believed; times are epoch milliseconds.
+
+    Such a game would move the event time, and with it all hours and buckets, to where no other game is. A record
+    without a timestamp is not asked.
+    """
+    ahead_hours_max = settings.future_hours_max
+    return ahead_hours_max > 0 and timestamp_ms > 0 and end_time - timestamp_ms > ahead_hours_max * HOUR_MS
+
+
 class Arrivals:
     """Games one by one as they arrive: which are accepted, which are duplicates, conflicts or late."""
 

@@ -19,6 +19,8 @@ HOUR_MS: Final = 3_600_000
 MINUTE_MS: Final = 60_000
 DAY_MINUTES: Final = 1440
 HOURS_MAX: Final = 168
+FUTURE_HOURS_MAX_MAX: Final = 1_000_000
+"""As good as any: 114 years."""
 
 
 class ProjectionSettings(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
@@ -38,6 +40,8 @@ class ProjectionSettings(msgspec.Struct, frozen=True, dict=True, forbid_unknown_
     interval_minutes: int = 10
     interval_hours: int = 24
     window_games: int = 50_000
+    future_hours_max: int = 24
+    """So far may a game's end lie after the timestamp of its record; 0 stands for any distance."""
 
     def __post_init__(self) -> None:
         for kind in ("min", "max", "floor"):
@@ -62,6 +66,12 @@ class ProjectionSettings(msgspec.Struct, frozen=True, dict=True, forbid_unknown_
             f"is no divisor of {DAY_MINUTES}",
         )
         _require(1 <= self.interval_hours <= HOURS_MAX, "interval_hours", f"is outside 1 to {HOURS_MAX}")
+
+        _require(
+            0 <= self.future_hours_max <= FUTURE_HOURS_MAX_MAX,
+            "future_hours_max",
+            f"is outside 0 to {FUTURE_HOURS_MAX_MAX}",
+        )
 
     @cached_property
     def predicates(self) -> tuple[Predicate, ...]:

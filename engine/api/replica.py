@@ -70,7 +70,8 @@ class Replica:
         return StreamState.load(self._plan, {BASE: msgspec.msgpack.encode((base, []))}, window.to_games())
 
     def _folded(self, state: StreamState, standing: Standing, records: Records) -> tuple[StreamState, Standing]:
-        found = sort_out(records, self._plan.bands, self._only, self._fairness).streams.get(self._stream)
+        plan = self._plan
+        found = sort_out(records, plan.bands, plan.settings, self._only, self._fairness).streams.get(self._stream)
         if found is None:
             return state, standing
         found = after(found, records, standing.next_offset)

@@ -7,10 +7,14 @@ from engine.adapters.files import FileLine, read_games_file
 from engine.adapters.kafka_client import connection_options
 from engine.adapters.kafka_topics import ensure_topic
 from engine.cli import options
+from engine.cli.bootstrap import CLOCK
 from engine.cli.options import Common
+from engine.core.batch import future_detail
 from engine.errors import CrashfoldError
+from engine.ports import Clock
 from engine.publisher import open_sink
 from engine.settings import Settings
+from projections import ProjectionSettings, plain
 from schemas.game import DEFAULT_STREAM, Unreadable, decode, is_stream_name
 
 SHOWN_BAD_LINES = 20
@@ -62,21 +66,37 @@ def publish(
 
 
 async def publish_file(
-    settings: Settings, file: Path, stream: str, partitions: int = 1, bad: list[tuple[int, str]] | None = None
+    settings: Settings,
+    file: Path,
+    stream: str,
+    partitions: int = 1,
+    bad: list[tuple[int, str]] | None = None,
+    clock: Clock = CLOCK,
 ) -> int:
-    """Publish a file; how many records. Lines that are no games go to `bad`; when that is None, to the topic too."""
+    """Publish a file; how many records. Lines that the engine would make dead letters, as far as one can tell, go to
+    `bad`; when that is None, to the topic too."""
     kafka = settings.kafka
     lines = read_games_file(file)
     first = next(lines, None)  # a file that cannot be read says so before anything is made
     await ensure_topic(connection_options(kafka), kafka.topic, partitions)
     async with open_sink(kafka) as sink:
         for line in _all(first, lines):
-            if bad is not None and isinstance(verdict := decode(line.value), Unreadable):
-                bad.append((line.number, verdict.detail))
+            if bad is not None and (detail := _fault(settings.projections, line.value, clock.now_ms())) is not None:
+                bad.append((line.number, detail))
                 continue
             await sink.send(kafka.topic, line.key or stream.encode(), line.value)
         await sink.flush()
         return sink.acknowledged
+
+
+def _fault(settings: ProjectionSettings, value: bytes, now_ms: int) -> str | None:
+    """What the engine would say against the value, if its record were written now; None when that is nothing."""
+    game = decode(value)
+    if isinstance(game, Unreadable):
+        return game.detail
+    if plain.is_future(settings, game.end_time, now_ms):
+        return future_detail(game.end_time, now_ms, settings.future_hours_max)
+    return None
 
 
 def _all(first: FileLine | None, rest: Iterator[FileLine]) -> Iterator[FileLine]:

@@ -10,15 +10,16 @@ from engine.core.facts import DeadLetter, Records
 from engine.core.fairness import FairnessCheck
 from projections.columns import Ints
 from projections.decoding import Decoded, decode_cells
-from projections.games import Bands, games_of
+from projections.games import END_TIME, Bands, games_of
 from projections.packed import Packed
+from projections.settings import HOUR_MS, ProjectionSettings
 from projections.sift import Rejected
 from schemas.game import Unreadable, stream_name
 
-REASONS = ("unreadable", "stream", "fairness", "conflict", "late")
+REASONS = ("unreadable", "stream", "future", "fairness", "conflict", "late")
 """Why a record can become a dead letter."""
 
-Reason = Literal["unreadable", "stream", "fairness", "conflict", "late"]
+Reason = Literal["unreadable", "stream", "future", "fairness", "conflict", "late"]
 
 _DETAILS = {
     "conflict": "another game with this id has been folded already",
@@ -43,13 +44,23 @@ class Batch(msgspec.Struct, frozen=True):
     rejected: list[tuple[int, Reason, str]]
 
 
-def sort_out(records: Records, bands: Bands, only: str | None, fairness: FairnessCheck | None = None) -> Batch:
+def sort_out(
+    records: Records,
+    bands: Bands,
+    settings: ProjectionSettings,
+    only: str | None,
+    fairness: FairnessCheck | None = None,
+) -> Batch:
     """Decode the records and split them by stream; with `only`, every other stream is rejected."""
     rows_by_name, rejected = _named(records.keys, only)
     decoded = decode_cells(bands, records.values)
     unnamed = {row for row, _, _ in rejected}
     rejected += [(row, "unreadable", why.detail) for row, why in decoded.unreadable if row not in unnamed]
     streams = {name: _of_rows(name, rows, decoded, len(records)) for name, rows in rows_by_name.items()}
+    if len(too_early := _future_rows(records, decoded, settings.future_hours_max)):
+        for name, stream in streams.items():
+            streams[name], future = _ended(stream, records, too_early, settings.future_hours_max)
+            rejected += future
     if fairness is not None and fairness.rejects:
         for name, stream in streams.items():
             streams[name], unfair = _fair(stream, fairness)
@@ -115,6 +126,41 @@ def _of_rows(name: str, rows: Ints, decoded: Decoded, total: int) -> StreamBatch
     is_game[decoded.rows] = True
     rows = rows[is_game[rows]]
     return StreamBatch(name, rows, decoded.cells[:, np.searchsorted(decoded.rows, rows)])
+
+
+def future_detail(end_time: int, timestamp_ms: int, hours_max: int) -> str:
+    """Why a game from the future is rejected."""
+    return (
+        f"end_time {end_time} lies {(end_time - timestamp_ms) / HOUR_MS:.1f} hours after the record's timestamp, more "
+        f"than projections.future_hours_max, {hours_max}"
+    )
+
+
+def _future_rows(records: Records, decoded: Decoded, hours_max: int) -> Ints:
+    """The rows of the games that end too long after their records were written (`plain.is_future`)."""
+    if not hours_max:
+        return decoded.rows[:0]
+    timestamps_ms = records.timestamps_ms[decoded.rows]
+    ahead_ms = decoded.cells[END_TIME] - timestamps_ms
+    rows: Ints = decoded.rows[(ahead_ms > hours_max * HOUR_MS) & (timestamps_ms > 0)]
+    return rows
+
+
+def _ended(
+    stream: StreamBatch, records: Records, future: Ints, hours_max: int
+) -> tuple[StreamBatch, list[tuple[int, Reason, str]]]:
+    """The games of the stream that are not in these rows, and those that are."""
+    is_future = np.isin(stream.rows, future)
+    facts = zip(
+        stream.rows[is_future].tolist(),
+        stream.cells[END_TIME, is_future].tolist(),
+        records.timestamps_ms[stream.rows[is_future]].tolist(),
+        strict=True,
+    )
+    early: list[tuple[int, Reason, str]] = [
+        (row, "future", future_detail(end_time, timestamp_ms, hours_max)) for row, end_time, timestamp_ms in facts
+    ]
+    return StreamBatch(stream.name, stream.rows[~is_future], stream.cells[:, ~is_future]), early
 
 
 def _fair(stream: StreamBatch, fairness: FairnessCheck) -> tuple[StreamBatch, list[tuple[int, Reason, str]]]:

@@ -206,7 +206,7 @@ class Processor:
         if partition is None or records.partition in self._partitions.seeks:
             return []
         topic, letters = self._log.topic, []
-        sorted_out = batches.sort_out(records, self._plan.bands, self._only_stream, self._fairness)
+        sorted_out = batches.sort_out(records, self._plan.bands, self._plan.settings, self._only_stream, self._fairness)
         passed, faults = [], Faults(sum(reason == "fairness" for _, reason, _ in sorted_out.rejected))
         for number, (name, found) in enumerate(sorted_out.streams.items(), 1):
             if number % self._limits.streams_at_once == 0:

@@ -8,12 +8,12 @@ from typing import Final
 
 import msgspec
 
-from engine.core.facts import Bounds, Checkpoint, Stored
+from engine.core.facts import Bounds, Checkpoint, Record, Stored
 from engine.core.fairness import FairnessCheck
 from engine.core.start import was_recreated
 from engine.errors import LostRange, StateError
 from engine.ports import EventLog, StateReader
-from projections import Plan, StreamState, plain
+from projections import Plan, ProjectionSettings, StreamState, plain
 from projections.delta import SortedSet, Value
 from projections.plain import Arrivals
 from schemas.game import Game, Unreadable, decode, stream_name
@@ -62,22 +62,24 @@ class _Recount:
     """A stream as the topic has it."""
 
     def __init__(
-        self, stored: Stored, model: dict[str, Value], arrivals: Arrivals, fairness: FairnessCheck | None
+        self, stored: Stored, model: dict[str, Value], settings: ProjectionSettings, fairness: FairnessCheck | None
     ) -> None:
         self.stored = stored
         self.model = model
-        self.arrivals = arrivals
+        self.arrivals = Arrivals(settings)
         self.rejected = 0
+        self._settings = settings
         self._fairness = fairness
 
-    def take(self, partition: int, offset: int, value: bytes | None) -> None:
+    def take(self, partition: int, record: Record) -> None:
         """Let the record arrive, unless it lies beyond the checkpoint, or where the stream does not live."""
         checkpoint = self.stored.checkpoint
-        if partition != checkpoint.partition or offset >= checkpoint.next_offset:
+        if partition != checkpoint.partition or record.offset >= checkpoint.next_offset:
             return
-        game = decode(value)
+        game = decode(record.value)
         if (
             isinstance(game, Unreadable)
+            or plain.is_future(self._settings, game.end_time, record.timestamp_ms)
             or (self._fairness is not None and self._fairness.rejection(game) is not None)
             or self.arrivals.arrive(game) is not None
         ):
@@ -100,7 +102,7 @@ async def verify(
     """
     models = await reader.read_models(streams)
     recounts = {
-        stream: _Recount(*_comparable(read, plan, event_log.topic, stream), Arrivals(plan.settings), fairness)
+        stream: _Recount(*_comparable(read, plan, event_log.topic, stream), plan.settings, fairness)
         for stream, read in zip(streams, models, strict=True)
     }
     try:
@@ -191,10 +193,11 @@ async def _read_topic(
         for number in sorted(polled.gained & positions.keys()):  # also after a reconnection
             await event_log.seek(number, positions[number])
         for records in polled.records:
-            for offset, key, value in zip(records.offsets.tolist(), records.keys, records.values, strict=True):
-                name = stream_name(key)
+            times = records.timestamps_ms.tolist()
+            for record in map(Record, records.offsets.tolist(), times, records.keys, records.values):
+                name = stream_name(record.key)
                 if isinstance(name, str) and name in recounts:
-                    recounts[name].take(records.partition, offset, value)
+                    recounts[name].take(records.partition, record)
             positions[records.partition] = records.next_offset
             read += len(records)
         progressed(read, max(read, total))

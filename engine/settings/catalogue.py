@@ -147,6 +147,10 @@ _PROJECTIONS: Final = {
     "interval_minutes": ("Length of an interval, in minutes.", "a whole number that divides 1440"),
     "interval_hours": ("Hours of intervals that are kept.", "a whole number from 1 to 168"),
     "window_games": ("Games that are kept whole.", "a whole number from 1 to 10000000"),
+    "future_hours_max": (
+        "A game that ends more hours than this after its record's timestamp is a dead letter; 0: however long.",
+        "a whole number from 0 to 1000000",
+    ),
 }
 """`ProjectionSettings` belongs to the pure library, which has no words for operators: description, what would do."""
 

@@ -2,6 +2,9 @@
 
 import gzip
 import json
+import time
+
+from msgspec import structs
 
 from schemas.game import encode
 from tests.deployment import Deployment, Letter, Message, NewDeployment, chain, in_order, traffic
@@ -57,6 +60,32 @@ def test_lines_that_are_no_games_are_named_and_left_out(deployment: Deployment) 
     assert deployment.run("publish", str(file), "--unchecked").code == 0
     deployment.caught_up()
     assert [letter.reason for letter in deployment.dead_letters()] == ["unreadable"] * 2
+
+
+def test_a_game_from_the_future_moves_no_hour(new_deployment: NewDeployment, redis_url: str) -> None:
+    deployment = new_deployment(redis_url)
+    file = deployment.directory / "games.jsonl"
+    early = structs.replace(GAMES[5], end_time=int(time.time() * 1000) + 25 * 3_600_000)
+    file.write_bytes(b"\n".join(encode(game) for game in (*GAMES[:5], early, *GAMES[6:10])))
+    named = deployment.run("publish", str(file))
+    assert named.code == 1
+    assert "9 games published" in named.out
+    assert f"{file}:6: " in named.err
+    assert "projections.future_hours_max" in named.err
+
+    deployment.run("publish", str(file), "--unchecked")
+    deployment.caught_up()
+    assert deployment.dead_letters() == [Letter(0, 14, "future")]
+    assert deployment.total() == 9
+    assert int(deployment.redis.hget("analytics:occurrences:min:2", "hours:1")) > 0
+    assert deployment.verified()["crash"]["rejected"] == 1
+
+    deployment.configure({"projections": {"future_hours_max": 0}})
+    refused = deployment.run("run", "--until-caught-up")
+    assert refused.code == 78
+    assert "replay" in refused.err
+    deployment.done("replay")
+    assert deployment.verified()["crash"]["games"] == 10
 
 
 def test_a_file_that_is_not_there_is_an_error_without_a_traceback(deployment: Deployment) -> None:

@@ -29,7 +29,7 @@ from schemas.chain import chain_of_games
 from schemas.fairness import DEFAULT_SALT, Mismatch
 from schemas.fairness import check as check_fairness
 from schemas.game import Game, Unreadable, decode, encode
-from tests.games import json_game, random_arrivals
+from tests.games import START_MS, json_game, random_arrivals
 from tests.line import Deployment, Engine
 
 STREAMS: Final = ("a", "b", "c", "d")
@@ -295,6 +295,8 @@ class Teller:
                 game = decode(value)
                 if isinstance(game, Unreadable):
                     reason = "unreadable"
+                elif plain.is_future(self._deployment.settings, game.end_time, record.timestamp_ms):
+                    reason = "future"
                 elif self._story.fairness == "reject" and isinstance(check_fairness(game), Mismatch):
                     reason = "fairness"
                 else:
@@ -342,8 +344,12 @@ class Teller:
     def _arrive(self, stream: int, games: int) -> None:
         coming = self._coming[stream]
         for game in coming[:games]:
+            # Some records say when they were written; games that end days later come from the future.
             self._deployment.topic.append(
-                encode(game), key=self._streams[stream].encode(), partition=stream % self._story.partitions
+                encode(game),
+                key=self._streams[stream].encode(),
+                partition=stream % self._story.partitions,
+                timestamp_ms=0 if game.game_id % 4 else START_MS,
             )
         del coming[:games]
 

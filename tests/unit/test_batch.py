@@ -3,17 +3,22 @@
 from typing import Literal
 
 import msgspec
+import numpy as np
 import pytest
 
 from engine.core import batch
 from engine.core.facts import DeadLetter, Record, Records
 from engine.core.fairness import FairnessCheck
+from projections import ProjectionSettings, plain
 from projections.games import Bands, games_of
 from projections.sift import Rejected
 from schemas.chain import chain_of_games
 from schemas.fairness import DEFAULT_SALT
 from schemas.game import Game, encode
-from tests.games import game
+from tests.games import START_MS, game
+
+ANY_TIME = ProjectionSettings(future_hours_max=0)
+HOUR_MS = 3_600_000
 
 
 def records(*messages: tuple[bytes | None, bytes | None], first: int = 100, step: int = 1) -> Records:
@@ -25,8 +30,13 @@ def records(*messages: tuple[bytes | None, bytes | None], first: int = 100, step
     )
 
 
-def sort_out(read: Records, only: str | None, fairness: FairnessCheck | None = None) -> batch.Batch:
-    return batch.sort_out(read, Bands(()), only, fairness)
+def sort_out(
+    read: Records,
+    only: str | None,
+    fairness: FairnessCheck | None = None,
+    settings: ProjectionSettings = ANY_TIME,
+) -> batch.Batch:
+    return batch.sort_out(read, Bands(()), settings, only, fairness)
 
 
 def ids_of(stream: batch.StreamBatch) -> list[int]:
@@ -60,6 +70,35 @@ def test_where_there_is_one_stream_alone_the_others_are_rejected_unread() -> Non
     assert list(found.streams) == ["a"]
     assert [(row, reason) for row, reason, _ in found.rejected] == [(1, "stream"), (2, "stream")]
     assert "stream b" in found.rejected[0][2]
+
+
+@pytest.mark.parametrize("hours", [0, 1, 24])
+@pytest.mark.parametrize("written_ms", [-1, 0, 1, START_MS])
+def test_a_game_that_ends_too_long_after_its_record_was_written_comes_from_the_future(
+    hours: int, written_ms: int
+) -> None:
+    settings = ProjectionSettings(future_hours_max=hours)
+    ends = [1, START_MS, *(START_MS + n * HOUR_MS + more for n in (1, 24) for more in (-1, 0, 1)), 253402300799999]
+    games = [game(i, end_time=end) for i, end in enumerate(ends, 1)]
+    read = records(*((b"ab"[i % 2 : i % 2 + 1], encode(one)) for i, one in enumerate(games)))
+    read = msgspec.structs.replace(read, timestamps_ms=np.full(len(read), written_ms))
+    early = [row for row, end in enumerate(ends) if plain.is_future(settings, end, written_ms)]
+    assert bool(early) == (hours > 0 < written_ms)
+    found = sort_out(read, None, settings=settings)
+    assert [(row, reason) for row, reason, _ in found.rejected] == [(row, "future") for row in early]
+    assert all("projections.future_hours_max" in detail for _, _, detail in found.rejected)
+    rows = sorted(row for stream in found.streams.values() for row in stream.rows.tolist())
+    assert rows == [row for row in range(len(ends)) if row not in early]
+    for stream in found.streams.values():
+        assert ids_of(stream) == [games[row].game_id for row in stream.rows.tolist()]
+
+
+def test_a_record_of_no_stream_of_ours_is_not_asked_when_it_ends() -> None:
+    late = game(1, end_time=START_MS + 100 * HOUR_MS)
+    read = records((b"a b", encode(late)), (b"b", encode(late)), (b"a", encode(late)), (b"a", b"x"))
+    read = msgspec.structs.replace(read, timestamps_ms=np.full(len(read), START_MS))
+    found = sort_out(read, "a", settings=ProjectionSettings())
+    assert [reason for _, reason, _ in found.rejected] == ["unreadable", "stream", "future", "unreadable"]
 
 
 def test_an_unfair_game_is_rejected_only_by_a_check_that_rejects() -> None:

@@ -32,6 +32,7 @@ def test_the_fingerprint_is_the_same_for_the_same_settings_and_projections() -> 
         {"interval_minutes": 20},
         {"interval_hours": 3},
         {"window_games": 11},
+        {"future_hours_max": 25},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -77,6 +78,7 @@ def test_two_projections_of_one_name_are_refused() -> None:
         ({"samples_hours": (1, 1)}, "samples_hours names a size twice"),
         ({"interval_minutes": 7}, "interval_minutes is no divisor of 1440"),
         ({"interval_minutes": 0}, "interval_minutes is no divisor of 1440"),
+        ({"future_hours_max": -1}, "future_hours_max is outside 0 to 1000000"),
         ({"interval_hours": 0}, "interval_hours is outside 1 to 168"),
         ({"interval_hours": 169}, "interval_hours is outside 1 to 168"),
     ],
