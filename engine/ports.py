@@ -79,8 +79,9 @@ class StateStore(Protocol):
     async def read_manifest(self, topic: str, partition: int) -> Manifest | None:
         """The partition's manifest; None when there is none."""
 
-    async def write_manifest(self, topic: str, partition: int, manifest: Manifest) -> None:
-        """Store the manifest: `low_water` and `mark` as given, `streams` added to those known."""
+    async def write_manifest(self, topic: str, partition: int, manifest: Manifest, *, anew: bool = False) -> None:
+        """Store the manifest: `low_water` and `mark` as given, `streams` added to those known; with `anew` in place of
+        whatever stands there."""
 
 
 class ShadowStore(StateStore, Protocol):

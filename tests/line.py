@@ -9,7 +9,7 @@ from engine.adapters.memory_clock import MemoryClock
 from engine.adapters.memory_log import MemoryDeadLetters, MemoryLog, MemoryTopic
 from engine.adapters.memory_store import MemoryStore
 from engine.adapters.metrics import Metrics
-from engine.core.facts import Checkpoint, Commit, Outcome, Record
+from engine.core.facts import Checkpoint, Commit, Manifest, Outcome, Record
 from engine.core.fairness import FairnessCheck
 from engine.ports import DeadLetters, EventLog, StateStore
 from engine.runtime.health import HealthBoard
@@ -153,12 +153,15 @@ class Deployment:
             return False
         async with MemoryLog(self.topic, None) as log:
             ends = {number: (await log.bounds(number)).end for number in positions}
-        manifests = self.store.snapshot().manifests
         for number in positions:
-            manifest = manifests.get((self.topic.name, number))
+            manifest = await self.manifest(number)
             if manifest is None or manifest.low_water < ends[number]:
                 return False
         return all(positions[number] >= end for number, end in ends.items())
+
+    async def manifest(self, number: int) -> Manifest | None:
+        """What is noted of the partition, without a call that could be meant to fail."""
+        return self.store.snapshot().manifests.get((self.topic.name, number))
 
     async def run(self, *, limits: Limits = QUICK, accept_gap: bool = False) -> None:
         """One engine, until it has caught up."""

@@ -88,10 +88,10 @@ class MemoryStore:
         await self._end(await self._begin("read_manifest"))
         return self._data.manifests.get((topic, partition))
 
-    async def write_manifest(self, topic: str, partition: int, manifest: Manifest) -> None:
+    async def write_manifest(self, topic: str, partition: int, manifest: Manifest, *, anew: bool = False) -> None:
         """See `StateStore`."""
         trouble = await self._begin("write_manifest")
-        known = self._data.manifests.get((topic, partition))
+        known = None if anew else self._data.manifests.get((topic, partition))
         streams = manifest.streams if known is None else {**known.streams, **manifest.streams}
         self._data.manifests[topic, partition] = msgspec.structs.replace(manifest, streams=streams)
         await self._end(trouble)
@@ -182,7 +182,7 @@ class MemoryShadowStore(MemoryStore):
         await self._end(await self._begin("read_manifest"))
         return None
 
-    async def write_manifest(self, topic: str, partition: int, manifest: Manifest) -> None:
+    async def write_manifest(self, topic: str, partition: int, manifest: Manifest, *, anew: bool = False) -> None:
         """Nothing: a shadow keeps no manifests."""
         await self._end(await self._begin("write_manifest"))
 
@@ -227,7 +227,7 @@ class _Kept(msgspec.Struct, frozen=True):
         assert isinstance(state, dict)
         assert isinstance(games, SortedSet)
         window = [_decoded(stream, member) for member in games.members.values()]
-        return Stored(self.checkpoint, self.version, state, window)
+        return Stored(self.checkpoint, self.version, state, window, self.total_games)
 
     def aggregates(self) -> dict[str, Value]:
         return {name: value for name, value in self.model.items() if name != keys.CHECKPOINT}

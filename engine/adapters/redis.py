@@ -185,14 +185,24 @@ class RedisStore:
     async def read_manifest(self, topic: str, partition: int) -> Manifest | None:
         """See `StateStore`."""
         key = keys.manifest(self._key_prefix, topic, partition)
-        (fields,) = await (await self._client.at(key)).ask(lambda pipeline: pipeline.hgetall(key))
+        server = await self._client.at(key)
+        try:
+            (fields,) = await server.ask(lambda pipeline: pipeline.hgetall(key))
+        except StateError:
+            raise StateError(f"{key} is no manifest: `crashfold replay` writes it anew") from None
         return packing.manifest(key, fields) if fields else None
 
-    async def write_manifest(self, topic: str, partition: int, manifest: Manifest) -> None:
+    async def write_manifest(self, topic: str, partition: int, manifest: Manifest, *, anew: bool = False) -> None:
         """See `StateStore`."""
         key = keys.manifest(self._key_prefix, topic, partition)
         fields = [*packing.flattened(packing.manifest_fields(manifest).items())]
-        await (await self._client.at(key)).ask(lambda pipeline: pipeline.execute_command("HSET", key, *fields))
+
+        def build(pipeline: Pipeline) -> None:
+            if anew:
+                pipeline.unlink(key)
+            pipeline.execute_command("HSET", key, *fields)
+
+        await (await self._client.at(key)).ask(build)
 
     async def read_model(self, stream: str) -> tuple[Stored, dict[str, Value]] | None:
         """See `StateReader`. Raises StateError when a key cannot be read, StoreRefused when keys come without end."""
@@ -375,7 +385,7 @@ class RedisShadowStore(RedisStore):
         """None: a shadow keeps no manifests."""
         return None
 
-    async def write_manifest(self, topic: str, partition: int, manifest: Manifest) -> None:
+    async def write_manifest(self, topic: str, partition: int, manifest: Manifest, *, anew: bool = False) -> None:
         """Nothing: a shadow keeps no manifests."""
 
     async def clear(self, streams: Sequence[str]) -> None:
@@ -424,7 +434,7 @@ class RedisShadowStore(RedisStore):
     async def _promotion(self, stream: str, shadow: _Listing, allow_back: bool) -> Call:
         """The call of `promote.lua` with every key that it touches."""
         names, live = self._keys(stream), self._live(stream)
-        marks = await self._marks(live) or _Listing("", "", "", "", frozenset(), ())
+        marks = await self._marks_of_whatever_stands_there(live)
         found = await (await self._client.at(live.checkpoint)).scan(glob_escaped(live.prefix) + ":*")
         left_over = set(_named(live, found, marks.aggregates | shadow.aggregates)) - set(shadow.names)
         pairs = [key for name in shadow.names for key in (names.key(name), live.key(name))]
@@ -437,11 +447,20 @@ class RedisShadowStore(RedisStore):
             [
                 str(len(shadow.names)),
                 *(shadow.generation, shadow.next_offset, shadow.commit, shadow.keys_created),
-                *(marks.generation, marks.keys_created),
+                *(mark.encode("utf-8", "surrogateescape") for mark in (marks.generation, marks.keys_created)),
                 "1" if allow_back else "0",
                 live.updates,
             ],
         )
+
+    async def _marks_of_whatever_stands_there(self, live: Keys) -> _Listing:
+        """A listing without its names, of a live state that may be damaged in any way; all empty without one."""
+        server = await self._client.at(live.checkpoint)
+        try:
+            (reply,) = await server.ask(partial(_marks_of, [live.checkpoint]))
+        except StateError:  # it is of another type
+            return _listing([None] * len(_MARKS))
+        return _listing(reply)
 
     async def _promoted_before(self, stream: str) -> Promoted:
         """The answer of a promotion that was made although its reply was lost."""
@@ -495,15 +514,25 @@ class RedisShadowStore(RedisStore):
             replies.append(error)
 
 
+_MARKS: Final = ("generation", "keys_created", "next_offset", "commit", "aggregates")
+
+
 def _marks_of(checkpoints: Sequence[str], pipeline: Pipeline) -> None:
     for key in checkpoints:
-        pipeline.hmget(key, ("generation", "keys_created", "next_offset", "commit", "aggregates"))
+        pipeline.hmget(key, _MARKS)
 
 
 def _marks(checkpoint: str, reply: list[bytes | None]) -> _Listing:
     """A listing without its names. Raises StateError for one that was not written to its end."""
-    generation, keys_created, next_offset, commit_id, aggregates = ((part or b"").decode() for part in reply)
-    packing.offset(checkpoint, next_offset)
+    listing = _listing(reply)
+    packing.offset(checkpoint, listing.next_offset)
+    return listing
+
+
+def _listing(reply: list[bytes | None]) -> _Listing:
+    generation, keys_created, next_offset, commit_id, aggregates = (
+        (part or b"").decode("utf-8", "surrogateescape") for part in reply
+    )
     known = frozenset(packing.split_aggregates(aggregates))
     return _Listing(generation, keys_created, next_offset, commit_id, known, ())
 
@@ -530,11 +559,18 @@ def _stored(names: Keys, fields: dict[bytes, bytes], version: bytes | None, memb
     checkpoint = packing.checkpoint(names.checkpoint, fields)
     if version is None or not version.isdigit():
         raise StateError(f"{names.version} is missing or no whole number: {packing.WAY_OUT}")
+    begun = fields.get(b"begun", version)
+    if begun != version:
+        raise StateError(
+            f"{names.version} is {version.decode()}, but {begun.decode('utf-8', 'replace')} commits were begun: one "
+            f"broke off or ran twice; {packing.WAY_OUT}"
+        )
     window = packing.window(names.key(keys.GAMES), members)
     newest = str(window[-1].game_id) if window else ""
-    if fields.get(b"newest", b"").decode() != newest:
+    if fields.get(b"newest", b"") != newest.encode():
         raise StateError(f"{names.key(keys.GAMES)} does not end with the newest game: {packing.WAY_OUT}")
-    return Stored(checkpoint, int(version), packing.state(fields), window)
+    total_games = packing.total_games(names.checkpoint, fields)
+    return Stored(checkpoint, int(version), packing.state(fields), window, total_games)
 
 
 def _raise_worst(replies: Sequence[Any]) -> None:

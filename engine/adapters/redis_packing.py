@@ -46,7 +46,7 @@ _BOOKKEEPING: Final = frozenset(
     (
         *("next_offset", "generation", "commit", "writer", "topic", "partition", "first_offset"),
         *("mark_offset", "mark_timestamp", "mark_digest", "fingerprint", "aggregates"),
-        *("total_games", "newest", "keys_created"),
+        *("total_games", "newest", "begun", "keys_created"),
     )
 )
 """The fields of the checkpoint's hash that are not the state's."""
@@ -155,7 +155,7 @@ def call(names: Keys, commit: Commit, part: Part) -> Call:
 
 
 def checkpoint_fields(commit: Commit) -> dict[str, str]:
-    """The bookkeeping fields of the checkpoint's hash, but for `keys_created`, which the script counts."""
+    """The bookkeeping fields of the checkpoint's hash, but for `begun` and `keys_created`, which the script counts."""
     checkpoint = commit.checkpoint
     return {
         "next_offset": str(checkpoint.next_offset),
@@ -193,6 +193,14 @@ def checkpoint(key: str, fields: Mapping[bytes, bytes]) -> Checkpoint:
         raise StateError(f"{key} is no checkpoint ({error!r}): {WAY_OUT}") from None
 
 
+def total_games(key: str, fields: Mapping[bytes, bytes]) -> int:
+    """How many games the checkpoint whose hash that is has. Raises StateError, naming the key, for no number."""
+    try:
+        return int(fields[b"total_games"])
+    except (KeyError, ValueError) as error:
+        raise StateError(f"{key} is no checkpoint ({error!r}): {WAY_OUT}") from None
+
+
 def state(fields: Mapping[bytes, bytes]) -> dict[str, bytes]:
     """The fields of the checkpoint's hash that belong to the state."""
     named = ((field.decode("utf-8", "replace"), content) for field, content in fields.items())
@@ -218,7 +226,10 @@ def position(key: str, generation: bytes, next_offset: bytes, commit_id: bytes) 
     """The position whose fields these are; all empty when there is no checkpoint."""
     if not generation and not next_offset:
         return None
-    return Position(generation.decode(), offset(key, next_offset.decode()), commit_id.decode())
+    try:
+        return Position(generation.decode(), offset(key, next_offset.decode()), commit_id.decode())
+    except UnicodeDecodeError as error:
+        raise StateError(f"{key} is no checkpoint ({error!r}): {WAY_OUT}") from None
 
 
 def window(key: str, members: Iterable[bytes]) -> list[Game]:
@@ -267,7 +278,7 @@ def manifest(key: str, fields: Mapping[bytes, bytes]) -> Manifest:
             mark=_mark(text),
         )
     except (KeyError, ValueError) as error:
-        raise StateError(f"{key} is no manifest ({error!r}): delete that key and start again") from None
+        raise StateError(f"{key} is no manifest ({error!r}): `crashfold replay` writes it anew") from None
 
 
 def flattened(pairs: Iterable[tuple[str, _Packed]]) -> Iterator[_Packed]:

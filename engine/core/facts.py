@@ -222,6 +222,8 @@ class Stored(msgspec.Struct, frozen=True):
     version: int
     state: dict[str, bytes]
     window: list[Game]
+    total_games: int
+    """What the state and the window must come to."""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ import structlog
 
 from engine.core.facts import Behind, Checkpoint, DeadLetter, Manifest, Polled, Promoted, Records, Stored
 from engine.core.start import Begin, was_recreated, where_to_begin
-from engine.errors import ConfigurationError, CrashfoldError, LostRange, Unavailable
+from engine.errors import ConfigurationError, CrashfoldError, LostRange, StateError, Unavailable
 from engine.ports import Clock, DeadLetters, EventLog, ShadowStore, StateStore
 from engine.runtime.patience import patiently
 from engine.runtime.processor import Processor
@@ -113,6 +113,8 @@ class Rebuild:
         self._homes: dict[str, int] = {}
         self._from_elsewhere: set[str] = set()
         """The streams whose live offsets say nothing about this topic's."""
+        self._damaged: set[str] = set()
+        """The streams whose live state cannot be read, so that it is never ahead."""
         self._done: dict[str, Rebuilt] = {}
         self._records = 0
         self._rejected = 0
@@ -241,11 +243,7 @@ class Rebuild:
         only = self._processor.only_stream
         names = [only or stream_name(letter.record.key) for letter in letters]
         streams = sorted({name for name in names if isinstance(name, str)})
-        positions = await self._from_store(lambda: self._live.positions(streams))
-        passed = {
-            stream: 0 if position is None else position.next_offset
-            for stream, position in zip(streams, positions, strict=True)
-        }
+        passed = {stream: await self._passed(stream) for stream in streams}
         new = [
             letter
             for name, letter in zip(names, letters, strict=True)
@@ -254,10 +252,24 @@ class Rebuild:
         if new:
             await self._from_log(lambda: self._dead_letters.put(new))
 
+    async def _passed(self, stream: str) -> int:
+        """Up to where the live checkpoint has passed the partition; 0 when there is none that can be read."""
+        try:
+            (position,) = await self._from_store(lambda: self._live.positions([stream]))
+        except StateError:
+            return 0
+        return 0 if position is None else position.next_offset
+
     async def _compare_with_live(self, stream: str, number: int) -> None:
         """Find out whether the offsets of the live state mean the same records as these, and refuse to swap in less
-        than it has because the topic no longer holds what it was folded from."""
-        stored = await self._from_store(lambda: self._live.load(stream))
+        than it has because the topic no longer holds what it was folded from. A live state that cannot be read is what
+        is to be mended."""
+        try:
+            stored = await self._from_store(lambda: self._live.load(stream))
+        except StateError as error:
+            log.warning("live_state_damaged", stream=stream, error=str(error))
+            self._damaged.add(stream)
+            return
         if stored is None:
             return
         checkpoint, begin = stored.checkpoint, self._begins[number]
@@ -291,7 +303,7 @@ class Rebuild:
         """Write the shadow and promote it. A live engine that is ahead is overtaken: read on, commit to the shadow, try
         again."""
         number = held.partition
-        allow_back = self._request.to_offset is not None or stream in self._from_elsewhere
+        allow_back = self._request.to_offset is not None or stream in self._from_elsewhere | self._damaged
         for _ in range(CATCH_UP_TRIES):
             _refuse_rivals(await self._processor.commit({stream}))
             match await self._from_store(lambda: self._shadow.promote(stream, allow_back=allow_back)):
@@ -310,10 +322,16 @@ class Rebuild:
         )
 
     async def _mend_manifest(self, number: int) -> None:
-        """Where the live manifest is of another topic or asks for what is gone, let the engine begin with the first
-        record: it would stop again, and all that it needs has been rebuilt. Where there is none, name the streams."""
-        manifest = await self._from_store(lambda: self._live.read_manifest(self._log.topic, number))
-        if manifest is None and self._processor.only_stream is not None:
+        """Where the live manifest is of another topic, asks for what is gone or cannot be read, let the engine begin
+        with the first record: it would stop again, and all that it needs has been rebuilt. Where there is none, name
+        the streams."""
+        is_damaged = False
+        try:
+            manifest = await self._from_store(lambda: self._live.read_manifest(self._log.topic, number))
+        except StateError as error:
+            log.warning("manifest_damaged", partition=number, error=str(error))
+            manifest, is_damaged = None, True
+        if manifest is None and self._processor.only_stream is not None and not is_damaged:
             return  # it is known by its own checkpoint
         bounds = await self._from_log(partial(self._log.bounds, number))
         if manifest is not None:
@@ -323,7 +341,7 @@ class Rebuild:
                 return
         streams = {name: done.next_offset for name, done in self._done.items() if self._homes[name] == number}
         mended = Manifest(low_water=bounds.begin, streams=streams, mark=None)
-        await self._from_store(lambda: self._live.write_manifest(self._log.topic, number, mended))
+        await self._from_store(lambda: self._live.write_manifest(self._log.topic, number, mended, anew=is_damaged))
 
     async def _brought_up(self, stream: str, number: int) -> Held:
         """The stream, its checkpoint beyond all that was read: a live engine's may stand behind its last record."""

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 import msgspec
 
 from engine.core.facts import Bounds, Stored
+from engine.errors import StateError
 from engine.ports import EventLog, StateStore
-from projections import Plan, StreamState
+from engine.runtime.streams import restored
+from projections import Plan
 from projections.projection import Totals
 
 
@@ -64,7 +66,7 @@ def stream_status(
     """What is stored of one stream, in numbers; an idle stream of many stands where its partition stands."""
     checkpoint = stored.checkpoint
     matches = checkpoint.fingerprint == plan.fingerprint
-    totals = _totals(plan, stored) if matches else None
+    totals = _totals(plan, stream, stored) if matches else None
     position = max(checkpoint.next_offset, low_water or 0)
     return StreamStatus(
         stream=stream,
@@ -82,11 +84,11 @@ def stream_status(
     )
 
 
-def _totals(plan: Plan, stored: Stored) -> Totals | None:
+def _totals(plan: Plan, stream: str, stored: Stored) -> Totals | None:
     """What the state says of the stream; None when it cannot be read, which is for the engine to refuse."""
     try:
-        return StreamState.load(plan, stored.state, stored.window).totals
-    except (ValueError, KeyError):
+        return restored(stream, plan, stored).totals
+    except StateError:
         return None
 
 

@@ -9,11 +9,12 @@ from typing import Final
 
 import msgspec
 
-from engine.core.facts import Checkpoint, Position
+from engine.core.facts import Checkpoint, Position, Stored
 from engine.errors import FingerprintMismatch, StateError, StreamMoved, TopicRecreated
 from engine.ports import StateStore
 from engine.runtime.patience import Patience
 from projections import Plan, StreamState
+from schemas import keys
 
 GAME_BYTES: Final = 88
 """What a game of the window takes."""
@@ -76,6 +77,24 @@ class Stream:
         self.generation = checkpoint.generation
         if self.state.games >= self._weigh_at:
             self._weigh()
+
+
+def restored(name: str, plan: Plan, stored: Stored) -> StreamState:
+    """The state that is stored of the stream. Raises StateError when it does not prove itself: the base, the blocks and
+    the window must come to as many games as the checkpoint says, and the window must be as long as it can be."""
+    try:
+        state = StreamState.load(plan, stored.state, stored.window)
+    except (ValueError, KeyError, TypeError, IndexError, OverflowError, msgspec.MsgspecError) as error:
+        fault = f"cannot be read ({error or type(error).__name__})"
+    else:
+        total, window = stored.total_games, min(stored.total_games, plan.settings.window_games)
+        if len(stored.window) != window:
+            fault = f"has {len(stored.window)} games in `{keys.GAMES}`, not {window}"
+        elif state.games != total:
+            fault = f"has {state.games} games in `{keys.CHECKPOINT}` and `{keys.GAMES}`, not {total}"
+        else:
+            return state
+    raise StateError(f"the stored state of stream {name} {fault}. Rebuild it by `crashfold replay --stream {name}`.")
 
 
 class Streams:
@@ -149,14 +168,7 @@ class Streams:
         self.check(name, stored.checkpoint)
         if stored.checkpoint.partition != number:
             self.refuse_to_move(name, stored.checkpoint.partition, number)
-        try:
-            state = StreamState.load(self._plan, stored.state, stored.window)
-        except (ValueError, KeyError) as error:
-            raise StateError(
-                f"the stored state of stream {name} cannot be read: {error}. Rebuild it by "
-                f"`crashfold replay --stream {name}`."
-            ) from error
-        return Stream(name, number, state, stored.checkpoint)
+        return Stream(name, number, restored(name, self._plan, stored), stored.checkpoint)
 
     def refuse_to_move(self, name: str, home: int, number: int) -> None:
         """Raise StreamMoved."""

@@ -13,6 +13,7 @@ from engine.core.fairness import FairnessCheck
 from engine.core.start import was_recreated
 from engine.errors import LostRange, StateError
 from engine.ports import EventLog, StateReader
+from engine.runtime.streams import restored
 from projections import Plan, ProjectionSettings, StreamState, plain
 from projections.delta import SortedSet, Value
 from projections.plain import Arrivals
@@ -232,8 +233,8 @@ def _expected(plan: Plan, games: list[Game]) -> dict[str, Value]:
 def _restart_differences(stream: str, plan: Plan, expected: Mapping[str, Value], stored: Stored) -> list[Difference]:
     """Whether a restart would find the same state in what is stored beside the keys."""
     try:
-        restarted = StreamState.load(plan, stored.state, stored.window).keys()
-    except (ValueError, KeyError) as error:
+        restarted = restored(stream, plan, stored).keys()
+    except StateError as error:
         return [Difference(stream, "checkpoint", None, "a state that can be loaded", str(error))]
     return [
         Difference(stream, f"checkpoint → {found.key}", found.part, found.expected, found.stored)

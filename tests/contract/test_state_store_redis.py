@@ -61,6 +61,7 @@ async def test_the_checkpoint_can_be_read_by_eye(store: RedisStore, redis: Redis
         "aggregates": "text,fields,elements,scores,games",
         "total_games": "1",
         "newest": "1",
+        "begun": "1",
         "keys_created": "5",
         "base": "1",
     }

@@ -86,7 +86,9 @@ async def test_a_damaged_state_does_not_hide_the_rest(deployment: Deployment) ->
     stored = await deployment.store.load("a")
     assert stored is not None
     delta: Delta = {keys.CHECKPOINT: WriteHash({"base": b"?"})}
-    await deployment.store.commit([Commit("a", stored.checkpoint.position, stored.checkpoint, delta, 0, None)])
+    await deployment.store.commit(
+        [Commit("a", stored.checkpoint.position, stored.checkpoint, delta, stored.total_games, None)]
+    )
     found = await streams_of(deployment, "a", "b")
     assert [found["a"].settings_match, found["b"].settings_match] == [False, True]
 

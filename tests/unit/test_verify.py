@@ -35,7 +35,9 @@ async def damage(store: MemoryStore, delta: Delta) -> None:
     """Write to the keys of the stream without folding anything."""
     stored = await store.load("crash")
     assert stored is not None
-    await store.commit([Commit("crash", stored.checkpoint.position, stored.checkpoint, delta, 0, None)])
+    await store.commit(
+        [Commit("crash", stored.checkpoint.position, stored.checkpoint, delta, stored.total_games, None)]
+    )
 
 
 async def test_what_was_compared_is_told(deployment: Deployment) -> None:

@@ -28,11 +28,19 @@
 -- Lua has no rollback, so all that can fail is checked before the first write; and the first write is one that Redis
 -- refuses when it is out of memory, read-only or without replicas, before anything has changed. Offsets are compared as
 -- strings, since a Lua number is a double.
+--
+-- What goes wrong between the writes all the same must show. The first one raises the checkpoint's field `begun`, the
+-- last one raises the version (a part of a bigger commit takes `begun` back instead), each by one; so the two are equal
+-- unless a commit broke off (a right was taken away, the server was killed inside a script) or ran twice. A server may
+-- do the latter: redis-server 7.0 truncates an append-only file that ends inside a transaction but leaves that open, so
+-- that the next restart runs the beginning of the lost commit and then the commit that was made in its stead. For that
+-- to show, both must be relative writes.
 
 local call, pcall = redis.call, redis.pcall
 
 local UNPACK_MAX = 4000
 local LSET_MAX = 8
+local VERSION_DIGITS_MAX = 18 -- what INCR takes
 local SIZE = { string = 'STRLEN', hash = 'HLEN', list = 'LLEN', zset = 'ZCARD' }
 
 -- command key values[first] … values[last], in as few calls as the stack allows.
@@ -108,7 +116,7 @@ local function failed(reply, key, kind)
 end
 
 -- What stands there.
-local stored = pcall('HMGET', KEYS[1], 'generation', 'next_offset', 'commit', 'keys_created')
+local stored = pcall('HMGET', KEYS[1], 'generation', 'next_offset', 'commit', 'begun', 'keys_created')
 if stored.err then
   return failed(stored, KEYS[1], 'hash')
 end
@@ -116,8 +124,12 @@ local generation, next_offset, commit = stored[1] or '', stored[2] or '', stored
 local version = pcall('GET', KEYS[2])
 if type(version) == 'table' then
   return failed(version, KEYS[2], 'string')
-elseif version and not (version:find('^%d+$') and #version <= 15) then
+elseif version and not (version:find('^%d+$') and #version <= VERSION_DIGITS_MAX) then
   return { 'unfit', KEYS[2], 'is no whole number' }
+end
+local begun = stored[4]
+if begun and version and begun ~= version then
+  return { 'unfit', KEYS[2], 'is ' .. version .. ', but ' .. begun .. ' commits were begun: one broke off or ran twice' }
 end
 
 if generation ~= ARGV[1] or next_offset ~= ARGV[2] or commit ~= ARGV[3] then
@@ -157,13 +169,19 @@ end
 if created > 0 or is_first then
   -- Lets a reader that has listed the keys of the stream know whether there are more of them now.
   fields[#fields + 1] = 'keys_created'
-  fields[#fields + 1] = string.format('%.0f', tonumber(stored[4] or 0) + created)
+  fields[#fields + 1] = string.format('%.0f', tonumber(stored[5] or 0) + created)
 end
-local first = pcall('HSET', KEYS[1], unpack(fields, 1, math.min(#fields, UNPACK_MAX)))
+if not begun and version then -- stored before there was such a field, or the checkpoint is gone
+  local first = pcall('HSET', KEYS[1], 'begun', version)
+  if type(first) == 'table' then
+    return first
+  end
+end
+local first = pcall('HINCRBY', KEYS[1], 'begun', 1)
 if type(first) == 'table' then
   return first
 end
-in_chunks('HSET', KEYS[1], fields, UNPACK_MAX + 1, #fields)
+in_chunks('HSET', KEYS[1], fields, 1, #fields)
 in_chunks('HDEL', KEYS[1], gone, 1, #gone)
 for index = 3, #KEYS do
   local at = places[index - 2]
@@ -174,8 +192,10 @@ if ARGV[8] == '' then
   if not version then
     call('SET', KEYS[2], '0')
   end
+  call('HINCRBY', KEYS[1], 'begun', -1)
   return { 'applied', version or '0' }
 end
-version = string.format('%.0f', call('INCR', KEYS[2]))
+call('INCR', KEYS[2])
+version = call('GET', KEYS[2]) -- its digits, for the number that INCR answers is a double
 pcall('PUBLISH', ARGV[7], '{"version":' .. version .. ARGV[8])
 return { 'applied', version }

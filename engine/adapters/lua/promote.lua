@@ -11,11 +11,15 @@
 -- returns { 'promoted', version }
 --      or { 'behind', generation, next_offset, commit } of the live state, which is ahead
 --      or { 'moved' }: the lists of keys may be out of date, list them again
---      or { 'unfit', key, what is wrong with it }
+--      or { 'unfit', key, what is wrong with it } of the shadow
 --
 -- Every commit that creates a key raises `keys_created` in the checkpoint. So an engine may go on committing between the
 -- listing and this call: only when it created a key, or another generation came, are the lists out of date. All is
 -- checked before the first write; a missing key would stop RENAME half-way.
+--
+-- The live state is what is to be mended, so nothing in it need be sane: keys may be missing, of other types, or hold
+-- anything. The version becomes the larger of both + 1; of a live version that cannot be read, `begun` in the checkpoint
+-- is a copy (see commit.lua). Here too one of the first writes is relative, so that it shows when this runs twice.
 
 local call, pcall = redis.call, redis.pcall
 
@@ -29,27 +33,42 @@ local function is_greater(a, b)
   return a > b
 end
 
-local function number(key)
-  local value = call('GET', key) or '0'
-  return value:find('^%d+$') and #value <= 15 and tonumber(value) or nil
+local function is_number(text)
+  return text and text:find('^%d+$') and #text <= 18
 end
 
-local shadow = call('HMGET', KEYS[3], 'generation', 'next_offset', 'commit', 'keys_created', 'total_games', 'newest')
-local live = call('HMGET', KEYS[1], 'generation', 'next_offset', 'commit', 'keys_created')
+local shadow =
+  call('HMGET', KEYS[3], 'generation', 'next_offset', 'commit', 'keys_created', 'total_games', 'newest', 'begun')
+local live = pcall('HMGET', KEYS[1], 'generation', 'next_offset', 'commit', 'keys_created', 'begun')
+local live_version = pcall('GET', KEYS[2])
+for _, reply in ipairs({ live, live_version or nil }) do
+  if type(reply) == 'table' and reply.err and not reply.err:find('WRONGTYPE', 1, true) then
+    return reply
+  end
+end
+live = live.err and {} or live
+live_version = type(live_version) == 'string' and live_version or ''
 for field = 1, 4 do
   if (shadow[field] or '') ~= ARGV[field + 1] then
     return { 'moved' }
   end
 end
-if live[1] and ARGV[8] ~= '1' and is_greater(live[2], shadow[2]) then
+if live[1] and ARGV[8] ~= '1' and live[2] and live[2]:find('^%d+$') and is_greater(live[2], shadow[2]) then
   return { 'behind', live[1], live[2], live[3] or '' }
 end
 if (live[1] or '') ~= ARGV[6] or (live[4] or '') ~= ARGV[7] then
   return { 'moved' }
 end
-local live_version, shadow_version = number(KEYS[2]), number(KEYS[4])
-if not live_version or not shadow_version then
-  return { 'unfit', live_version and KEYS[4] or KEYS[2], 'is no whole number' }
+local begun = call('GET', KEYS[4])
+if not is_number(begun) or begun ~= shadow[7] then
+  return { 'unfit', KEYS[4], 'is not what the checkpoint beside it says' }
+end
+local version = begun
+for _, one in ipairs({ live_version, live[5] or '' }) do
+  one = one:gsub('^0+', '')
+  if is_number(one) and is_greater(one, version) then
+    version = one
+  end
 end
 local pairs_end = 4 + 2 * tonumber(ARGV[1])
 for index = 5, pairs_end, 2 do
@@ -58,11 +77,18 @@ for index = 5, pairs_end, 2 do
   end
 end
 
--- The first write shows whether Redis accepts any. UNLINK before RENAME, so that big values are freed elsewhere.
+-- The first write shows whether Redis accepts any; this one it does when it is out of memory, of which promote needs none.
+-- UNLINK before RENAME, so that big values are freed elsewhere.
 local first = pcall('UNLINK', KEYS[1])
 if type(first) == 'table' then
   return first
 end
+-- `begun` becomes the new version, relatively.
+call('HINCRBY', KEYS[3], 'begun', version)
+call('HINCRBY', KEYS[3], 'begun', '-' .. begun)
+call('HINCRBY', KEYS[3], 'begun', 1)
+version = call('HGET', KEYS[3], 'begun')
+
 for index = pairs_end + 1, #KEYS, UNPACK_MAX do
   call('UNLINK', unpack(KEYS, index, math.min(index + UNPACK_MAX - 1, #KEYS)))
 end
@@ -72,7 +98,6 @@ for index = 5, pairs_end, 2 do
 end
 call('RENAME', KEYS[3], KEYS[1])
 call('UNLINK', KEYS[4])
-local version = string.format('%.0f', math.max(live_version, shadow_version) + 1)
 call('SET', KEYS[2], version)
 local newest = shadow[6] ~= '' and shadow[6] or 'null'
 local update = '{"version":' .. version .. ',"total_games":' .. shadow[5] .. ',"newest":' .. newest .. '}'
