@@ -79,6 +79,7 @@ class KafkaLog:
         connection: Connection,
         *,
         group_id: str | None,
+        group_instance_id: str | None = None,
         fetch_min_bytes: int = 1,
         fetch_max_bytes: int = 52_428_800,
         fetch_max_wait_ms: int = 500,
@@ -96,6 +97,7 @@ class KafkaLog:
         self._options: dict[str, Any] = {
             **connection,
             "group_id": group_id,
+            "group_instance_id": group_instance_id,
             "fetch_min_bytes": fetch_min_bytes,
             "fetch_max_bytes": fetch_max_bytes,
             "fetch_max_wait_ms": fetch_max_wait_ms,
@@ -128,6 +130,7 @@ class KafkaLog:
             settings.topic,
             connection_options(settings),
             group_id=settings.group_id if group else None,
+            group_instance_id=settings.group_instance_id or None if group else None,
             fetch_min_bytes=settings.fetch_min_bytes,
             fetch_max_bytes=settings.fetch_max_bytes,
             fetch_max_wait_ms=settings.fetch_max_wait_ms,

@@ -48,8 +48,11 @@ def open_store(settings: Settings) -> RedisStore:
 
 
 def open_log(settings: Settings, file: Path | None = None, *, group: bool = False) -> EventLog:
-    """The topic, or the file in its place; with `group` its partitions are shared out among engines."""
-    return KafkaLog.from_settings(settings.kafka, group=group) if file is None else FileLog(file, follow=group)
+    """The topic, or the file in its place; with `group` its partitions are shared out among engines, unless
+    `kafka.assignment` gives all of them to this one."""
+    if file is not None:
+        return FileLog(file, follow=group)
+    return KafkaLog.from_settings(settings.kafka, group=group and settings.kafka.assignment == "group")
 
 
 def open_dead_letters(settings: Settings, file: Path | None = None) -> KafkaDeadLetters | FileDeadLetters:

@@ -124,6 +124,7 @@ async def _servers(common: Common) -> AsyncIterator[Settings]:
             "kafka.bootstrap_servers": bootstrap_servers,
             "kafka.security_protocol": "PLAINTEXT",
             "kafka.enable_idempotence": "false",
+            "kafka.assignment": "all",  # one engine needs no group, which takes five seconds to settle
             "redis.url": redis_url,
             "engine.port": "0",
             "log.level": "warning",

@@ -42,6 +42,11 @@ def run(
         raise ConfigurationError("--workers must be 1 or more")
     if workers > 1 and file is not None:
         raise ConfigurationError("--workers share the partitions of a topic; a file has one reader")
+    if workers > 1 and settings.kafka.assignment == "all":
+        raise ConfigurationError(
+            "--workers share the partitions of a group, and kafka.assignment = all gives every one to each: set it to"
+            " group, or run one worker"
+        )
     how = {"until_caught_up": until_caught_up, "accept_gap": accept_gap}
     if workers == 1 or worker is not None:
         structlog.contextvars.bind_contextvars(**({} if worker is None else {"worker": worker}))
@@ -49,4 +54,11 @@ def run(
         return 0
     flags = [f"--{name.replace('_', '-')}" for name, is_set in how.items() if is_set]
     command = [sys.executable, "-m", "engine.cli", "run", *flags, *options.tokens_of(common)]
-    return options.run(run_workers, settings, workers, lambda number: [*command, "--worker", str(number)])
+
+    def command_of(number: int) -> list[str]:
+        """The command of one worker, which is a member of the group with a name of its own."""
+        name = settings.kafka.group_instance_id
+        own = ["--kafka.group_instance_id", f"{name}-{number}"] if name else []
+        return [*command, *own, "--worker", str(number)]
+
+    return options.run(run_workers, settings, workers, command_of)

@@ -73,6 +73,21 @@ class KafkaSettings(msgspec.Struct, frozen=True, kw_only=True):
     group_id: Annotated[
         str, Meta(min_length=1, max_length=255, description="The consumer group that shares out the partitions.")
     ] = "crashfold"
+    group_instance_id: Annotated[
+        str,
+        Meta(
+            max_length=249,
+            description="This engine's name in the group, the same after a restart (static membership), so that its"
+            " partitions are its own again at once; empty: none. Each engine needs another one.",
+        ),
+    ] = ""
+    assignment: Annotated[
+        Literal["group", "all"],
+        Meta(
+            description="`group`: engines share the partitions. `all`: this engine reads all of them and joins no"
+            " group, for deployments of one engine."
+        ),
+    ] = "group"
     dead_letter_topic: Annotated[
         str, Meta(description="The topic for records that cannot be folded; empty: `<topic>.dead`.", extra=_TOPIC_WANTS)
     ] = ""
@@ -149,6 +164,16 @@ class KafkaSettings(msgspec.Struct, frozen=True, kw_only=True):
             _is_topic(self.dead_letters),
             "dead_letter_topic",
             f"({self.dead_letters!r}) is no topic name: 1 to 249 of A-Z a-z 0-9 . _ -",
+        )
+        _require(
+            not self.group_instance_id or _is_topic(self.group_instance_id),
+            "group_instance_id",
+            f"({self.group_instance_id!r}) is no name of a member: 1 to 249 of A-Z a-z 0-9 . _ -",
+        )
+        _require(
+            not self.group_instance_id or self.assignment == "group",
+            "group_instance_id",
+            "names a member of a group, and kafka.assignment = all joins none",
         )
         _require(self.dead_letters != self.topic, "dead_letter_topic", "is the topic that games are read from")
         _require(

@@ -1,5 +1,7 @@
 """Engines of one group share the partitions, and hand them over without losing or repeating anything."""
 
+import pytest
+
 from tests.deployment import NewDeployment, Watcher, expected, traffic
 
 STREAMS = [f"table-{number}" for number in range(12)]
@@ -93,3 +95,31 @@ def test_engines_that_follow_each_other_in_good_order_hand_no_letter_over_twice(
     letters = deployment.dead_letters()
     assert sorted(letters) == sorted(wanted.letters)
     deployment.verified()
+
+
+@pytest.mark.parametrize(
+    "membership", [{"group_instance_id": "engine-0"}, {"assignment": "all"}], ids=["static-member", "no-group"]
+)
+def test_a_killed_engine_is_back_before_the_group_would_miss_it(
+    new_deployment: NewDeployment, redis_url: str, membership: dict[str, str]
+) -> None:
+    slow_to_miss = {"session_timeout_ms": 600_000, "heartbeat_interval_ms": 3_000}
+    deployment = new_deployment(redis_url, settings={"kafka": {**membership, **slow_to_miss}})
+    messages = traffic(7, 600)
+    wanted = expected(messages, deployment.projections, only="crash")
+    deployment.publish(messages[:300])
+    with deployment.engine() as engine:
+        engine.until(lambda: deployment.next_offset() == 300, "the first half is committed")
+        engine.kill()
+    deployment.publish(messages[300:])
+    with deployment.engine() as engine:
+        engine.until(lambda: deployment.next_offset() == 600, "the second half is committed")
+        assert engine.terminate()[0] == 0
+    assert deployment.verified()["crash"]["games"] == len(wanted.games["crash"])
+
+
+def test_workers_cannot_share_what_each_of_them_reads_whole(new_deployment: NewDeployment, redis_url: str) -> None:
+    deployment = new_deployment(redis_url, settings={"kafka": {"assignment": "all"}})
+    done = deployment.run("run", "--workers", "2")
+    assert done.code == 78
+    assert "kafka.assignment" in done.err
