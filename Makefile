@@ -2,13 +2,15 @@
 
 # What is passed on to the command behind demo, bench and the tests: make demo ARGS="--help"
 ARGS =
+# Which schedules are simulated: one, or a range of them.
+SEEDS = 1..2000
 
 READY = .venv/.ready
 
 # Commands start a second sooner when Python may keep what it has compiled, and the tests start hundreds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup check test test-quick bench bench-api bench-growth bench-guard bench-peers demo clean
+.PHONY: help setup check test test-quick bench bench-api bench-growth bench-guard bench-peers demo simulate clean
 
 help:
 	@echo 'make setup       .venv from uv.lock; again only when that or pyproject.toml changed'
@@ -16,6 +18,7 @@ help:
 	@echo 'make check       lint, format, types, import rules'
 	@echo 'make test        all tests, with Redis and Apache Kafka; installs them when run as root'
 	@echo 'make test-quick  the tests that need neither Java nor an installed server'
+	@echo 'make simulate    the engine on simulated servers that fail: SEEDS=1..2000, or the seed that failed'
 	@echo 'make bench       the benchmarks'
 	@echo 'make bench-api   answers over HTTP, and how soon readers see a commit'
 	@echo 'make bench-growth how cost grows: with predicates, streams, windows, history'
@@ -43,6 +46,9 @@ test: $(READY)
 
 test-quick: $(READY)
 	.venv/bin/pytest -m 'not kafka' $(ARGS)
+
+simulate: $(READY)
+	@.venv/bin/python -m tests.simulation $(SEEDS) $(ARGS)
 
 bench: $(READY)
 	.venv/bin/crashfold bench $(ARGS)

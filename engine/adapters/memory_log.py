@@ -38,7 +38,8 @@ class MemoryTopic:
         self._groups: dict[str, list[MemoryLog]] = {}
         self._loners: list[MemoryLog] = []
         self._turns: dict[str, int] = {}
-        self._waiting: set[anyio.Event] = set()
+        self._waiting: dict[anyio.Event, None] = {}
+        """Polls that wait, in the order in which they began: a set would wake them in any."""
 
     @property
     def partitions(self) -> frozenset[int]:
@@ -137,8 +138,9 @@ class MemoryTopic:
         return self._partitions[partition]
 
     def _wake(self) -> None:
-        while self._waiting:
-            self._waiting.pop().set()
+        waiting, self._waiting = self._waiting, {}
+        for arrived in waiting:
+            arrived.set()
 
 
 class MemoryLog:
@@ -183,11 +185,11 @@ class MemoryLog:
         with anyio.move_on_after(wait_s):
             while not (self._handover.pending or self._readable()):
                 arrived = anyio.Event()
-                self._topic._waiting.add(arrived)
+                self._topic._waiting[arrived] = None
                 try:
                     await arrived.wait()
                 finally:
-                    self._topic._waiting.discard(arrived)
+                    self._topic._waiting.pop(arrived, None)
         # No await from here on: whoever is cancelled has been given nothing.
         if self._handover.pending:
             gained, lost = self._handover.report()

@@ -576,8 +576,9 @@ class Processor:
             stream = await self._streams.load(name, number)
             self._streams.use(stream)
             if stream.checkpoint is None:
-                # It has nothing any more, which sends us back to the start.
-                partition.known.setdefault(name, Position("", 0, ""))
+                # It has nothing any more, which sends us back to the start. If it has something when it is asked again,
+                # because Redis failed back, that counts only if it has all that was folded here.
+                partition.known[name] = Position("", partition.folded.next_offset, "")
             else:
                 partition.known[name] = stream.checkpoint.position
                 low_water[number] = min(low_water[number], stream.checkpoint.next_offset)

@@ -1,0 +1,1 @@
+"""Deterministic simulation: the real engine on simulated servers, out of one seed (docs/simulation.md)."""
