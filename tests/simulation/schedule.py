@@ -265,6 +265,6 @@ _EVENTS: Final[dict[str, tuple[Callable[[Random], Event], int]]] = {
 _WORK: Final = frozenset(("arrive", "litter", "hole"))
 
 ALL: Final = frozenset(_EVENTS)
-PENDING: Final = frozenset(("spoil", "truncate", "recreate"))
+PENDING: Final = frozenset(("truncate", "recreate"))
 """What the engine is known not to survive yet; asked for by name."""
 DEFAULT: Final = ALL - PENDING
