@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.measure import Figure, Provenance, announce, ratio
-from engine.cli import options
+from engine.cli import output
 
 Costs = Mapping[str, float]
 """What one visit of a point measured, by the name of the line."""
@@ -96,7 +96,7 @@ def show(curves: Sequence[Curve]) -> None:
                 row = (f"{point.x:,.0f}", f"{point.figure.median:,.3g}", f"{low:,.3g} to {high:,.3g}", ratio)
                 rows.append((line.name, *row))
         columns = ("cost", curve.x, curve.unit, "lowest to highest", f"× at {curve.reference or 0:,.0f}")
-        options.print_table(
+        output.print_table(
             curve.title,
             columns[: 5 if curve.reference is not None else 4],
             [row if curve.reference is not None else row[:4] for row in rows],

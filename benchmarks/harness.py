@@ -18,7 +18,7 @@ from benchmarks.growth import curves as curves_of
 from benchmarks.measure import Figure, Report, machine, write
 from benchmarks.plots import draw as draw_curves
 from benchmarks.servers import quiet, running_servers
-from engine.cli import options
+from engine.cli import options, output
 from engine.errors import CrashfoldError
 from schemas.chain import chain_of_games
 
@@ -83,7 +83,7 @@ def bench(
     show(report)
     path = out or RESULTS / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
     write(report, path)
-    options.note(f"report: {path}")
+    output.print_error(f"report: {path}")
     return 0
 
 
@@ -119,7 +119,7 @@ def growth(
     curves.show(report.curves)
     path = out or RESULTS / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-growth.json"
     write(report, path)
-    options.note(f"report: {path}")
+    output.print_error(f"report: {path}")
     if plots is not None:
         draw_curves(report.curves, plots)
     return 0
@@ -149,7 +149,7 @@ def guard(*, rebase: bool = False, embedded: bool = False) -> int:
         for one in verdicts
     ]
     columns = ("ratio", "baseline", "now", "change", "attempts", "")
-    options.print_table("CPU time, worse is more", columns, rows)
+    output.print_table("CPU time, worse is more", columns, rows)
     return 1 if any(one.is_lost for one in verdicts) else 0
 
 
@@ -165,21 +165,21 @@ def draw(*reports: Path, to: Path) -> int:
         The directory.
     """
     for path in draw_curves(curves.read(reports), to):
-        options.note(str(path))
+        output.print_error(str(path))
     return 0
 
 
 def show(report: Report) -> None:
     """The figures for people."""
     if answers := api.rows(report.figures):
-        options.print_table("answers over HTTP: ms, and requests/s", api.COLUMNS, answers)
+        output.print_table("answers over HTTP: ms, and requests/s", api.COLUMNS, answers)
     rows = [
         (one.name, f"{one.median:,.2f}", f"{one.spread[0]:,.2f} to {one.spread[1]:,.2f}", one.unit, one.note)
         for one in report.figures
         if not api.has_row(one)
     ]
     columns = ("figure", "median", "lowest to highest", "unit", "of what")
-    options.print_table(f"median of {report.runs} runs", columns, rows)
+    output.print_table(f"median of {report.runs} runs", columns, rows)
 
 
 async def _grow(

@@ -1,7 +1,8 @@
 """Logs: constant event names with fields, JSON lines or a console for people, on standard error.
 
-May import structlog, logging and `engine.settings`. The one thing that is always true: no secret is written. Values are
-masked by the name of their key, and passwords in addresses wherever they stand, tracebacks included.
+May import structlog, logging, `engine.settings` and `engine.terminal`. What is always true: no secret is written, for
+values are masked by the name of their key, and passwords in addresses wherever they stand, tracebacks included. And
+whoever logs goes on: a line is one write, and one that cannot be written is counted (`lines_lost`).
 
 `configure` is called once, by the command line. Everything else says `structlog.get_logger()`, and logs a line per
 commit at debug, per change of state at info.
@@ -18,9 +19,14 @@ import structlog
 from structlog.typing import EventDict, Processor
 
 from engine.settings import MASK, LogSettings, masked_text
+from engine.terminal import Lines, shortened, visible
 
 LIBRARY_EVENT: Final = "library_said"
 """The event of whatever a library logs by itself; its sentence is the field `message`."""
+
+_FIXED: Final = ("timestamp", "level", "event")
+_VALUE_LEFT: Final = 64
+"""How much of a value is left at least when a line is too long."""
 
 _SECRET_KEY: Final = re.compile(r"(.*[_-])?(password|passwd|token|secret|authorization|api[_-]?key)", re.IGNORECASE)
 
@@ -28,19 +34,23 @@ _SECRET_KEY: Final = re.compile(r"(.*[_-])?(password|passwd|token|secret|authori
 def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
     """Write from now on to `stream` (default: standard error), our own events from `settings.level` on.
 
-    What libraries log through the standard library comes out in the same form, from WARNING on.
+    What libraries log or warn of through the standard library comes out in the same form, from WARNING on.
     """
+    closed = stream is None and sys.__stderr__ is None
     stream = stream or sys.stderr
+    lines = Lines(None if closed else stream)
     level = logging.getLevelNamesMapping()[settings.level.upper()]
     as_json = settings.format == "json" or (settings.format == "auto" and not stream.isatty())
-    renderer = _json() if as_json else _console(colors=stream.isatty() and not os.environ.get("NO_COLOR"))
+    renderer = (
+        _json(lines.bytes_max) if as_json else _console(colors=stream.isatty() and not os.environ.get("NO_COLOR"))
+    )
     structlog.configure(
         processors=[structlog.contextvars.merge_contextvars, *_shared(), *renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(stream),
+        logger_factory=_Loggers(lines),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(stream)
+    handler = _Handler(lines)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, _library_event, *_shared()],
@@ -50,6 +60,47 @@ def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(max(level, logging.WARNING))
+    logging.captureWarnings(capture=True)
+
+
+def lines_lost() -> int:
+    """How many lines could not be written since logs were configured."""
+    loggers = structlog.get_config()["logger_factory"]
+    return loggers.lines.lost if isinstance(loggers, _Loggers) else 0
+
+
+class _Loggers:
+    """Makes the loggers at the end of structlog's chain, which take finished lines."""
+
+    def __init__(self, lines: Lines) -> None:
+        self.lines = lines
+
+    def __call__(self, *_: object) -> "_Logger":
+        return _Logger(self.lines)
+
+
+class _Logger:
+    """Takes a finished line by the name of any level."""
+
+    def __init__(self, lines: Lines) -> None:
+        self.msg = self.debug = self.info = self.warning = self.error = self.critical = self.exception = lines.write
+
+
+class _Handler(logging.Handler):
+    """Writes what libraries log; a record that cannot be printed is told by its unfilled message."""
+
+    def __init__(self, lines: Lines) -> None:
+        super().__init__()
+        self._lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record as one line."""
+        try:
+            line = self.format(record)
+        except Exception:
+            record.msg, record.args, record.exc_info = f"{record.msg!r} % {record.args!r}", (), None
+            line = self.format(record)
+        self._lines.write(line)
 
 
 def mask_secrets(_logger: object, _method: str, event: EventDict) -> EventDict:
@@ -66,16 +117,49 @@ def _shared() -> list[Processor]:
     ]
 
 
-def _json() -> list[Processor]:
-    return [_fixed_fields_first, structlog.processors.JSONRenderer()]
+def _json(bytes_max: int | None) -> list[Processor]:
+    render = structlog.processors.JSONRenderer()
+    fitting = [] if bytes_max is None else [_Fitting(bytes_max, render)]
+    return [_fixed_fields_first, *fitting, render]
 
 
 def _console(*, colors: bool) -> list[Processor]:
-    return [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)]
+    render = structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)
+    return [_visible_values, render]
+
+
+class _Fitting:
+    """Shortens the longest values of an event until its line is one write to a pipe, and still JSON."""
+
+    def __init__(self, bytes_max: int, render: structlog.processors.JSONRenderer) -> None:
+        self._bytes_max = bytes_max - len("\n")
+        self._render = render
+
+    def __call__(self, logger: object, method: str, event: EventDict) -> EventDict:
+        def size(value: object) -> int:
+            return len(self._render(None, method, {"": value}))  # ASCII, so characters are bytes
+
+        while (excess := len(self._render(None, method, event)) - self._bytes_max) > 0:
+            longest = max(event, key=lambda key: size(event[key]))
+            text = event[longest] if isinstance(event[longest], str) else str(event[longest])
+            if len(text) <= _VALUE_LEFT:
+                event.popitem()  # so many fields that no value is to blame
+                continue
+            # Escapes count several times, so it may take a few rounds.
+            event[longest] = shortened(text, max(_VALUE_LEFT, min(len(text) - excess, len(text) * 3 // 4)))
+        return event
+
+
+def _visible_values(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """Texts as they may be shown on a terminal; an exception and a stack keep their lines."""
+    return {
+        key: visible(value, keep="\n" if key in ("exception", "stack") else "") if isinstance(value, str) else value
+        for key, value in event.items()
+    }
 
 
 def _fixed_fields_first(_logger: object, _method: str, event: EventDict) -> EventDict:
-    return {key: event[key] for key in ("timestamp", "level", "event") if key in event} | dict(event)
+    return {key: event[key] for key in _FIXED if key in event} | dict(event)
 
 
 def _library_event(_logger: object, _method: str, event: EventDict) -> EventDict:

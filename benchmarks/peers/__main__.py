@@ -19,7 +19,7 @@ from benchmarks.peers.contest import Contest, topic_of
 from benchmarks.servers import assignments, check, forget, running_servers
 from benchmarks.topic import contest as contest_own
 from benchmarks.topics import fill, one_stream
-from engine.cli import options
+from engine.cli import options, output
 from engine.errors import CrashfoldError
 from schemas.chain import chain_of_games
 
@@ -91,7 +91,7 @@ def bench_peers(
     path = out or RESULTS / f"peers-{began.replace(':', '')}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
-    options.note(f"report: {path}")
+    output.print_error(f"report: {path}")
     return 1 if report.failed else 0
 
 
@@ -120,10 +120,10 @@ def _set_up(peers: Sequence[Peer], failed: dict[str, str]) -> None:
     for peer in peers:
         try:
             if peer.name not in OURS:
-                options.note(f"setting up {peer.name} …")
+                output.print_error(f"setting up {peer.name} …")
                 environments.command(peer.name)
         except CrashfoldError as error:
-            options.note(f"{peer.name} cannot be set up: {error}")
+            output.print_error(f"{peer.name} cannot be set up: {error}")
             failed |= {_name((peer, variant)): f"cannot be set up: {error}" for variant in peer.variants}
 
 
@@ -142,7 +142,7 @@ async def _take_turns(
             try:
                 outcome = await _run(contest, entrant, games)
             except (CrashfoldError, CalledProcessError) as error:
-                options.note(str(error))
+                output.print_error(str(error))
                 failed[name] = str(error)
                 outcomes[name].clear()
                 continue
@@ -154,12 +154,12 @@ async def _take_turns(
 async def _killed(contest: Contest, entrant: Entrant, games: int) -> str:
     """What came of it when it was killed half-way."""
     peer, variant = entrant
-    options.note(f"{_name(entrant)}: killed half-way …")
+    output.print_error(f"{_name(entrant)}: killed half-way …")
     await forget(contest.servers)
     try:
         return await contest.kill(peer.name, variant, _games(peer, games), peer.aggregates, peer.kill_write_every_s)
     except CrashfoldError as error:
-        options.note(str(error))
+        output.print_error(str(error))
         return "does not come back"
 
 
@@ -230,5 +230,5 @@ if __name__ == "__main__":
     try:
         sys.exit(app())
     except (CrashfoldError, ValueError) as error:
-        options.note(f"bench-peers: {error}")
+        output.print_error(f"bench-peers: {error}")
         sys.exit(1)

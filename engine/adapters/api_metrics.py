@@ -18,6 +18,7 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import choose_encoder
 
+from engine.adapters.metrics import LogLinesLost
 from engine.version import VERSION, revision
 
 _DURATIONS_S: Final = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -32,6 +33,7 @@ class ApiMetrics:
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
+        self.registry.register(LogLinesLost())
         self._gauge(
             "build_info", "Always 1; which build this is, and which process answered.", "version", "revision", "worker"
         ).labels(VERSION, revision(), worker).set(1)

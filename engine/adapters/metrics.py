@@ -24,6 +24,7 @@ from prometheus_client.registry import Collector
 from engine.core.batch import REASONS
 from engine.core.facts import Applied, Bounds, Conflict, Duplicate, Outcome, ServerUsage
 from engine.errors import StoreRefused, Unavailable
+from engine.logs import lines_lost
 from engine.meter import FairnessFault
 from engine.version import VERSION, revision
 
@@ -33,6 +34,15 @@ STREAMS_NAMED_MAX: Final = 1_000
 """Streams with labels of their own."""
 _OUTCOMES: Final = ("applied", "duplicate", "conflict", "unknown", "refused")
 _OUTCOME_NAMES: Final = {Applied: "applied", Duplicate: "duplicate", Conflict: "conflict"}
+
+
+class LogLinesLost(Collector):
+    """How many lines of its log the process could not write."""
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """The count at this moment."""
+        meaning = "Lines of the log that could not be written: disk full, pipe closed, nobody reads."
+        yield CounterMetricFamily("crashfold_log_lines_lost", meaning, lines_lost())
 
 
 class Metrics:
@@ -61,6 +71,7 @@ class Metrics:
         for fault in get_args(FairnessFault):
             self._unfair.labels(fault)
         self._rebalances = self._counter("rebalances", "How often partitions were gained or lost.")
+        self.registry.register(LogLinesLost())
 
         self._commit_s = self._histogram("commit_duration_seconds", "The store's answer to one call.", _DURATIONS_S)
         self._step_s = self._histogram("step_duration_seconds", "One turn of the loop.", _DURATIONS_S)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import anyio
+import structlog
 import uvicorn
 
 from engine.errors import ConfigurationError, CrashfoldError
@@ -22,6 +23,8 @@ BACKLOG: Final = 2048
 KEEP_ALIVE_S: Final = 30
 FILES_MAX: Final = 65_536
 RESTART_S: Final = 1.0
+
+log = structlog.get_logger()
 
 
 class _Server(uvicorn.Server):
@@ -140,8 +143,7 @@ class _Supervisor:
     def start(self, number: int) -> None:
         """Start worker `number`."""
         started_s = _now_s()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        _flush()
         pid = os.fork()
         if pid:
             self._running[pid] = (number, started_s)
@@ -153,13 +155,12 @@ class _Supervisor:
             self._work(number)
             code = 0
         except CrashfoldError as error:
-            sys.stderr.write(f"crashfold: {error}\n")
+            log.error("worker_failed", worker=number, error=str(error))
             code = error.exit_code
         except BaseException:
             sys.excepthook(*sys.exc_info())
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            _flush()
             os._exit(code)
 
     def told(self, signal_number: int, _frame: object) -> None:
@@ -180,10 +181,16 @@ class _Supervisor:
                 self._failed = True
                 self.told(signal.SIGTERM, None)
             else:
-                sys.stderr.write(f"crashfold: worker {number} ended by itself, and is started again\n")
+                log.error("worker_ended", worker=number, code=os.waitstatus_to_exitcode(status))
                 self.start(number)
         if self._failed:
             raise CrashfoldError("a worker failed; what it said stands above")
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
 
 
 def _share_port(listener: socket.socket) -> None:

@@ -2,7 +2,7 @@
 
 from cyclopts import App
 
-from engine.cli import options
+from engine.cli import options, output
 from engine.cli.options import Common
 from engine.settings import describe
 
@@ -20,6 +20,6 @@ def show(*, json: bool = False, common: Common | None = None) -> None:
     """
     rows = describe(options.loaded(common))
     if json:
-        options.print_json(rows)
+        output.print_json(rows)
         return
-    options.print_table("settings", ("name", "value", "source"), [(row.name, row.value, row.source) for row in rows])
+    output.print_table("settings", ("name", "value", "source"), [(row.name, row.value, row.source) for row in rows])

@@ -7,7 +7,7 @@ from cyclopts import App, Parameter
 from engine.adapters.dead_letters import StoredDeadLetter
 from engine.adapters.file_dead_letters import shown
 from engine.adapters.kafka_sink import KafkaDeadLetters
-from engine.cli import options
+from engine.cli import options, output
 from engine.cli.bootstrap import open_log
 from engine.cli.options import Common
 from engine.errors import CrashfoldError
@@ -32,12 +32,12 @@ def list_(*, reason: str | None = None, json: bool = False, common: Common | Non
     """
     letters = [letter for letter in _read(common) if reason is None or letter.reason == reason]
     if json:
-        options.print_json([shown(letter) for letter in letters])
+        output.print_json([shown(letter) for letter in letters])
         return
     rows = [
         (f"{one.partition}:{one.offset}", one.reason, one.detail, shown(one)["key"], one.value_bytes) for one in letters
     ]
-    options.print_table(f"{len(letters)} dead letters", ("origin", "reason", "detail", "key", "bytes"), rows)
+    output.print_table(f"{len(letters)} dead letters", ("origin", "reason", "detail", "key", "bytes"), rows)
 
 
 @app.command
@@ -45,9 +45,9 @@ def show(origin: Origin, *, json: bool = False, common: Common | None = None) ->
     """Show one dead letter with the beginning of its value (up to 4 KiB)."""
     letter = _find(_read(common), origin)
     if json:
-        options.print_json(shown(letter))
+        output.print_json(shown(letter))
         return
-    options.print_table(origin, ("field", "value"), list(shown(letter).items()))
+    output.print_table(origin, ("field", "value"), list(shown(letter).items()))
 
 
 @app.command
@@ -69,7 +69,7 @@ def retry(
     letters = options.run(_letters, settings)
     wanted = letters if all_ else [_find(letters, origin) for origin in origins]
     published = options.run(_retry, settings, wanted)
-    print(f"{published} records published again to {settings.kafka.topic}")
+    output.print_line(f"{published} records published again to {settings.kafka.topic}")
 
 
 def _read(common: Common | None) -> list[StoredDeadLetter]:

@@ -1,7 +1,7 @@
 """`crashfold demo`: everything on embedded servers, with a provably fair chain of games."""
 
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from itertools import islice
 from os import environ
 from time import monotonic, time
@@ -12,10 +12,11 @@ import msgspec
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from engine import logs
 from engine.adapters.embedded import create_topic, embedded_kafka, embedded_redis
-from engine.cli import options
+from engine.cli import options, output
 from engine.cli.bootstrap import only_stream, open_store, run_engine
 from engine.cli.options import Common
 from engine.cli.replay import replay_topic
@@ -95,8 +96,8 @@ async def _show_once(common: Common, games: int, rate: float, seed: int) -> int:
         verdict = "equal" if not report.differences else f"{len(report.differences)} differences"
         done("verify", games, started_s, f"{compared} keys against the plain recomputation: {verdict}")
 
-        Console().print(*_results(await _read_model(settings)), sep="\n")
-    options.print_table("what was done", ("step", "took", "result"), steps)
+        output.print_rendered(Group(*_results(await _read_model(settings))))
+    output.print_table("what was done", ("step", "took", "result"), steps)
     complete = all(one.games == games for one in report.streams)
     return 0 if complete and not report.differences else 1
 
@@ -112,6 +113,7 @@ async def _show_live(common: Common, games: int, rate: float, seed: int) -> int:
         tasks.start_soon(engine)
         tasks.start_soon(_publish_live, settings, games, rate, seed)
         await _watch(settings)
+        tasks.cancel_scope.cancel()
     return 0
 
 
@@ -131,7 +133,7 @@ async def _servers(common: Common) -> AsyncIterator[Settings]:
         }
         settings = load(common.config, environ, overrides).settings
         logs.configure(settings.log)
-        options.note(f"Redis: {redis_url}   Kafka: {bootstrap_servers}   (gone when the demo ends)")
+        output.print_error(f"Redis: {redis_url}   Kafka: {bootstrap_servers}   (gone when the demo ends)")
         await create_topic(bootstrap_servers, settings.kafka.topic)
         yield settings
 
@@ -166,26 +168,18 @@ def _now_ms() -> int:
 
 
 async def _watch(settings: Settings) -> None:
-    """Show the read model as it changes; line by line where there is no terminal."""
+    """Show the read model as it changes, table after table where there is no terminal; return when nobody reads it."""
     console = Console()
-    with Live(console=console, refresh_per_second=4) if console.is_terminal else _Lines() as view:
-        while True:
+    with Live(console=console, refresh_per_second=4) if console.is_terminal else nullcontext() as live:
+        reads = True
+        while reads:
             model = await _read_model(settings)
-            view.update(Group(*_results(model), "Ctrl-C ends the demo") if model else "waiting for the first games …")
+            shown = Group(*_results(model), "Ctrl-C ends the demo") if model else Text("waiting for the first games …")
+            if live is None:
+                reads = output.print_rendered(shown)
+            else:
+                live.update(shown)
             await anyio.sleep(LOOK_EVERY_S if console.is_terminal else 4 * LOOK_EVERY_S)
-
-
-class _Lines:
-    """A view for pipes and files: the same tables, one after the other."""
-
-    def __enter__(self) -> "_Lines":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def update(self, shown: Group | str) -> None:
-        Console().print(shown)
 
 
 async def _read_model(settings: Settings) -> dict[str, Value]:

@@ -9,7 +9,7 @@ import msgspec
 from engine.adapters.kafka_client import connection_options
 from engine.adapters.kafka_topics import topic_exists
 from engine.adapters.redis import ServerInfo
-from engine.cli import options
+from engine.cli import options, output
 from engine.cli.bootstrap import only_stream, open_log, open_store, plan_of
 from engine.cli.options import Common
 from engine.errors import CrashfoldError
@@ -42,10 +42,10 @@ def doctor(*, json: bool = False, common: Common | None = None) -> int:
     """
     findings = options.run(examine, options.settings(common))
     if json:
-        options.print_json({"findings": findings})
+        output.print_json({"findings": findings})
     else:
         rows = [(one.check, one.verdict, one.detail) for one in findings]
-        options.print_table("doctor", ("check", "verdict", "detail"), rows)
+        output.print_table("doctor", ("check", "verdict", "detail"), rows)
     return 1 if any(one.verdict == "failed" for one in findings) else 0
 
 

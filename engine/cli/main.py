@@ -4,8 +4,10 @@
 """
 
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib.metadata import version
+from types import TracebackType
 
 from cyclopts import App, CycloptsError
 
@@ -14,7 +16,8 @@ from engine.cli.config import app as config_app
 from engine.cli.dead_letters import app as dead_letters_app
 from engine.cli.demo import demo
 from engine.cli.doctor import doctor
-from engine.cli.options import note, with_settings_as_flags
+from engine.cli.options import with_settings_as_flags
+from engine.cli.output import help_console, print_error, print_traceback, standard_streams
 from engine.cli.publish import publish
 from engine.cli.replay import replay
 from engine.cli.run import run
@@ -22,6 +25,7 @@ from engine.cli.serve import serve
 from engine.cli.status import status
 from engine.cli.verify import verify
 from engine.errors import CrashfoldError
+from engine.settings import masked_text
 
 USAGE = 2
 
@@ -31,6 +35,7 @@ app = App(
     version=version("crashfold"),
     help_format="plaintext",
     result_action="return_value",
+    console=help_console(),
 )
 for command in (run, serve, replay, verify, publish, demo, status, doctor):
     app.command(command)
@@ -41,15 +46,19 @@ app.command(bench_app)
 
 def main(tokens: Sequence[str] | None = None) -> None:
     """Run a command and exit with its code."""
-    sys.exit(exit_code(sys.argv[1:] if tokens is None else tokens))
+    with standard_streams():
+        sys.excepthook = _defect
+        sys.exit(exit_code(sys.argv[1:] if tokens is None else tokens))
 
 
 def exit_code(tokens: Sequence[str]) -> int:
     """Run a command; the exit code. What went wrong is said on standard error."""
     try:
-        return app(with_settings_as_flags(tokens), exit_on_error=False) or 0
-    except CycloptsError:
-        return USAGE  # it has been printed, with what would do
+        return app(with_settings_as_flags(tokens), exit_on_error=False, print_error=False) or 0
+    except CycloptsError as error:
+        print_error(f"crashfold: {error}")
+        print_error("`crashfold --help` lists the commands, `crashfold COMMAND --help` what each takes")
+        return USAGE
     except CrashfoldError as error:
         return _failed(error)
     except BaseExceptionGroup as group:
@@ -60,13 +69,10 @@ def exit_code(tokens: Sequence[str]) -> int:
         return _failed(_first(ours))
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        sys.stderr.close()  # whoever read the output has gone
-        return 1
 
 
 def _failed(error: CrashfoldError) -> int:
-    note(f"crashfold: {error}")
+    print_error(f"crashfold: {error}")
     return error.exit_code
 
 
@@ -76,3 +82,8 @@ def _first(group: BaseExceptionGroup[CrashfoldError]) -> CrashfoldError:
         error = error.exceptions[0]
     assert isinstance(error, CrashfoldError)
     return error
+
+
+def _defect(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print what nobody expected: without secrets, and with no control characters from whatever data caused it."""
+    print_traceback(masked_text("".join(traceback.format_exception(kind, error, trace))))

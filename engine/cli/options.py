@@ -1,4 +1,4 @@
-"""What commands share: where settings come from, how results are printed, how a command ends."""
+"""What commands share: flags, where settings come from, and the event loop."""
 
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -9,10 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
 import anyio
-import msgspec
 from cyclopts import Parameter
-from rich.console import Console
-from rich.table import Table
 
 from engine import logs
 from engine.errors import ConfigurationError
@@ -52,36 +49,11 @@ def settings(common: Common | None) -> Settings:
     return loaded(common).settings
 
 
-TABLE_COLUMNS: Final = 160
-"""Characters of a line where it is not a terminal that says how many it has."""
-
-
 def run(function: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
     """Run a coroutine function to its end, on uvloop."""
     look_at_what_is_new()
     use_uvloop = sys.platform != "win32"
     return anyio.run(partial(function, *args, **kwargs), backend_options={"use_uvloop": use_uvloop})
-
-
-def print_json(result: msgspec.Struct | dict[str, Any] | list[Any]) -> None:
-    """A result for machines, on standard output."""
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(result), indent=2).decode() + "\n")
-
-
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A result for people, on standard output; numbers to the right."""
-    table = Table(title=title, title_justify="left")
-    for number, column in enumerate(columns):
-        numeric = bool(rows) and all(isinstance(row[number], int | float) for row in rows)
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*("–" if cell is None else str(cell) for cell in row))
-    Console(width=None if sys.stdout.isatty() else TABLE_COLUMNS).print(table)
-
-
-def note(text: str) -> None:
-    """A sentence for people, on standard error."""
-    sys.stderr.write(text + "\n")
 
 
 def with_settings_as_flags(tokens: Sequence[str]) -> list[str]:

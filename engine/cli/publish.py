@@ -6,7 +6,7 @@ from pathlib import Path
 from engine.adapters.files import FileLine, read_games_file
 from engine.adapters.kafka_client import connection_options
 from engine.adapters.kafka_topics import ensure_topic
-from engine.cli import options
+from engine.cli import options, output
 from engine.cli.bootstrap import CLOCK
 from engine.cli.options import Common
 from engine.core.batch import future_detail
@@ -55,13 +55,13 @@ def publish(
     published = options.run(publish_file, settings, file, stream, partitions, None if unchecked else bad)
     if json:
         result = {"topic": settings.kafka.topic, "published": published, "left_out": [line for line, _ in bad]}
-        options.print_json(result)
+        output.print_json(result)
     else:
-        print(f"{published} games published to {settings.kafka.topic}")
+        output.print_line(f"{published} games published to {settings.kafka.topic}")
     for number, detail in bad[:SHOWN_BAD_LINES]:
-        options.note(f"{file}:{number}: {detail}")
+        output.print_error(f"{file}:{number}: {detail}")
     if bad:
-        options.note(f"{len(bad)} lines are no games and were left out; mend them, or publish all by --unchecked")
+        output.print_error(f"{len(bad)} lines are no games and were left out; mend them, or publish all by --unchecked")
     return 1 if bad else 0
 
 

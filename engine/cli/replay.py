@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as ProgressBar
 
 from engine.adapters.metrics import Metrics
-from engine.cli import options
+from engine.cli import options, output
 from engine.cli.bootstrap import CLOCK, new_processor, open_dead_letters, open_log, open_store, serve_metrics
 from engine.cli.options import Common
 from engine.ports import DeadLetters, StateStore
@@ -61,14 +61,14 @@ def replay(
     request = Request(stream, to_offset, dry_run, accept_gap)
     report = options.run(replay_topic, settings, request, file, port)
     if json:
-        options.print_json(report)
+        output.print_json(report)
         return
     rows = [(one.stream, one.games, one.next_offset, one.version) for one in report.streams]
-    options.print_table(
+    output.print_table(
         "rebuilt" if not dry_run else "would be rebuilt", ("stream", "games", "next_offset", "version"), rows
     )
     rate = report.records / max(report.duration_s, 1e-9)
-    options.note(
+    output.print_error(
         f"{report.records} records in {report.duration_s:.1f} s ({rate:,.0f} a second), {report.dead_letters} of them "
         "dead letters"
     )
@@ -110,7 +110,7 @@ async def replay_topic(
 
 def progress_bar(title: str) -> AbstractContextManager[Progressed]:
     """A bar with rate and time left on standard error; plain lines when it is no terminal."""
-    console = Console(stderr=True)
+    console = output.progress_console()
     return _bar(title, console) if console.is_terminal else _lines(title)
 
 
@@ -147,6 +147,6 @@ def _lines(title: str) -> Iterator[Progressed]:
         due_s = now_s + PLAIN_EVERY_S
         rate = done / (now_s - started_s)
         left_s = (total - done) / rate if rate else 0
-        options.note(f"{title}: {done}/{total} records, {rate:,.0f}/s, {left_s:,.0f} s left")
+        output.print_error(f"{title}: {done}/{total} records, {rate:,.0f}/s, {left_s:,.0f} s left")
 
     yield progressed

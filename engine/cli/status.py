@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from engine.cli import options
+from engine.cli import options, output
 from engine.cli.bootstrap import only_stream, open_log, open_store, plan_of, streams_of
 from engine.cli.options import Common
 from engine.errors import LogUnavailable
@@ -27,16 +27,16 @@ def status(
     """
     found = options.run(read_status, options.settings(common), stream, file)
     if json:
-        options.print_json(found)
+        output.print_json(found)
         return
     if found.log_error:
-        options.note(f"the topic cannot be read: {found.log_error}")
-    options.print_table(
+        output.print_error(f"the topic cannot be read: {found.log_error}")
+    output.print_table(
         f"topic {found.topic}",
         ("partition", "begin", "end", "committed to"),
         [(one.partition, one.begin, one.end, one.next_offset) for one in found.partitions],
     )
-    options.print_table(
+    output.print_table(
         "streams",
         ("stream", "version", "games", "newest id", "window", "partition", "next_offset", "lag", "settings match"),
         [

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from engine.cli import options
+from engine.cli import options, output
 from engine.cli.bootstrap import fairness_of, open_log, open_store, plan_of, streams_of
 from engine.cli.options import Common
 from engine.cli.replay import progress_bar
@@ -36,7 +36,7 @@ def verify(
     except Unavailable as error:
         raise CannotCompare(str(error)) from error
     if json:
-        options.print_json(report)
+        output.print_json(report)
     else:
         show(report)
     return 1 if report.differences else 0
@@ -55,10 +55,10 @@ async def verify_topic(settings: Settings, stream: str | None = None, file: Path
 def show(report: VerifyReport) -> None:
     """The report for people."""
     rows = [(one.stream, one.version, one.games, one.keys, one.next_offset, one.rejected) for one in report.streams]
-    options.print_table("compared", ("stream", "version", "games", "keys", "next_offset", "rejected"), rows)
+    output.print_table("compared", ("stream", "version", "games", "keys", "next_offset", "rejected"), rows)
     for found in report.differences[:SHOWN_DIFFERENCES]:
         part = "" if found.part is None else f" {found.part}"
-        print(f"{found.stream}: {found.key}{part}: expected {found.expected}, stored {found.stored}")
+        output.print_line(f"{found.stream}: {found.key}{part}: expected {found.expected}, stored {found.stored}")
     if len(report.differences) > SHOWN_DIFFERENCES:
-        print(f"… and {len(report.differences) - SHOWN_DIFFERENCES} more")
-    print("equal" if not report.differences else f"{len(report.differences)} differences")
+        output.print_line(f"… and {len(report.differences) - SHOWN_DIFFERENCES} more")
+    output.print_line("equal" if not report.differences else f"{len(report.differences)} differences")

@@ -3,6 +3,8 @@
 import io
 import json
 import logging
+import os
+import warnings
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,8 +12,10 @@ from typing import Any
 import pytest
 import structlog
 
-from engine.logs import configure, mask_secrets
+from engine.adapters.metrics import LogLinesLost
+from engine.logs import configure, lines_lost, mask_secrets
 from engine.settings import LogSettings, RedisSettings
+from engine.terminal import LINE_BYTES_MAX
 
 
 @pytest.fixture(autouse=True)
@@ -21,6 +25,7 @@ def _as_before() -> Iterator[None]:
     yield
     root.handlers = handlers
     root.setLevel(level)
+    logging.captureWarnings(capture=False)
     structlog.reset_defaults()
 
 
@@ -108,3 +113,54 @@ def test_no_secret_is_written_whatever_way_it_comes(form: str) -> None:
 def test_other_values_are_left_as_they_are() -> None:
     event = {"event": "e", "count": 3, "ratio": 0.5, "on": True, "none": None, "fencing": [1, "a"], "password": ""}
     assert mask_secrets(None, "info", dict(event)) == event
+
+
+@pytest.mark.parametrize("text", ["\x1b[31m", "\x9b31m", "\u202e", "a\nb", "a\x1b[0m b"])
+def test_no_value_event_or_exception_reaches_the_console_unescaped(text: str) -> None:
+    configure(LogSettings(format="console"), stream := io.StringIO())
+    log = structlog.get_logger()
+    log.info("dead_letter", detail=text)
+    log.info(text)
+    logging.getLogger("aiokafka").warning(text)
+    try:
+        raise ValueError(text)
+    except ValueError:
+        log.exception("defect")
+    written = stream.getvalue()
+    assert all(char.isprintable() or char == "\n" for char in written)
+    assert len(written.split("Traceback")[0].splitlines()) == 4
+
+
+def test_a_line_in_a_pipe_is_one_write_and_still_json() -> None:
+    read, write = os.pipe()
+    with open(read) as pipe, open(write, "w") as stream:
+        configure(LogSettings(format="json"), stream)
+        structlog.get_logger().error("defect", exception="é" * 9_000 + "the end", detail="x" * 9_000, partition=3)
+        structlog.get_logger().error("defect", **{f"field_{number}": "x" * 60 for number in range(200)})
+        stream.close()
+        first, second = pipe.read().splitlines()
+    assert len(first) < LINE_BYTES_MAX
+    assert len(second) < LINE_BYTES_MAX
+    told = json.loads(first)
+    assert (told["event"], told["partition"]) == ("defect", 3)
+    assert told["exception"].endswith("the end")
+    assert json.loads(second)["event"] == "defect"
+
+
+def test_whoever_logs_goes_on_when_the_log_cannot_be_written() -> None:
+    with open("/dev/full", "w") as full, warnings.catch_warnings():
+        warnings.simplefilter("always")
+        configure(LogSettings(), full)
+        structlog.get_logger().error("defect")
+        logging.getLogger("aiokafka").error("lost")
+        warnings.warn("worn", stacklevel=1)
+        assert lines_lost() == 3
+        samples = {sample.name: sample.value for family in LogLinesLost().collect() for sample in family.samples}
+        assert samples["crashfold_log_lines_lost_total"] == 3
+
+
+def test_a_library_that_logs_nonsense_is_told_all_the_same() -> None:
+    configure(LogSettings(), stream := io.StringIO())
+    logging.getLogger("aiokafka").warning("%d records", "many")
+    [line] = lines(stream)
+    assert "'%d records' % ('many',)" in line["message"]
