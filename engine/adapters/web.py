@@ -176,7 +176,8 @@ class _Supervisor:
             pid, status = os.wait()
             number, started_s = self._running.pop(pid, (0, 0.0))
             if self._stopping:
-                self._failed |= os.waitstatus_to_exitcode(status) != 0
+                # One that was still starting ends by the signal itself.
+                self._failed |= os.waitstatus_to_exitcode(status) not in (0, -signal.SIGTERM, -signal.SIGINT)
             elif _now_s() - started_s < RESTART_S:
                 self._failed = True
                 self.told(signal.SIGTERM, None)

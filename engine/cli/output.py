@@ -41,10 +41,10 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
 
 def print_rendered(rendered: RenderableType) -> bool:
     """A table, or several of them, on standard output; False when whoever read it has gone."""
-    console = Console(width=None if sys.stdout.isatty() else TABLE_COLUMNS)
-    with console.capture() as captured:
-        console.print(rendered)
-    return _write(captured.get())
+    standard_output = _StandardOutput()
+    width = None if sys.stdout.isatty() else TABLE_COLUMNS
+    Console(file=cast(TextIO, standard_output), width=width).print(rendered)
+    return standard_output.is_read
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
@@ -133,11 +133,13 @@ def _discard_standard_output() -> None:
 class _StandardOutput:
     """Standard output as the functions above write to it."""
 
+    is_read = True
+
     def __getattr__(self, name: str) -> Any:
         return getattr(sys.stdout, name)
 
     def write(self, text: str) -> int:
-        _write(text)
+        self.is_read = _write(text) and self.is_read
         return len(text)
 
 
