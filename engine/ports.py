@@ -73,6 +73,10 @@ class StateStore(Protocol):
         refused were not; sending all again is safe too.
         """
 
+    async def check_rights(self, stream: str) -> None:
+        """Find out whether commits of the stream can be made at all, changing nothing. Raises ConfigurationError naming
+        the command and the keys, or the channel, for which this user has no right."""
+
     async def positions(self, streams: Sequence[str]) -> list[Position | None]:
         """Where each stream's checkpoint stands; None where there is none."""
 

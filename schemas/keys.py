@@ -18,7 +18,7 @@ GAMES: Final = "games"
 GAPS: Final = "gaps"
 VERSION: Final = "version"
 CHECKPOINT: Final = "checkpoint"
-RESERVED: Final = frozenset((VERSION, CHECKPOINT, "shadow", "cache", "manifest", "updates"))
+RESERVED: Final = frozenset((VERSION, CHECKPOINT, "shadow", "cache", "manifest", "updates", "rights"))
 """What no aggregate may be called."""
 
 
@@ -94,6 +94,11 @@ class Keys(msgspec.Struct, frozen=True):
     def cache(self, version: int, request: str) -> str:
         """String: a computed answer of one version."""
         return self.key(f"cache:{version}:{request}")
+
+    @property
+    def rights(self) -> str:
+        """A key with which the engine finds out what it may do; it is there for the length of a script."""
+        return self.key("rights")
 
     @property
     def shadow(self) -> "Keys":

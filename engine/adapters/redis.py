@@ -15,9 +15,16 @@ import anyio
 import anyio.lowlevel
 import msgspec
 from redis.asyncio.client import Pipeline
+from redis.exceptions import ResponseError
 
 from engine.adapters import redis_packing as packing
-from engine.adapters.redis_client import Call, RedisClient, Script, glob_escaped
+from engine.adapters.redis_client import (
+    Call,
+    RedisClient,
+    Script,
+    glob_escaped,
+    translated,
+)
 from engine.adapters.redis_cluster import RedisCluster, by_server
 from engine.adapters.redis_usage import RedisUsage
 from engine.core.facts import (
@@ -55,6 +62,7 @@ LISTINGS_MAX: Final = 10
 
 COMMIT: Final = "commit"
 PROMOTE: Final = "promote"
+RIGHTS: Final = "rights"
 PARTS_AT_ONCE: Final = 24
 """Parts of a big commit on their way together, some 6 MB; Redis serves others after each of them."""
 UNLINK_KEYS: Final = 500
@@ -125,6 +133,7 @@ class RedisStore:
         )
         self._key_prefix = key_prefix
         self._commit_script = Script.named(COMMIT)
+        self._rights_are_known = False
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._client!r} {self._key_prefix}>"
@@ -167,8 +176,30 @@ class RedisStore:
         fields, version, members = replies
         return _stored(names, fields, version, members) if fields else None
 
+    async def check_rights(self, stream: str) -> None:
+        """See `StateStore`."""
+        names = self._keys(stream)
+        call = Call([names.rights, self._live(stream).rights], [names.updates])
+        (reply,) = await self._client.run(Script.named(RIGHTS), [call])
+        match reply:
+            case [b"granted"]:
+                self._rights_are_known = True
+            case [b"refused", command, subject, said]:
+                raise _refused(names, command.decode(), subject.decode(), said.decode("utf-8", "replace"))
+            case Unavailable() | StateError():
+                raise reply
+            case CrashfoldError():  # Redis asks for the right to a script's keys before it runs
+                raise _lacks("EVALSHA", f"keys {names.prefix}:*", str(reply))
+            case _:
+                raise _unexpected(reply)
+
     async def commit(self, commits: Sequence[Commit]) -> list[Outcome]:
-        """See `StateStore`. Raises StateError when a key is of another type than is written to it; nothing is then."""
+        """See `StateStore`. Raises StateError when a key is of another type than is written to it; nothing is then.
+
+        Raises ConfigurationError, before the first commit of this store, when the user lacks a right.
+        """
+        if commits and not self._rights_are_known:
+            await self.check_rights(commits[0].stream)
         calls = [self._call(commit, packing.whole(commit)) for commit in commits]
         replies = await self._client.run(self._commit_script, calls)
         _raise_worst(replies)
@@ -253,6 +284,9 @@ class RedisStore:
         )
 
     def _keys(self, stream: str) -> Keys:
+        return Keys.of(self._key_prefix, stream)
+
+    def _live(self, stream: str) -> Keys:
         return Keys.of(self._key_prefix, stream)
 
     def _call(self, commit: Commit, part: packing.Part) -> Call:
@@ -358,6 +392,7 @@ class RedisShadowStore(RedisStore):
         self._client = client
         self._key_prefix = key_prefix
         self._commit_script = Script.named(COMMIT)
+        self._rights_are_known = False
         self._promote_script = Script.named(PROMOTE)
         self._promoting: dict[str, str] = {}
         """The generation whose promotion was last asked for, per stream: its reply may have been lost."""
@@ -427,9 +462,6 @@ class RedisShadowStore(RedisStore):
 
     def _keys(self, stream: str) -> Keys:
         return self._live(stream).shadow
-
-    def _live(self, stream: str) -> Keys:
-        return Keys.of(self._key_prefix, stream)
 
     async def _promotion(self, stream: str, shadow: _Listing, allow_back: bool) -> Call:
         """The call of `promote.lua` with every key that it touches."""
@@ -584,6 +616,21 @@ def _raise_worst(replies: Sequence[Any]) -> None:
                 errors.append(StateError(f"{key.decode()} {fault.decode()}: {packing.WAY_OUT}"))
     if errors:
         raise min(errors, key=lambda error: (isinstance(error, Unavailable), isinstance(error, StoreRefused)))
+
+
+def _refused(names: Keys, command: str, subject: str, said: str) -> CrashfoldError:
+    """The error for what `rights.lua` was refused: a missing right, unless Redis says that it takes no writes now."""
+    error = translated(ResponseError(said.removeprefix("-")))
+    if isinstance(error, StoreRefused):
+        return error
+    return _lacks(command, f"the channel {subject}" if command == "PUBLISH" else f"keys {names.prefix}:*", said)
+
+
+def _lacks(command: str, subject: str, said: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"the user in redis.url may not run {command} on {subject}: grant it, by ACL SETUSER or whatever manages your "
+        f"users (Redis says: {said})"
+    )
 
 
 def _about(key: str, error: CrashfoldError) -> CrashfoldError:

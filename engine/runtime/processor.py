@@ -42,7 +42,7 @@ from engine.runtime.streams import Clash, Held, Stream, Streams
 from engine.runtime.tasks import task_group
 from projections import Plan, StreamState
 from projections.stream import Folded
-from schemas.game import stream_name
+from schemas.game import DEFAULT_STREAM, stream_name
 
 LOOK_EVERY_S: Final = 1.0
 """How often, at least, the store is asked whether it still has what was committed, and manifests are noted."""
@@ -189,8 +189,11 @@ class Processor:
         return polled.count
 
     async def refuse_other_settings(self) -> None:
-        """Raise StateError now, whoever holds the partitions, when the state of the only stream was made with other
-        settings. Of many streams those on a partition are looked at when it is gained."""
+        """Raise now, before anything is written: ConfigurationError when the store's user lacks a right, StateError
+        when the state of the only stream was made with other settings, whoever holds the partitions. Of many streams
+        those on a partition are looked at when it is gained."""
+        stream = self._only_stream or DEFAULT_STREAM
+        await self._patience.with_store(lambda: self._store.check_rights(stream))
         if self._only_stream is not None:
             only = self._only_stream
             stored = await self._patience.with_store(lambda: self._store.load(only))

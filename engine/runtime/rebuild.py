@@ -20,7 +20,7 @@ from engine.ports import Clock, DeadLetters, EventLog, ShadowStore, StateStore
 from engine.runtime.patience import patiently
 from engine.runtime.processor import Processor
 from engine.runtime.streams import Clash, Held
-from schemas.game import Unreadable, stream_name
+from schemas.game import DEFAULT_STREAM, Unreadable, stream_name
 
 T = TypeVar("T")
 
@@ -145,6 +145,9 @@ class Rebuild:
         only, asked = self._processor.only_stream, self._request.stream
         if only is not None and asked not in (None, only):
             raise ConfigurationError(f"there is no stream {asked}: this deployment is of the stream {only} alone")
+        if not self._request.dry_run:
+            stream = only or asked or DEFAULT_STREAM
+            await self._from_store(lambda: self._shadow.check_rights(stream))
         partitions = await self._from_log(self._log.partitions)
         if not partitions:
             raise ConfigurationError(f"there is no topic {self._log.topic} to read: create it, or mend kafka.topic")
@@ -371,6 +374,7 @@ class _FreshStore:
         self.read_manifest = shadow.read_manifest
         self.write_manifest = shadow.write_manifest
         self.commit = shadow.commit
+        self.check_rights = shadow.check_rights
 
     async def load(self, stream: str) -> Stored | None:
         """Nothing, and see to it that there is nothing; later what was committed since."""

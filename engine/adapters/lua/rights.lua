@@ -1,0 +1,47 @@
+-- Try every command that the other scripts call, so that a user who lacks one learns it before half a commit is made:
+-- Redis asks for rights call by call, also inside a script.
+--
+-- KEYS  1, 2  two keys of the probe's own, which need not share a prefix; neither is there afterwards
+-- ARGV  1     channel of updates; what is published there is no update, and readers pass over it
+-- returns { 'granted' }
+--      or { 'refused', command, key or channel, what Redis said }
+
+local first, second, channel = KEYS[1], KEYS[2], ARGV[1]
+
+local tried = {
+  { 'UNLINK', first },
+  { 'UNLINK', second },
+  { 'SET', first, '0' },
+  { 'INCR', first },
+  { 'GET', first },
+  { 'STRLEN', first },
+  { 'TYPE', first },
+  { 'RENAME', first, second },
+  { 'EXISTS', second },
+  { 'UNLINK', second },
+  { 'HSET', first, 'field', '1' },
+  { 'HINCRBY', first, 'field', '1' },
+  { 'HGET', first, 'field' },
+  { 'HMGET', first, 'field' },
+  { 'HLEN', first },
+  { 'HDEL', first, 'field' },
+  { 'LPUSH', first, 'element' },
+  { 'LSET', first, '0', 'element' },
+  { 'LLEN', first },
+  { 'LTRIM', first, '1', '0' },
+  { 'ZADD', first, '1', 'member' },
+  { 'ZREVRANGE', first, '0', '0' },
+  { 'ZCARD', first },
+  { 'ZREMRANGEBYSCORE', first, '-inf', '+inf' },
+  { 'PUBLISH', channel, '' },
+}
+
+for _, command in ipairs(tried) do
+  local reply = redis.pcall(unpack(command))
+  if type(reply) == 'table' and reply.err then
+    redis.pcall('UNLINK', first)
+    redis.pcall('UNLINK', second)
+    return { 'refused', command[1], command[2], reply.err }
+  end
+end
+return { 'granted' }
