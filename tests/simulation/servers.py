@@ -315,6 +315,10 @@ class SimulatedStore:
 
         return await self._network.call("store", "commit", commit, half=some)
 
+    async def check_rights(self, stream: str) -> None:
+        """See `StateStore`."""
+        await self._network.call("store", "check_rights", lambda: self._twin.check_rights(stream))
+
     async def positions(self, streams: Sequence[str]) -> list[Position | None]:
         """See `StateStore`."""
         return await self._network.call("store", "positions", lambda: self._twin.positions(streams))
