@@ -1,7 +1,11 @@
 """Every exception that Crashfold raises on purpose, and the exit code each ends a command with.
 
     CrashfoldError                1   something failed
+    ├── Defect                    1   this program or a client library met what cannot be: report it
     ├── ConfigurationError       78   a setting is wrong: mend it
+    │   └── Refused                   a server refuses for good: mend the setting, the right or the size that is named
+    │       ├── LogRefused            Kafka
+    │       └── StoreForbidden        Redis
     ├── StateError               78   stored state does not fit the topic or the settings: the message names the way out
     │   ├── FingerprintMismatch       predicates, sizes or projections changed: rebuild
     │   ├── LostRange                 records that the checkpoint needs are gone: accept the gap or rebuild
@@ -12,8 +16,10 @@
         ├── StoreRefused              Redis answered, and did nothing: out of memory, read-only, loading
         └── LogUnavailable            Kafka
 
-Each message says what happened and what the operator should do. Client libraries' own errors are turned into these at
-the adapters and seen nowhere else.
+An adapter maps each error of its client to one of three kinds, in one table (`kafka_errors.py`, `redis_errors.py`):
+*away* (`Unavailable`: retried with backoff and jitter), *refused* (`Refused`: a human has to change something, so it is
+never retried), *broken* (`StateError` or `Defect`). Each message says what happened and what the operator should do.
+Client libraries' own errors are seen nowhere but in the adapters.
 """
 
 
@@ -23,10 +29,26 @@ class CrashfoldError(Exception):
     exit_code = 1
 
 
+class Defect(CrashfoldError):
+    """This program or a client library met what cannot be. A restart may help; a report mends it."""
+
+
 class ConfigurationError(CrashfoldError):
     """A setting is unknown or has a bad value; the message names it, its source and what would do."""
 
     exit_code = 78
+
+
+class Refused(ConfigurationError):
+    """A server refuses for good; the message names the setting, the right or the size that a human has to change."""
+
+
+class LogRefused(Refused):
+    """Kafka refuses for good: credentials, a certificate, a right, a name, a size."""
+
+
+class StoreForbidden(Refused):
+    """Redis refuses for good: credentials, a certificate, a right, a mode, a size."""
 
 
 class StateError(CrashfoldError):

@@ -331,9 +331,13 @@ class KafkaBroker(Server):
     """One Apache Kafka broker in KRaft mode, a controller too; part of a `KafkaCluster`."""
 
     def __init__(self, directory: Path, cluster: "KafkaCluster", node_id: int) -> None:
-        super().__init__(directory, ports_needed=2)
+        super().__init__(directory, ports_needed=2 + len(cluster.listeners))
         self.cluster = cluster
         self.node_id = node_id
+
+    def address_of(self, listener: str) -> str:
+        """`host:port` of one of the cluster's further listeners."""
+        return f"127.0.0.1:{self.ports[2 + list(self.cluster.listeners).index(listener)]}"
 
     def command(self) -> list[str]:
         properties = self.directory / "server.properties"
@@ -348,13 +352,16 @@ class KafkaBroker(Server):
     def _properties(self) -> dict[str, str | int]:
         replicas = min(3, len(self.cluster.brokers))
         controllers = [f"{b.node_id}@127.0.0.1:{b.ports[1]}" for b in self.cluster.brokers]
+        further = "".join(f",{name}://{self.address_of(name)}" for name in self.cluster.listeners)
+        protocols = "".join(f",{name}:{protocol}" for name, protocol in self.cluster.listeners.items())
         return {
             "process.roles": "broker,controller",
             "node.id": self.node_id,
             "controller.quorum.voters": ",".join(controllers),
             "controller.listener.names": "CONTROLLER",
-            "listeners": f"PLAINTEXT://{self.address},CONTROLLER://127.0.0.1:{self.ports[1]}",
-            "advertised.listeners": f"PLAINTEXT://{self.address}",
+            "listeners": f"PLAINTEXT://{self.address},CONTROLLER://127.0.0.1:{self.ports[1]}{further}",
+            "advertised.listeners": f"PLAINTEXT://{self.address}{further}",
+            "listener.security.protocol.map": f"PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT{protocols}",
             "log.dirs": str(self.directory / "data"),
             "auto.create.topics.enable": "false",
             "group.initial.rebalance.delay.ms": 0,
@@ -400,8 +407,10 @@ class KafkaCluster:
         *,
         brokers: int = 1,
         properties: Mapping[str, str] | None = None,
+        listeners: Mapping[str, str] | None = None,
         java_options: Sequence[str] = QUICK_JAVA,
     ) -> None:
+        self.listeners = dict(listeners or {})
         self.cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         self.properties = dict(properties or {})
         self.java_command = [
@@ -513,15 +522,19 @@ def kafka_cluster(
     *,
     brokers: int = 1,
     properties: Mapping[str, str] | None = None,
+    listeners: Mapping[str, str] | None = None,
     java_options: Sequence[str] = QUICK_JAVA,
 ) -> Iterator[KafkaCluster]:
-    """Run Apache Kafka; `properties` are names and values of server.properties.
+    """Run Apache Kafka; `properties` are names and values of server.properties, `listeners` names and protocols of
+    listeners beside the plain one.
 
     Raises:
         Missing: no Java, no Maven, or the jars cannot be fetched.
     """
     with _directory() as directory:
-        cluster = KafkaCluster(directory, brokers=brokers, properties=properties, java_options=java_options)
+        cluster = KafkaCluster(
+            directory, brokers=brokers, properties=properties, listeners=listeners, java_options=java_options
+        )
         with _running(cluster):
             yield cluster
 

@@ -10,8 +10,10 @@ import msgspec
 
 from engine.core.facts import DeadLetter, Record
 
+KEY_BYTES_MAX: Final = 1024
 VALUE_BYTES_MAX: Final = 4096
-"""Enough to see what a value was; a retry reads the whole of it from the topic again."""
+"""Enough to see what key and value were, and little enough for every broker: a letter that is refused for its size
+would stop its partition. A retry reads the whole record from the topic again."""
 DETAIL_BYTES_MAX: Final = 1024
 _TOMBSTONE: Final = -1
 
@@ -19,7 +21,8 @@ Headers = list[tuple[str, bytes]]
 
 
 class StoredDeadLetter(msgspec.Struct, frozen=True):
-    """A dead letter as it was stored. `value` is the beginning of the record's value, which had `value_bytes` bytes."""
+    """A dead letter as it was stored. `key` and `value` are the beginnings of the record's, which had `key_bytes` and
+    `value_bytes` bytes."""
 
     reason: str
     detail: str
@@ -30,12 +33,13 @@ class StoredDeadLetter(msgspec.Struct, frozen=True):
     key: bytes | None
     value: bytes | None
     value_bytes: int
+    key_bytes: int
 
     @classmethod
     def of(cls, letter: DeadLetter) -> Self:
         """The form in which `letter` is stored."""
         record = letter.record
-        value = record.value
+        key, value = record.key, record.value
         return cls(
             letter.reason,
             letter.detail.encode("ascii", "backslashreplace")[:DETAIL_BYTES_MAX].decode(),
@@ -43,9 +47,10 @@ class StoredDeadLetter(msgspec.Struct, frozen=True):
             letter.partition,
             record.offset,
             record.timestamp_ms,
-            record.key,
+            None if key is None else key[:KEY_BYTES_MAX],
             None if value is None else value[:VALUE_BYTES_MAX],
             0 if value is None else len(value),
+            0 if key is None else len(key),
         )
 
     @property
@@ -55,8 +60,8 @@ class StoredDeadLetter(msgspec.Struct, frozen=True):
 
     @property
     def whole(self) -> bool:
-        """Whether `value` is all there was."""
-        return self.value is None or len(self.value) == self.value_bytes
+        """Whether `key` and `value` are all there was."""
+        return len(self.value or b"") == self.value_bytes and len(self.key or b"") == self.key_bytes
 
     def headers(self) -> Headers:
         """Everything but key and value, as ASCII text."""
@@ -68,6 +73,7 @@ class StoredDeadLetter(msgspec.Struct, frozen=True):
             ("offset", b"%d" % self.offset),
             ("timestamp_ms", b"%d" % self.timestamp_ms),
             ("value_bytes", b"%d" % (_TOMBSTONE if self.value is None else self.value_bytes)),
+            ("key_bytes", b"%d" % self.key_bytes),
         ]
 
     def body(self) -> bytes:
@@ -90,6 +96,7 @@ class StoredDeadLetter(msgspec.Struct, frozen=True):
                 record.key,
                 None if value_bytes == _TOMBSTONE else record.value,
                 max(0, value_bytes),
+                int(texts.get("key_bytes", len(record.key or b""))),  # letters of before have whole keys
             )
         except (KeyError, ValueError):
             return None

@@ -37,16 +37,16 @@ from aiokafka.errors import IllegalStateError, KafkaError, OffsetOutOfRangeError
 
 from engine.adapters.handover import Handover
 from engine.adapters.kafka_client import (
-    Connection,
     begin,
+    check_topic,
     close_consumer,
     connection_options,
-    kafka_errors,
     partition_bounds,
     partition_record,
     request_timeout_s,
     topic_partitions,
 )
+from engine.adapters.kafka_errors import Connection, Probe, kafka_errors
 from engine.adapters.kafka_fetching import FetchingAhead
 from engine.adapters.kafka_records import FetchedRecords
 from engine.core.facts import Bounds, Polled, Record, Records
@@ -92,6 +92,8 @@ class KafkaLog:
     ) -> None:
         self._topic = topic
         self._group_id = group_id
+        self._connection = connection
+        self._probe = Probe(connection)
         self._timeout_s = request_timeout_s(connection)
         self._silence_max_s = silence_max_s
         self._options: dict[str, Any] = {
@@ -161,14 +163,24 @@ class KafkaLog:
     async def poll(self, games_max: int, wait_s: float) -> Polled:
         """Changes of hands if there are any, else records.
 
-        Raises LostRange while a sought partition's position is not, or no longer, within the topic; and
-        LogUnavailable, connecting anew by itself when it has to.
+        Raises LostRange while a sought partition's position is not, or no longer, within the topic; LogUnavailable,
+        connecting anew by itself when it has to; and LogRefused when the brokers refuse for good.
         """
+        try:
+            return await self._poll(games_max, wait_s)
+        except LogUnavailable:
+            if self._consumer is not None:  # a client that is connected fails in silence
+                brokers = [(broker.host, broker.port) for broker in self._consumer._client.cluster.brokers()]
+                await self._probe.look(f"reading {self._topic}", brokers)
+            raise
+
+    async def _poll(self, games_max: int, wait_s: float) -> Polled:
         # Records may be there already; without this the loop would serve nobody else.
         await anyio.lowlevel.checkpoint()
         with kafka_errors(f"reading {self._topic}"):
             consumer = await self._living()
             consumer._coordinator.check_errors()
+            check_topic(consumer._client, self._topic)
             began_s = time.monotonic()
             with _activity(consumer), anyio.move_on_after(wait_s):
                 self._take_all_partitions(consumer)
@@ -226,7 +238,7 @@ class KafkaLog:
     async def _connect(self) -> None:
         consumer = AIOKafkaConsumer(**self._options)
         try:
-            await begin(consumer.start(), self._timeout_s)
+            await begin(consumer.start(), self._connection)
             with anyio.fail_after(self._timeout_s):
                 await consumer._client.set_topics([self._topic])
             if self._group_id is not None:

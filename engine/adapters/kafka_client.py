@@ -1,35 +1,36 @@
-"""What the Kafka adapters share: the connection's options, errors turned into ours, requests of our own, closing.
+"""What the Kafka adapters share: the connection's options, requests of our own, closing.
 
-Imports aiokafka, some of its internals among them: its version is pinned to one minor for that. No error of aiokafka
-leaves `kafka_errors`, nothing here waits without a deadline, and closing always ends.
+Imports aiokafka, some of its internals among them: its version is pinned to one minor for that. Nothing here waits
+without a deadline, and closing always ends. What its errors mean is in `kafka_errors.py`.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping
+import ssl
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
 from typing import Any, Final
 
 import anyio
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.errors import (
-    ConsumerStoppedError,
     CorruptRecordException,
-    IllegalOperation,
     KafkaError,
     LeaderNotAvailableError,
     NoError,
     OffsetOutOfRangeError,
+    TopicAuthorizationFailedError,
     UnknownTopicOrPartitionError,
     for_code,
 )
-from aiokafka.helpers import create_ssl_context
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.offset import OffsetRequest
 
+from engine.adapters.kafka_errors import Connection, refusal, verdict_on
 from engine.adapters.kafka_records import FetchedRecords
 from engine.core.facts import Bounds, Record
-from engine.errors import LogUnavailable
+from engine.errors import ConfigurationError, LogUnavailable
 from engine.settings import KafkaSettings
 
 READ_COMMITTED: Final = 1
@@ -42,14 +43,11 @@ _CLOSE_S: Final = 3.0
 """For a client to say goodbye; the whole process has ten seconds."""
 _ABANDON_S: Final = 1.0
 
-Connection = Mapping[str, Any]
-"""Options that aiokafka's consumer, producer and admin client have in common, by aiokafka's names."""
-
 
 def connection_options(settings: KafkaSettings) -> Connection:
-    """How to reach the brokers. Raises OSError or ssl.SSLError when a certificate's file cannot be read."""
+    """How to reach the brokers. Raises ConfigurationError for a certificate's file that cannot be used."""
     return {
-        "bootstrap_servers": settings.bootstrap_servers,
+        "bootstrap_servers": ",".join(server.strip() for server in settings.bootstrap_servers.split(",")),
         "client_id": settings.client_id,
         "request_timeout_ms": settings.request_timeout_ms,
         "metadata_max_age_ms": settings.metadata_max_age_ms,
@@ -66,11 +64,21 @@ def request_timeout_s(connection: Connection) -> float:
     return float(connection.get("request_timeout_ms", 40_000)) / 1000
 
 
-async def begin(start: Coroutine[Any, Any, None], timeout_s: float) -> None:
-    """Await a client's start. Raises what it raises, and TimeoutError.
+async def begin(start: Coroutine[Any, Any, None], connection: Connection) -> None:
+    """Await a client's start, within a request's deadline. Raises what it raises, and TimeoutError; but where a broker
+    refuses the connection for good, which aiokafka tells nobody but its log, that.
 
     Cancelled half-way, aiokafka forgets a connection that it is making. So the start gets a moment to end by itself.
     """
+    try:
+        await _started(start, request_timeout_s(connection))
+    except (KafkaError, OSError, TimeoutError) as error:
+        if verdict_on(error).kind is LogUnavailable and (refused := await refusal(connection)) is not None:
+            raise refused from error
+        raise
+
+
+async def _started(start: Coroutine[Any, Any, None], timeout_s: float) -> None:
     task = asyncio.ensure_future(start)
     try:
         with anyio.fail_after(timeout_s):
@@ -90,32 +98,11 @@ async def connected(connection: Connection) -> AsyncIterator[AIOKafkaClient]:
     """A bare client, for requests of our own. Raises aiokafka's errors."""
     client = AIOKafkaClient(**connection)
     try:
-        await begin(client.bootstrap(), request_timeout_s(connection))
+        await begin(client.bootstrap(), connection)
         yield client
     finally:
         with anyio.move_on_after(_CLOSE_S, shield=True), suppress(KafkaError, OSError, TimeoutError):
             await client.close()
-
-
-@contextmanager
-def kafka_errors(doing: str) -> Iterator[None]:
-    """Turn every error of the client, and of the connections below it, into LogUnavailable.
-
-    Among them is the RuntimeError that uvloop makes of a write to a connection that has just been lost.
-    """
-    try:
-        yield
-    except (KafkaError, ConsumerStoppedError, IllegalOperation, OSError, TimeoutError) as error:
-        raise _unavailable(doing, error) from error
-    except RuntimeError as error:
-        if "the handler is closed" not in str(error):
-            raise
-        raise _unavailable(doing, error) from error
-
-
-def _unavailable(doing: str, error: Exception) -> LogUnavailable:
-    said = ": ".join([type(error).__name__, *map(str, error.args)])
-    return LogUnavailable(f"{doing}: {said}; trying again is right")
 
 
 async def partition_bounds(client: AIOKafkaClient, tp: TopicPartition, timeout_s: float) -> Bounds:
@@ -154,12 +141,20 @@ async def partition_records(client: AIOKafkaClient, tp: TopicPartition, timeout_
 
 
 async def topic_partitions(client: AIOKafkaClient, topic: str, timeout_s: float) -> frozenset[int]:
-    """The topic's partitions as the brokers know them now; none when there is no such topic."""
+    """The topic's partitions as the brokers know them now; none when there is no such topic. Raises what a broker says
+    against the topic: that its name is none, or that the user has no right on it."""
     client.add_topic(topic)
     with anyio.fail_after(timeout_s):
         while not await client.force_metadata_update():
             await anyio.sleep(_RETRY_S)
+    check_topic(client, topic)
     return frozenset(client.cluster.partitions_for_topic(topic) or ())
+
+
+def check_topic(client: AIOKafkaClient, topic: str) -> None:
+    """Raise TopicAuthorizationFailedError when the brokers have said that the user may not know of the topic."""
+    if topic in client.cluster.unauthorized_topics:
+        raise TopicAuthorizationFailedError(topic)
 
 
 async def close_consumer(consumer: AIOKafkaConsumer) -> None:
@@ -172,13 +167,33 @@ async def close_producer(producer: AIOKafkaProducer) -> None:
     await _close(producer, producer.client, [producer._sender.sender_task])
 
 
-def _ssl_context(settings: KafkaSettings) -> Any:
-    return create_ssl_context(
-        cafile=settings.ssl_cafile or None,
-        certfile=settings.ssl_certfile or None,
-        keyfile=settings.ssl_keyfile or None,
-        password=settings.ssl_password or None,
-    )
+def _ssl_context(settings: KafkaSettings) -> ssl.SSLContext:
+    """Raises ConfigurationError, naming the setting. The files are read one by one, for OpenSSL names none of them."""
+    context = ssl.create_default_context()
+    if settings.ssl_cafile:
+        with _naming("ssl_cafile", settings.ssl_cafile):
+            context = ssl.create_default_context(cafile=settings.ssl_cafile)
+    if settings.ssl_certfile:
+        with _naming("ssl_keyfile", settings.ssl_keyfile or settings.ssl_certfile):
+            Path(settings.ssl_keyfile or settings.ssl_certfile).read_bytes()
+        with _naming("ssl_certfile", settings.ssl_certfile):
+            Path(settings.ssl_certfile).read_bytes()
+            # Without a password OpenSSL would ask for one on the terminal.
+            context.load_cert_chain(settings.ssl_certfile, settings.ssl_keyfile or None, lambda: settings.ssl_password)
+    return context
+
+
+@contextmanager
+def _naming(field: str, path: str) -> Iterator[None]:
+    try:
+        yield
+    except ssl.SSLError as error:
+        reason = (error.reason or str(error)).lower().replace("_", " ")
+        hint = " (mend kafka.ssl_password too)" if field == "ssl_certfile" else ""
+        raise ConfigurationError(f"kafka.{field}: {path} is no such PEM file: {reason}{hint}") from None
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ConfigurationError(f"kafka.{field}: {path} cannot be read: {why}") from None
 
 
 async def _close(

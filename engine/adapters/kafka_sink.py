@@ -15,16 +15,15 @@ from aiokafka.errors import KafkaError
 
 from engine.adapters.dead_letters import StoredDeadLetter
 from engine.adapters.kafka_client import (
-    Connection,
     begin,
     close_producer,
     connected,
     connection_options,
-    kafka_errors,
     partition_records,
     request_timeout_s,
     topic_partitions,
 )
+from engine.adapters.kafka_errors import Connection, kafka_errors
 from engine.adapters.kafka_topics import ensure_topic
 from engine.core.facts import DeadLetter, Record
 from engine.errors import LogUnavailable
@@ -55,6 +54,7 @@ class KafkaSink:
             "max_batch_size": _BATCH_BYTES,
             "max_request_size": _REQUEST_BYTES_MAX,
         }
+        self._connection = connection
         self._timeout_s = request_timeout_s(connection)
         self._in_flight_max = in_flight_max
         self._producer: AIOKafkaProducer | None = None
@@ -72,7 +72,7 @@ class KafkaSink:
         with kafka_errors("connecting to Kafka"):
             producer = AIOKafkaProducer(**self._options)
             try:
-                await begin(producer.start(), self._timeout_s)
+                await begin(producer.start(), self._connection)
             except BaseException:
                 await close_producer(producer)
                 raise
@@ -98,7 +98,7 @@ class KafkaSink:
         """Take a record; without `partition`, the key decides as it does with Kafka's own clients.
 
         Waits while too many are unacknowledged. Cancelled, it has either taken the record or not.
-        Raises LogUnavailable when this or an earlier record cannot be delivered.
+        Raises LogUnavailable or LogRefused when this or an earlier record cannot be delivered.
         """
         with kafka_errors(f"writing to {topic}"):
             await self._until_in_flight(self._in_flight_max - 1)
@@ -166,7 +166,8 @@ class KafkaDeadLetters:
         await self._leave_sink()
 
     async def put(self, letters: Sequence[DeadLetter]) -> None:
-        """Write them; returns once all replicas have them. Raises LogUnavailable, and then some may stand there."""
+        """Write them; returns once all replicas have them. Raises LogUnavailable, and then some may stand there, or
+        LogRefused."""
         if not letters:
             return
         try:

@@ -11,7 +11,8 @@ import anyio
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import NoError, TopicAlreadyExistsError, for_code
 
-from engine.adapters.kafka_client import Connection, begin, kafka_errors, request_timeout_s
+from engine.adapters.kafka_client import begin, request_timeout_s
+from engine.adapters.kafka_errors import Connection, kafka_errors
 
 _LOOK_AGAIN_S: Final = 0.05
 _CLOSE_S: Final = 3.0
@@ -34,7 +35,7 @@ async def ensure_topic(
     """Make the topic unless it is there, and wait until every partition has a leader; whether it was made.
 
     `replication_factor` None leaves it to the brokers; `configs` are Kafka's own names and values. A topic that is
-    there stays as it is. Raises LogUnavailable.
+    there stays as it is. Raises LogUnavailable, and LogRefused when it may not be made.
     """
     async with _admin(connection, f"making the topic {topic}") as admin:
         made = False
@@ -56,7 +57,7 @@ async def _admin(connection: Connection, doing: str) -> AsyncIterator[AIOKafkaAd
     with kafka_errors(doing):
         admin = AIOKafkaAdminClient(**connection)
         try:
-            await begin(admin.start(), request_timeout_s(connection))
+            await begin(admin.start(), connection)
             with anyio.fail_after(request_timeout_s(connection)):
                 yield admin
         finally:

@@ -1,16 +1,20 @@
 """The connection to one Redis or Valkey server: pools, scripts, deadlines, and the seam where its errors end.
 
-Imports redis, anyio, msgspec and the engine's errors. Nothing is ever retried in here: whoever calls knows whether
-sending again is safe. No message and no repr has a password in it.
+Imports redis, anyio, msgspec, settings and the engine's errors; `redis_errors.py` says what those of Redis mean.
+Nothing is ever retried in here: whoever calls knows whether sending again is safe. No message and no repr has a
+password in it.
 """
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from errno import ECONNRESET
+from functools import partial
 from hashlib import sha1
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, Final
 
 import anyio
@@ -18,71 +22,22 @@ import msgspec
 from hiredis import pack_command
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.client import Pipeline
-from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import (
-    AuthenticationError,
-    AuthorizationError,
-    ConnectionError,
-    InvalidResponse,
-    NoScriptError,
-    RedisError,
-    ResponseError,
-    TimeoutError,
-)
+from redis.exceptions import ConnectionError, NoScriptError, RedisError, TimeoutError
 
+from engine.adapters.redis_errors import STRAYED, TOO_LARGE, code_of, translated
 from engine.adapters.redis_line import Line
-from engine.errors import (
-    ConfigurationError,
-    CrashfoldError,
-    StateError,
-    StoreRefused,
-    StoreUnavailable,
-)
+from engine.errors import ConfigurationError, CrashfoldError, StoreForbidden, StoreRefused, StoreUnavailable
+from engine.settings import RedisAddress, redis_address
 
-REFUSALS: Final = {
-    "BUSY": "a script of somebody else runs for too long; it is tried again",
-    "CLUSTERDOWN": "the cluster does not serve this slot; it is tried again",
-    "EXECABORT": "the transaction was discarded; it is tried again",
-    "LOADING": "it loads its data after a restart; it is tried again",
-    "MASTERDOWN": "this replica has lost its primary; it is tried again",
-    "MISCONF": "it cannot save to disk: look at its log and disk",
-    "NOREPLICAS": "too few replicas are connected (min-replicas-to-write)",
-    "OOM": "it is out of memory: raise maxmemory or free some",
-    "READONLY": "this is a replica, there was a failover; it is tried again with new connections",
-    "TRYAGAIN": "the cluster moves this slot; it is tried again",
-    "UNKILLABLE": "a script of somebody else runs for too long; it is tried again",
-}
-"""Codes with which Redis says that it did nothing and may do it later, and what to think of each."""
-
-MISFITS: Final = {
-    "ASK": "this is a Redis Cluster: set redis.cluster = true",
-    "CROSSSLOT": "the keys of a stream must share a slot: set redis.key_prefix to one with {stream} in it",
-    "MOVED": "this is a Redis Cluster: set redis.cluster = true",
-    "NOAUTH": "give redis.url a user and password",
-    "NOPERM": "the user in redis.url lacks a permission",
-    "NOPROTO": "the server is older than Redis 6",
-    "WRONGPASS": "mend the user and password in redis.url",
-}
-"""Codes that come of wrong settings."""
-
-STRAYED: Final = {
-    "ASK": "this slot is on its way to another node; it is tried again",
-    "CLUSTERDOWN": REFUSALS["CLUSTERDOWN"],
-    "EXECABORT": REFUSALS["EXECABORT"],
-    "MASTERDOWN": REFUSALS["MASTERDOWN"],
-    "MOVED": "another node has this slot; it is tried there",
-    "READONLY": REFUSALS["READONLY"],
-}
-"""Codes with which a node of a cluster says that it did nothing, and that another node may have the slot."""
+LEAST_LIMIT_BYTES: Final = 1024 * 1024
+"""The least that the limits of a server can be set to."""
+LARGE_LOSSES_MAX: Final = 5
 
 SCRIPT_LOADS_MAX: Final = 3
 """How often a script is loaded for one call: a server that forgets it again and again is being restarted."""
-
-_CODE: Final = re.compile(r"-?([A-Z]{2,})\b")
-_CODE_INSIDE: Final = re.compile(r"(?:: -|caused error: \(['\"])([A-Z]{2,})\b")
-"""Redis 6 wraps an error raised in a script into one of its own, and the client one raised in a pipeline."""
 
 
 class Script(msgspec.Struct, frozen=True):
@@ -162,36 +117,34 @@ class RedisClient:
         strayed: Callable[[], None] | None = None,
     ) -> None:
         self._strayed = strayed
+        self._large_losses = 0
+        """Of connections in turn that were lost while a large call was on its way."""
         self._timeout_s = timeout_s
         self._bulk_timeout_s = bulk_timeout_s
 
+        try:
+            where = redis_address(url)
+        except ValueError as error:
+            raise ConfigurationError(f"redis.url {error}") from None
+        kind, place = _place(where, password)
+
         def pool(connections: int, answer_timeout_s: float) -> BlockingConnectionPool:
-            made = BlockingConnectionPool.from_url(
-                url,
+            return BlockingConnectionPool(
+                connection_class=kind,
                 max_connections=connections,
                 timeout=timeout_s,
                 socket_connect_timeout=connect_timeout_s,
                 socket_timeout=answer_timeout_s,
-                socket_keepalive=True,
                 retry=Retry(NoBackoff(), 0),
                 retry_on_error=[],
                 health_check_interval=0,
                 driver_info=None,
                 protocol=2,
+                **place,
             )
-            if password:
-                made.connection_kwargs["password"] = password
-            made.connection_class = type("Connection", (_Connection, made.connection_class), {})
-            return made
 
-        try:
-            self._commit_pool = pool(commit_connections, timeout_s)
-            self._read_pool = pool(read_connections, bulk_timeout_s)
-        except ValueError:
-            # The error would print the URL, and with it a password.
-            raise ConfigurationError(
-                "redis.url is no URL of the form redis://[user:password@]host:port/db (rediss:// with TLS, unix://)"
-            ) from None
+        self._commit_pool = pool(commit_connections, timeout_s)
+        self._read_pool = pool(read_connections, bulk_timeout_s)
         self._commits = Redis(connection_pool=self._commit_pool)
         self._reads = Redis(connection_pool=self._read_pool)
 
@@ -223,8 +176,41 @@ class RedisClient:
     async def run(self, script: Script, calls: Sequence[Call]) -> list[Any]:
         """The reply of each call of the script, sent all at once; an error that Redis answered with is its reply.
 
-        Each runs for itself. Raises StoreUnavailable when any may have run without its reply being read.
+        Each runs for itself. Raises StoreUnavailable when any may have run without its reply being read, and
+        StoreForbidden when a call is larger than Redis takes: it ends the connection then, often without a word.
         """
+        try:
+            replies = await self._run(script, calls)
+        except StoreUnavailable as error:
+            largest = max(sum(map(len, call.args)) for call in calls)
+            if largest >= LEAST_LIMIT_BYTES and isinstance(error.__cause__, ConnectionError | OSError):
+                await self._refuse_too_large(largest)
+            raise
+        self._large_losses = 0
+        return replies
+
+    async def _refuse_too_large(self, call_bytes: int) -> None:
+        """Raise StoreForbidden when that is why a connection was lost: by the limits of the server, or, where they may
+        not be read, because it answers and yet the connection is lost each time."""
+        try:
+            limits = dict.fromkeys(("proto-max-bulk-len", "client-query-buffer-limit"), 0)
+            for name in limits:
+                (told,) = await self.ask(partial(_config_get, name))
+                limits[name] = int(told.get(name, 0))
+        except StoreForbidden:
+            self._large_losses += 1
+            if self._large_losses < LARGE_LOSSES_MAX:
+                return
+            raise StoreForbidden(
+                f"Redis ends the connection when {call_bytes} bytes come: {TOO_LARGE.advice}"
+            ) from None
+        except CrashfoldError:
+            return
+        for name, limit in limits.items():
+            if 0 < limit < call_bytes:
+                raise StoreForbidden(f"Redis takes {limit} bytes by {name}, not {call_bytes}: {TOO_LARGE.advice}")
+
+    async def _run(self, script: Script, calls: Sequence[Call]) -> list[Any]:
         replies: list[Any] = [None] * len(calls)
         due = list(range(len(calls)))
         for _ in range(SCRIPT_LOADS_MAX):
@@ -339,6 +325,10 @@ class RedisClient:
             await self._read_pool.disconnect(inuse_connections=False)
 
 
+def _config_get(name: str, pipeline: Pipeline) -> None:
+    pipeline.config_get(name)
+
+
 def _text(key: bytes | str) -> str | None:
     """The key as text; None when it is none, and so none of ours."""
     try:
@@ -352,34 +342,41 @@ def glob_escaped(text: str) -> str:
     return re.sub(r"([*?\[\]\\])", r"\\\1", text)
 
 
-def code_of(error: Exception) -> str | None:
-    """The code that Redis put in front of an error it answered with; None when it is none of Redis's."""
-    if not isinstance(error, RedisError):
-        return None
-    code: str | None = error.status_code
-    if code and code != "ERR":
-        return code
-    if not isinstance(error, ResponseError):
-        return None
-    text = str(error)
-    if "unauthenticated" in text:  # a protocol error: what an unknown client may send is limited
-        return "NOAUTH"
-    inside, first = _CODE_INSIDE.search(text), _CODE.match(text)
-    return inside[1] if inside else first[1] if first else None
+def _place(where: RedisAddress, password: str) -> tuple[type[AbstractConnection], dict[str, Any]]:
+    """The kind of connection, and its options. Raises ConfigurationError for a file of TLS that cannot be used."""
+    options: dict[str, Any] = {"db": where.db, "username": where.username or None}
+    options |= {"password": password or where.password or None, "client_name": where.client_name or None}
+    base: type[AbstractConnection] = UnixDomainSocketConnection
+    if where.path:
+        options["path"] = where.path
+    else:
+        base = SSLConnection if where.tls else Connection
+        options |= {"host": where.host, "port": where.port, "socket_keepalive": True}
+    options |= {f"ssl_{name}": value for name, value in where.tls_options.items()}
+    if options.get("ssl_cert_reqs") == "none":
+        options["ssl_check_hostname"] = False
+    kind = type("Connection", (_Connection, base), {})
+    if where.tls:
+        _check_tls(where.tls_options)
+    return kind, options
 
 
-def translated(error: Exception) -> CrashfoldError:
-    """Our error for one of the client library's, or of the operating system's."""
-    code, text = code_of(error), str(error)
-    if code in REFUSALS:
-        return StoreRefused(f"Redis refused ({code}): {REFUSALS[code]}")
-    if code in MISFITS:
-        return ConfigurationError(f"Redis refused ({code}): {MISFITS[code]}")
-    if isinstance(error, AuthenticationError | AuthorizationError):
-        return ConfigurationError(f"Redis refused: {MISFITS['WRONGPASS']}")
-    if code == "WRONGTYPE":
-        return StateError("a key of the read model has another type; `crashfold replay` rebuilds")
-    if isinstance(error, ConnectionError | TimeoutError | InvalidResponse | OSError):
-        return StoreUnavailable(f"Redis did not answer ({text or type(error).__name__}); it is tried again")
-    what = text or type(error).__name__
-    return StateError(f"Redis answered what was not expected: {what}; check with `crashfold verify`")
+def _check_tls(options: Mapping[str, str | bool]) -> None:
+    """Raise ConfigurationError, naming the option, for a file that cannot be used: connecting would take it for a
+    server that is away."""
+    ca_certs, certfile, keyfile = (str(options.get(name, "")) for name in ("ca_certs", "certfile", "keyfile"))
+    if keyfile and not certfile:
+        raise ConfigurationError("redis.url has the option ssl_keyfile without ssl_certfile")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    for option, path in (("ssl_ca_certs", ca_certs), ("ssl_keyfile", keyfile), ("ssl_certfile", certfile)):
+        if not path:
+            continue
+        try:
+            Path(path).read_bytes()
+            if option == "ssl_ca_certs":
+                context.load_verify_locations(path)
+            elif option == "ssl_certfile":
+                context.load_cert_chain(path, keyfile or None, lambda: str(options.get("password", "")))
+        except (OSError, ValueError) as error:  # an SSLError is an OSError
+            why = getattr(error, "strerror", None) or getattr(error, "reason", None) or "it is no PEM file"
+            raise ConfigurationError(f"redis.url: the file of {option}, {path}, cannot be used: {why}") from None

@@ -14,7 +14,8 @@ import anyio
 from redis.crc import key_slot
 
 from engine.adapters.redis_client import Call, RedisClient, Script
-from engine.errors import ConfigurationError, CrashfoldError, StateError, StoreRefused, StoreUnavailable
+from engine.errors import CrashfoldError, StoreRefused, StoreUnavailable
+from engine.settings import redis_address
 
 REFRESH_TIMEOUT_S: Final = 2.0
 
@@ -30,6 +31,10 @@ class RedisCluster:
         self._seed = self._client(url)
         self._nodes: dict[Address, RedisClient] = {}
         self._ranges: list[tuple[int, int, Address]] = []
+        self._ids: dict[Address, bytes] = {}
+        """The name of each node, as the map has it."""
+        self._proven: dict[Address, bytes] = {}
+        """Those that have said it themselves."""
         self._is_stale = True
         self._turn = 0
         self._refreshing = anyio.Lock()
@@ -44,14 +49,14 @@ class RedisCluster:
         slot = key_slot(key.encode())
         for first, last, address in self._ranges:
             if first <= slot <= last:
-                return self._nodes[address]
+                return await self._checked(address)
         self._strayed()
         raise StoreRefused(f"Redis refused: no node of the cluster has slot {slot}; it is tried again")
 
     async def servers(self) -> list[RedisClient]:
         """All nodes that have slots."""
         await self._refresh()
-        return list(self._nodes.values())
+        return [await self._checked(address) for address in list(self._nodes)]
 
     async def run(self, script: Script, calls: Sequence[Call]) -> list[Any]:
         """`RedisClient.run`, the calls of each node at once. Where a node does not answer, the error is the reply."""
@@ -100,11 +105,6 @@ class RedisCluster:
                         (slots,) = await node.ask(lambda pipeline: pipeline.execute_command("CLUSTER", "SLOTS"))
                 except TimeoutError:
                     continue
-                except StateError:
-                    raise ConfigurationError(
-                        f"redis.cluster is true, but the server at {node.address} is no node of a cluster: set it to "
-                        "false, or mend redis.url"
-                    ) from None
                 except CrashfoldError as error:
                     last = error
                     continue
@@ -114,18 +114,39 @@ class RedisCluster:
 
     async def _learn(self, node: RedisClient, slots: list[list[Any]]) -> None:
         """Take over a map, as the node told it: first slot, last slot, primary, replicas. A node that does not know its
-        own host leaves it out."""
-        self_host = node.address.rpartition(":")[0]
-        ranges = []
-        for first, last, (host, port, *_), *_replicas in slots:
-            ranges.append((int(first), int(last), ((host or b"").decode() or self_host, int(port))))
-        addresses = {address for _, _, address in ranges}
-        gone = [self._nodes.pop(address) for address in self._nodes.keys() - addresses]
-        for address in addresses - self._nodes.keys():
-            self._nodes[address] = self._client(_with_address(self._url, address))
-        self._ranges, self._is_stale = sorted(ranges), False
+        own host leaves it out, or says `?`: then it is where it was asked."""
+        self_host = node.address.rpartition(":")[0].strip("[]")
+        ranges, ids = [], {}
+        for first, last, (host, port, *about), *_replicas in slots:
+            told = (host or b"").decode("ascii", "replace")
+            address = (self_host if told in ("", "?") else told, int(port))
+            ranges.append((int(first), int(last), address))
+            ids[address] = about[0] if about else b""
+        fresh = {
+            address: self._client(_with_address(self._url, address)) for address in ids.keys() - self._nodes.keys()
+        }
+        gone = [self._nodes.pop(address) for address in self._nodes.keys() - ids.keys()]
+        self._nodes |= fresh
+        self._proven = {address: name for address, name in self._proven.items() if ids.get(address) == name}
+        self._ranges, self._ids, self._is_stale = sorted(ranges), ids, False
         for client in gone:
             await client.aclose()
+
+    async def _checked(self, address: Address) -> RedisClient:
+        """The node there, once it has said that it is the one of which the map told: an address that a server hands out
+        may lead to another Redis here. Raises StoreRefused when it is another, StoreForbidden when it is in no cluster.
+        """
+        node, known = self._nodes[address], self._ids[address]
+        if known and self._proven.get(address) != known:
+            (found,) = await node.ask(lambda pipeline: pipeline.execute_command("CLUSTER", "MYID"))
+            if found != known:
+                self._strayed()
+                raise StoreRefused(
+                    f"Redis refused: {node.address}, which the cluster names, is another server than it says: look at"
+                    " cluster-announce-ip and cluster-announce-port; it is tried again"
+                )
+            self._proven[address] = known
+        return node
 
 
 async def by_server(client: RedisClient | RedisCluster, keys: Iterable[str]) -> dict[RedisClient, list[str]]:
@@ -137,10 +158,14 @@ async def by_server(client: RedisClient | RedisCluster, keys: Iterable[str]) -> 
 
 
 def _with_address(url: str, address: Address) -> str:
+    """The URL with another host and port. Raises StoreRefused for what is no address."""
     parts = urlsplit(url)
-    if parts.scheme not in ("redis", "rediss"):
-        raise ConfigurationError("redis.url: a Redis Cluster is reached by redis:// or rediss://")
     user, at, _ = parts.netloc.rpartition("@")
     host, port = address
     netloc = f"{user}{at}[{host}]:{port}" if ":" in host else f"{user}{at}{host}:{port}"
-    return urlunsplit((parts.scheme, netloc, "", parts.query, ""))
+    changed = urlunsplit((parts.scheme, netloc, "", parts.query, ""))
+    try:
+        redis_address(changed)
+    except ValueError:
+        raise StoreRefused(f"Redis refused: the cluster names {host!r}, which is no host; it is tried again") from None
+    return changed

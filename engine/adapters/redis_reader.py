@@ -13,8 +13,9 @@ import msgspec
 from redis.exceptions import RedisError, ResponseError
 
 from engine.adapters import redis_packing as packing
-from engine.adapters.redis_client import RedisClient, code_of
+from engine.adapters.redis_client import RedisClient
 from engine.adapters.redis_cluster import RedisCluster, by_server
+from engine.adapters.redis_errors import code_of
 from engine.adapters.redis_line import Command, Line
 from engine.core.reading import AllFields, CachedAnswer, Fields, First, Piece, Pieces, Read, Standing, Text, WindowPart
 from engine.errors import StateError

@@ -88,11 +88,14 @@ async def _retry(settings: Settings, letters: list[StoredDeadLetter]) -> int:
     async with open_log(settings) as event_log, open_sink(settings.kafka) as sink:
         for letter in letters:
             record = await event_log.record(letter.partition, letter.offset) if letter.topic == topic else None
-            value = record.value if record is not None else letter.value if letter.whole else None
+            if record is not None:
+                key, value = record.key, record.value
+            else:
+                key, value = letter.key, letter.value if letter.whole else None
             if value is None:
                 lost.append(letter)
                 continue
-            await sink.send(topic, letter.key, value)
+            await sink.send(topic, key, value)
         await sink.flush()
         published = sink.acknowledged
     if lost:

@@ -4,7 +4,15 @@ May import schemas, projections and `engine.errors`. The one thing that is alway
 passed every rule, and a value that did not is named together with its source and with what would do.
 """
 
-from engine.settings.addresses import MASK, host_of, is_loopback, masked_text, masked_url
+from engine.settings.addresses import (
+    MASK,
+    RedisAddress,
+    host_of,
+    is_loopback,
+    masked_text,
+    masked_url,
+    redis_address,
+)
 from engine.settings.catalogue import CONFIG_VARIABLE, DEFAULT_FILE, Setting, markdown, printed, settings_by_name
 from engine.settings.layers import Loaded, Row, describe, load
 from engine.settings.tree import (
@@ -29,6 +37,7 @@ __all__ = [
     "KafkaSettings",
     "Loaded",
     "LogSettings",
+    "RedisAddress",
     "RedisSettings",
     "Row",
     "Setting",
@@ -41,5 +50,6 @@ __all__ = [
     "masked_text",
     "masked_url",
     "printed",
+    "redis_address",
     "settings_by_name",
 ]

@@ -2,35 +2,160 @@
 
 import ipaddress
 import re
-from typing import Final
-from urllib.parse import urlsplit
+from typing import Final, NamedTuple
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 MASK: Final = "***"
 """What is shown in the place of a secret."""
 
 
-_PASSWORD_IN_TEXT: Final = re.compile(r"\b([a-z][a-z0-9+.-]{0,30}://[^\s:@/]*):\S*@", re.IGNORECASE)
-_PASSWORD_IN_URL: Final = re.compile(r"^([a-z][a-z0-9+.-]*://[^:@/]*):.*@", re.IGNORECASE | re.DOTALL)
-_PASSWORD_IN_QUERY: Final = re.compile(r"([?&][^=&\s]*password=)[^&#\s]*", re.IGNORECASE)
+_WITHOUT_SECRETS: Final = frozenset(
+    ("db", "client_name", "ssl_cert_reqs", "ssl_check_hostname", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+)
+"""Options of an address whose values are shown; of any other, known or not, only the name is."""
+
+_LOGIN_IN_URL: Final = re.compile(r"^([a-z][a-z0-9+.-]*:/*)?(.*)@", re.IGNORECASE | re.DOTALL)
+_LOGIN_IN_TEXT: Final = re.compile(r"\b([a-z][a-z0-9+.-]{0,30}://)([^\s\"']*)@", re.IGNORECASE)
+_BARE_LOGIN_IN_TEXT: Final = re.compile(r"(?<![^\s\"'(=])([\w.%+-]*):([^\s\"'/@]+)@(?=[\w.\[-])")
+_OPTION: Final = re.compile(r"([?&])([^=&#\s\"']*)=([^&#\s\"']*)")
 
 
 def masked_url(url: str) -> str:
-    """The address without the password that stands before its host or in its query."""
-    return _PASSWORD_IN_QUERY.sub(rf"\1{MASK}", _PASSWORD_IN_URL.sub(rf"\1:{MASK}@", url))
+    """The address without what may be secret: all between a user and the last @, and the values of options."""
+    return _OPTION.sub(_masked_option, _LOGIN_IN_URL.sub(_masked_login, url))
 
 
 def masked_text(text: str) -> str:
     """A text without the passwords of the addresses in it."""
-    if "://" not in text:
-        return text
-    return _PASSWORD_IN_QUERY.sub(rf"\1{MASK}", _PASSWORD_IN_TEXT.sub(rf"\1:{MASK}@", text))
+    if "://" in text:
+        return _OPTION.sub(_masked_option, _LOGIN_IN_TEXT.sub(_masked_login, text))
+    return _BARE_LOGIN_IN_TEXT.sub(rf"\1:{MASK}@", text) if "@" in text else text
+
+
+def _masked_login(found: re.Match[str]) -> str:
+    """A word that stands there alone may be a password whose colon was forgotten."""
+    user, colon, _ = found[2].partition(":")
+    return f"{found[1] or ''}{user + colon if colon else ''}{MASK}@"
+
+
+def _masked_option(found: re.Match[str]) -> str:
+    return found[0] if found[2] in _WITHOUT_SECRETS else f"{found[1]}{found[2]}={MASK}"
+
+
+class RedisAddress(NamedTuple):
+    """Where a server is and how to log in there. `path` is that of a Unix socket, and then host and port are none."""
+
+    tls: bool
+    host: str
+    port: int
+    path: str
+    db: int
+    username: str
+    password: str
+    client_name: str
+    tls_options: dict[str, str | bool]
+    """By redis-py's names, without the `ssl_` they begin with."""
+
+
+_TLS_OPTIONS: Final = ("cert_reqs", "check_hostname", "ca_certs", "certfile", "keyfile", "password")
+_YES_NO: Final = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+def redis_address(url: str) -> RedisAddress:
+    """The address in a URL. Raises ValueError with what is wrong with it, which quotes nothing that may be secret."""
+    if not url.isprintable() or url != url.strip():
+        raise ValueError("has blanks around it, or characters that cannot be seen")
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:  # whose text may quote a password that was taken for a port
+        raise ValueError(
+            "is no address: is the port a number up to 65535, and are the password's special characters written as %XX?"
+        ) from None
+    if parts.scheme not in ("redis", "rediss", "unix"):
+        raise ValueError("does not begin with redis://, rediss:// (TLS) or unix://")
+    is_unix = parts.scheme == "unix"
+    if is_unix and (host or not parts.path.strip("/")):
+        raise ValueError("is not unix:///path")
+    if not is_unix and (not host or not _is_host(host) or port == 0):
+        raise ValueError("names no host: it is redis://host:port/db or rediss://host:port/db")
+    if parts.fragment:
+        raise ValueError("has a # in it: write it as %23")
+    options = _options(parts.query)
+    db = options.pop("db", "")
+    if not is_unix and (path := unquote(parts.path).strip("/")):
+        if db not in ("", path):
+            raise ValueError(f"names two databases, /{path[:20]} and db={db[:20]}")
+        db = path
+    if not re.fullmatch(r"\d{0,9}", db, re.ASCII):
+        raise ValueError("names a database that is no number")
+    username = _once(options, "username", unquote(parts.username or ""))
+    password = _once(options, "password", unquote(parts.password or ""))
+    tls_options = {
+        name: _tls_option(name, options.pop(f"ssl_{name}")) for name in _TLS_OPTIONS if f"ssl_{name}" in options
+    }
+    if tls_options and parts.scheme != "rediss":
+        raise ValueError("has options of TLS, which rediss:// has and no other")
+    client_name = options.pop("client_name", "")
+    if options:
+        known = ", ".join(["db", "username", "password", "client_name", *(f"ssl_{name}" for name in _TLS_OPTIONS)])
+        unknown = min(options)
+        named = f"the option {unknown}" if re.fullmatch(r"[a-z_]{1,40}", unknown) else "an option"
+        raise ValueError(f"has {named}, which is none of these: {known}")
+    return RedisAddress(
+        tls=parts.scheme == "rediss",
+        host="" if is_unix else host,
+        port=0 if is_unix else port or 6379,
+        path=unquote(parts.path) if is_unix else "",
+        db=int(db or 0),
+        username=username,
+        password=password,
+        client_name=client_name,
+        tls_options=tls_options,
+    )
+
+
+def _options(query: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if found.setdefault(name, value) != value:
+            raise ValueError("has an option twice")
+    return found
+
+
+def _once(options: dict[str, str], name: str, value: str) -> str:
+    option = options.pop(name, "")
+    if option and value and option != value:
+        raise ValueError(f"has a {name} before the host and another as an option")
+    return option or value
+
+
+def _tls_option(name: str, value: str) -> str | bool:
+    if name == "check_hostname":
+        if value.lower() not in _YES_NO:
+            raise ValueError("has the option ssl_check_hostname, which is true or false")
+        return _YES_NO[value.lower()]
+    if name == "cert_reqs" and value not in ("required", "none"):
+        raise ValueError("has the option ssl_cert_reqs, which is required or none")
+    return value
+
+
+def _is_host(host: str) -> bool:
+    """Whether that can be a name or an address: getaddrinfo raises odd errors for what cannot."""
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+        return True
+    except ValueError:
+        labels = host.removesuffix(".").split(".")
+        return len(host) <= 253 and all(re.fullmatch(r"[A-Za-z0-9_-]{1,63}", label, re.ASCII) for label in labels)
 
 
 def host_of(server: str) -> str | None:
     """The host of `host:port` or `[address]:port`, blanks around it ignored; None when it is neither."""
     try:
         parts = urlsplit(f"//{server.strip()}")
-        return parts.hostname if parts.port and parts.netloc == server.strip() and "@" not in server else None
+        whole = parts.netloc == server.strip() and "@" not in server
+        return parts.hostname if parts.port and whole and _is_host(parts.hostname or "") else None
     except ValueError:
         return None
 

@@ -56,8 +56,9 @@ def load(config_file: Path | None, environ: Mapping[str, str], overrides: Mappin
             faults.append(_unknown(given))
             continue
         try:
+            str(given.value).encode()  # arguments and variables may hold bytes that are no text
             values[setting.section][setting.field] = setting.convert(given.value, from_text=given.from_text)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeEncodeError):
             faults.append(_would_not_do(setting, given))
         sources[setting.name] = given.source
     if faults:

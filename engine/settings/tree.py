@@ -7,12 +7,11 @@ single values stand in their annotations and are checked by `load`.
 
 import re
 from typing import Annotated, Any, Final, Literal, get_args, get_origin
-from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
 
-from engine.settings.addresses import MASK, host_of, is_loopback, masked_url
+from engine.settings.addresses import MASK, host_of, is_loopback, masked_url, redis_address
 from projections.settings import ProjectionSettings
 from schemas.fairness import DEFAULT_SALT, DEFAULT_VARIANT, Variant
 from schemas.game import DEFAULT_STREAM, is_stream_name
@@ -240,19 +239,16 @@ class RedisSettings(msgspec.Struct, frozen=True, kw_only=True):
             f"{self.key_prefix!r} may have 1 to 128 of A-Z a-z 0-9 . _ : - and {STREAM_PLACE} once",
         )
         try:
-            parts = urlsplit(self.url)
-            host, _port = parts.hostname, parts.port
-        except ValueError:  # whose text may quote a password that was taken for a port
-            raise ValueError(
-                f"url {masked_url(self.url)!r} is no address; are the password's special characters written as %XX?"
-            ) from None
+            address = redis_address(self.url)
+        except ValueError as error:
+            raise ValueError(f"url {error}") from None
         _require(
-            bool(host) if parts.scheme in ("redis", "rediss") else parts.scheme == "unix" and parts.path != "",
+            not address.username or bool(address.password or self.password),
             "url",
-            f"{masked_url(self.url)!r} is not redis://host:port/db, rediss://host:port/db or unix:///path",
+            "has a user without a password; a password alone is written redis://:password@host",
         )
         _require(
-            not self.cluster or (parts.scheme != "unix" and parts.path in ("", "/", "/0")),
+            not self.cluster or (not address.path and address.db == 0),
             "url",
             "must lead to a node of the cluster by redis:// or rediss://, and to its only database, 0",
         )
@@ -263,9 +259,10 @@ class RedisSettings(msgspec.Struct, frozen=True, kw_only=True):
             " have to share a slot",
         )
         _require(
-            parts.scheme != "redis" or is_loopback(host or "") or self.allow_plaintext,
+            address.tls or bool(address.path) or is_loopback(address.host) or self.allow_plaintext,
             "url",
-            f"leads to {host}, which is not loopback, without TLS: use rediss://, or say redis.allow_plaintext = true",
+            f"leads to {address.host}, which is not loopback, without TLS: use rediss://, or say"
+            " redis.allow_plaintext = true",
         )
 
     @property

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from contextlib import AbstractAsyncContextManager
 
-from engine.adapters.dead_letters import DETAIL_BYTES_MAX, VALUE_BYTES_MAX, StoredDeadLetter
+from engine.adapters.dead_letters import DETAIL_BYTES_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX, StoredDeadLetter
 from engine.core.facts import DeadLetter, Record
 from engine.ports import DeadLetters
 
@@ -51,6 +51,7 @@ class DeadLettersContract:
             key=b"crash",
             value=b"{}",
             value_bytes=2,
+            key_bytes=5,
         )
         assert stored.whole
 
@@ -79,6 +80,14 @@ class DeadLettersContract:
         (stored,) = await shelf.stored()
         assert stored.value == value[:VALUE_BYTES_MAX]
         assert stored.value_bytes == len(value)
+        assert not stored.whole
+
+    async def test_a_key_of_two_mebibytes_is_cut_and_says_how_long_it_was(self, shelf: Shelf) -> None:
+        key = b"k" * (2 << 20)
+        async with shelf.opened() as dead_letters:
+            await dead_letters.put([letter(key=key)])
+        (stored,) = await shelf.stored()
+        assert (stored.key, stored.key_bytes) == (key[:KEY_BYTES_MAX], len(key))
         assert not stored.whole
 
     async def test_tombstones_empty_values_and_missing_keys_are_told_apart(self, shelf: Shelf) -> None:

@@ -72,6 +72,7 @@ class TestApacheKafka(DeadLettersContract):
             "offset": b"7",
             "timestamp_ms": b"1700000000007",
             "value_bytes": b"2",
+            "key_bytes": b"5",
         }
 
 

@@ -3,7 +3,6 @@
 And real projections on real servers, commit by commit.
 """
 
-import inspect
 import random
 import shutil
 import socket
@@ -20,15 +19,14 @@ import pytest
 import redis.exceptions
 from hypothesis import given, settings
 from redis import Redis
-from redis._parsers.base import BaseParser
 
 from engine.adapters import redis_packing as packing
 from engine.adapters.redis import RedisShadowStore, RedisStore
-from engine.adapters.redis_client import MISFITS, REFUSALS, Call, Script, code_of, translated
+from engine.adapters.redis_client import Call, Script
+from engine.adapters.redis_errors import code_of
 from engine.core.facts import Applied, Checkpoint, Commit, Conflict, Duplicate, Mark, Position, Promoted
 from engine.errors import (
     ConfigurationError,
-    CrashfoldError,
     StateError,
     StoreRefused,
     StoreUnavailable,
@@ -357,69 +355,6 @@ async def test_commits_cancelled_at_any_moment_leave_the_connections_in_order(st
         assert {type(outcome) for outcome in await store.commit(commits)} <= {Applied, Duplicate}
         assert await store.positions(streams) == [at(number)] * 8
     assert await model(store, "s3") == model_of(29)
-
-
-# --- the mapping of errors -------------------------------------------------------------------------------------------
-
-
-def _client_errors() -> list[type[Exception]]:
-    found = [kind for _, kind in inspect.getmembers(redis.exceptions, inspect.isclass) if issubclass(kind, Exception)]
-    return [kind for kind in found if kind.__module__ == "redis.exceptions"]
-
-
-EXPECTED_KINDS: dict[str, type[CrashfoldError]] = {
-    **dict.fromkeys(
-        ("OOM", "READONLY", "LOADING", "BUSY", "MASTERDOWN", "NOREPLICAS", "MISCONF", "CLUSTERDOWN", "TRYAGAIN"),
-        StoreRefused,
-    ),
-    **dict.fromkeys(("EXECABORT", "UNKILLABLE"), StoreRefused),
-    **dict.fromkeys(("NOAUTH", "WRONGPASS", "NOPERM", "MOVED", "ASK", "CROSSSLOT", "NOPROTO"), ConfigurationError),
-    "WRONGTYPE": StateError,
-}
-
-
-def parsed(answer: str) -> Exception:
-    """The client library's error for an error that Redis answers with."""
-    error: Exception = BaseParser.parse_error(answer)  # type: ignore[no-untyped-call]  # the library's own gap
-    return error
-
-
-@pytest.mark.parametrize("code", sorted({*EXPECTED_KINDS, *BaseParser.EXCEPTION_CLASSES} - {"ERR", "NOSCRIPT"}))
-def test_every_code_that_redis_answers_with_is_mapped(code: str) -> None:
-    error = parsed(f"{code} 1234 127.0.0.1:7000")
-    assert type(translated(error)) is EXPECTED_KINDS[code]
-
-
-@pytest.mark.parametrize("kind", _client_errors(), ids=lambda kind: kind.__name__)
-def test_every_error_of_the_client_library_is_mapped(kind: type[Exception]) -> None:
-    error = kind("1234 127.0.0.1:7000")
-    ours = translated(error)
-    assert isinstance(ours, CrashfoldError)
-    if isinstance(error, redis.exceptions.ConnectionError | redis.exceptions.TimeoutError) and not isinstance(
-        error, redis.exceptions.AuthenticationError | redis.exceptions.AuthorizationError
-    ):
-        assert isinstance(ours, StoreUnavailable)
-
-
-@pytest.mark.parametrize("error", [OSError("x"), ConnectionResetError(), TimeoutError(), BrokenPipeError()])
-def test_errors_of_the_operating_system_leave_the_outcome_unknown(error: OSError) -> None:
-    assert isinstance(translated(error), StoreUnavailable)
-
-
-@pytest.mark.parametrize(
-    "text", ["Command # 1 (GET x) of pipeline caused error: ('BUSY Redis is busy',)", "BUSY Redis is busy"]
-)
-def test_an_error_is_known_whether_or_not_the_client_wraps_it(text: str) -> None:
-    assert isinstance(translated(redis.exceptions.ResponseError(text)), StoreRefused)
-
-
-def test_the_mapping_has_no_code_that_is_not_tested() -> None:
-    assert {*REFUSALS, *MISFITS} < EXPECTED_KINDS.keys()
-
-
-def test_an_error_that_redis_6_wraps_is_known_by_its_own_code() -> None:
-    wrapped = "ERR Error running script (call to f_ab12): @user_script:126: -OOM command not allowed when used memory"
-    assert isinstance(translated(parsed(wrapped)), StoreRefused)
 
 
 # --- big commits -----------------------------------------------------------------------------------------------------

@@ -11,14 +11,17 @@ from engine.settings import (
     ApiSettings,
     KafkaSettings,
     Loaded,
+    RedisAddress,
     RedisSettings,
     describe,
     host_of,
     is_loopback,
     load,
     markdown,
+    masked_text,
     masked_url,
     printed,
+    redis_address,
     settings_by_name,
 )
 
@@ -199,7 +202,7 @@ def test_variables_that_kubernetes_makes_for_a_service_of_that_name_are_passed_o
         ),
         ({"CRASHFOLD_KAFKA__BOOTSTRAP_SERVERS": "localhost"}, "has an address that is not host:port"),
         ({"CRASHFOLD_REDIS__URL": "redis://:hunter2@redis.example/0"}, "leads to redis.example, which is not loopback"),
-        ({"CRASHFOLD_REDIS__URL": "http://localhost"}, "is not redis://host:port/db"),
+        ({"CRASHFOLD_REDIS__URL": "http://localhost"}, "does not begin with redis://, rediss:// (TLS) or unix://"),
         ({"CRASHFOLD_REDIS__URL": "redis://localhost:port"}, "redis.url (env CRASHFOLD_REDIS__URL)"),
         ({"CRASHFOLD_API__HOST": "0.0.0.0"}, "api.host (env CRASHFOLD_API__HOST) 0.0.0.0 is not loopback"),
     ],
@@ -279,6 +282,12 @@ def test_a_secret_that_would_not_do_is_not_shown_either(tmp_path: Path) -> None:
         ("redis://:p@ss/w:rd@localhost/0", "redis://:***@localhost/0"),
         ("rediss://user:x@h", "rediss://user:***@h"),
         ("unix:///run/r.sock?password=x&db=1", "unix:///run/r.sock?password=***&db=1"),
+        ("u:secret@host:1/0", "u:***@host:1/0"),
+        ("redis://secret@host", "redis://***@host"),
+        ("secret@host", "***@host"),
+        ("redis:/:secret@host", "redis:/:***@host"),
+        ("redis://h/0?p%61ssword=x", "redis://h/0?p%61ssword=***"),
+        ("rediss://h?ssl_password=x&ssl_ca_certs=ca.pem", "rediss://h?ssl_password=***&ssl_ca_certs=ca.pem"),
     ],
 )
 def test_an_address_is_shown_without_its_password(url: str, shown: str) -> None:
@@ -291,6 +300,72 @@ def test_an_address_is_shown_without_its_password(url: str, shown: str) -> None:
 )
 def test_the_host_of_a_server(server: str, host: str | None) -> None:
     assert host_of(server) == host
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("cannot reach redis://u:p@ss@h:1/0 now", "cannot reach redis://u:***@h:1/0 now"),
+        ("cannot reach redis://secret@h now", "cannot reach redis://***@h now"),
+        ("cannot reach u:secret@h:1/0", "cannot reach u:***@h:1/0"),
+        ("at offset 5:7, game a@b", "at offset 5:7, game a@b"),
+    ],
+)
+def test_a_text_is_shown_without_the_passwords_in_it(text: str, shown: str) -> None:
+    assert masked_text(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("redis://h?foo=bar", "option foo"),
+        ("redis://h?ssl=true", "option ssl"),
+        ("redis://h?decode_responses=true", "option decode_responses"),
+        ("redis://h?protocol=3", "option protocol"),
+        ("redis://h?ssl_ca_certs=x", "rediss://"),
+        ("redis://h/one", "database"),
+        ("redis://h/0?db=1", "two databases"),
+        ("redis://h?db=-1", "database"),
+        ("redis://h:65536", "port"),
+        ("redis://h:0", "no host"),
+        ("redis://h:x", "port"),
+        ("redis://", "no host"),
+        ("redis://[::1", "no address"),
+        ("redis://a..b", "no host"),
+        ("redis://secret@h", "user without a password"),
+        ("redis://:a@h?password=b", "password before the host"),
+        ("redis://h?db=1&db=2", "twice"),
+        ("redis://h/0#x", "%23"),
+        ("unix://", "unix:///path"),
+        ("unix://host/path", "unix:///path"),
+        ("u:secret@h:1/0", "redis://"),
+        (" redis://h", "blanks"),
+        ("redis://h\n", "blanks"),
+        ("rediss://h?ssl_cert_reqs=maybe", "ssl_cert_reqs"),
+        ("rediss://h?ssl_check_hostname=maybe", "ssl_check_hostname"),
+    ],
+)
+def test_a_redis_url_that_cannot_work_is_refused_and_says_why(url: str, told: str) -> None:
+    with pytest.raises(ValueError, match=r"^url ") as raised:
+        RedisSettings(url=url, allow_plaintext=True)
+    assert told in str(raised.value)
+    assert "secret" not in str(raised.value)
+
+
+def test_a_redis_url_is_read_whole() -> None:
+    address = redis_address("rediss://u%40:p%3A@[::1]:7/3?client_name=c&ssl_ca_certs=a.pem&ssl_check_hostname=no")
+    assert address == RedisAddress(
+        tls=True,
+        host="::1",
+        port=7,
+        path="",
+        db=3,
+        username="u@",
+        password="p:",
+        client_name="c",
+        tls_options={"ca_certs": "a.pem", "check_hostname": False},
+    )
+    assert redis_address("unix:///run/r%20s.sock?db=2").path == "/run/r s.sock"
 
 
 def test_loopback_is_this_machine_alone() -> None:

@@ -1,0 +1,248 @@
+"""What Apache Kafka refuses for good ends every command with 78 and the name of what to change, and `doctor` finds it.
+
+One broker for the whole module, with a listener for each way of being refused.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+import anyio
+import msgspec
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.protocol.admin import CreateAclsRequest
+
+from engine.adapters.embedded import free_port
+from engine.adapters.kafka import KafkaLog
+from engine.adapters.kafka_sink import KafkaDeadLetters, KafkaSink
+from engine.adapters.kafka_topics import ensure_topic
+from engine.errors import LogRefused, LogUnavailable
+from engine.publisher import open_sink
+from engine.settings import KafkaSettings
+from tests import servers
+from tests.certificates import Authority
+from tests.conftest import enter
+from tests.contract.dead_letters import letter
+from tests.deployment import Deployment, Message, NewDeployment, chain, in_order
+from tests.servers import KafkaBroker
+
+pytestmark = pytest.mark.kafka
+
+USERS: Final = ("all", "reader", "stranger", "groupless", "writeless", "unnumbered")
+TOPIC, GROUP = 2, 3
+READ, WRITE = 3, 4
+LITERAL, ALLOW = 3, 3
+
+
+class Guarded:
+    """The broker, what its certificates are signed by, and rights on it."""
+
+    def __init__(self, broker: KafkaBroker, authority: Authority) -> None:
+        self.broker = broker
+        self.authority = authority
+
+    def allow(self, user: str, rights: Sequence[tuple[int, str, int]]) -> None:
+        """Give rights, as kind of resource, name, operation; the name * is every one."""
+
+        async def allow() -> None:
+            admin = AIOKafkaAdminClient(bootstrap_servers=self.broker.address)
+            await admin.start()
+            try:
+                for kind, name, operation in rights:
+                    request = CreateAclsRequest(kind, name, LITERAL, f"User:{user}", "*", operation, ALLOW)
+                    answer = await admin._send_request(request)
+                    assert answer.creation_responses[0][0] == 0, answer
+            finally:
+                await admin.close()
+
+        anyio.run(allow)
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    with ExitStack() as stack:
+        try:
+            authority = Authority(tmp_path_factory.mktemp("certificates") / "authority")
+        except servers.Missing as missing:
+            pytest.skip(str(missing))
+        tls = {"TLS": authority.sign("IP:127.0.0.1"), "MUTUAL": authority.sign("IP:127.0.0.1")}
+        tls |= {"ELSEWHERE": authority.sign("DNS:example.com"), "EXPIRED": authority.sign("IP:127.0.0.1", expired=True)}
+        properties = {
+            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "super.users": "User:ANONYMOUS;User:all",
+            "sasl.enabled.mechanisms": "PLAIN",
+            "listener.name.login.plain.sasl.jaas.config": (
+                "org.apache.kafka.common.security.plain.PlainLoginModule required "
+                + " ".join(f'user_{user}="right-{user}"' for user in USERS)
+                + ";"
+            ),
+            "listener.name.mutual.ssl.client.auth": "required",
+        }
+        for name, pem in tls.items():
+            prefix = f"listener.name.{name.lower()}.ssl"
+            properties |= {f"{prefix}.keystore.type": "PEM", f"{prefix}.keystore.location": str(pem)}
+            properties |= {f"{prefix}.truststore.type": "PEM", f"{prefix}.truststore.location": str(authority.pem)}
+        listeners = {"LOGIN": "SASL_PLAINTEXT"} | dict.fromkeys(tls, "SSL")
+        cluster = enter(stack, servers.kafka_cluster(properties=properties, listeners=listeners))
+        yield Guarded(cluster.brokers[0], authority)
+
+
+@pytest.fixture
+def deployed(guarded: Guarded, new_deployment: NewDeployment, redis_url: str) -> Deployment:
+    made = new_deployment(redis_url, bootstrap_servers=guarded.broker.address, partitions=1)
+    (made.directory / "games.jsonl").write_text('{"game_id":1,"crash_point":2.0,"end_time":1}\n')
+    return made
+
+
+def login(guarded: Guarded, user: str, password: str | None = None, **more: object) -> dict[str, object]:
+    """Settings of section kafka for that user."""
+    return {
+        "bootstrap_servers": guarded.broker.address_of("LOGIN"),
+        "security_protocol": "SASL_PLAINTEXT",
+        "sasl_plain_username": user,
+        "sasl_plain_password": f"right-{user}" if password is None else password,
+        **more,
+    }
+
+
+def tls(guarded: Guarded, listener: str, **more: object) -> dict[str, object]:
+    """Settings of section kafka for that listener."""
+    return {
+        "bootstrap_servers": guarded.broker.address_of(listener),
+        "security_protocol": "SSL",
+        "ssl_cafile": str(guarded.authority.pem),
+        **more,
+    }
+
+
+Unique = Callable[[str], str]
+Refusal = Callable[[Guarded, Path], dict[str, object]]
+
+REFUSALS: Final[dict[str, tuple[Refusal, str]]] = {
+    "a wrong password": (lambda g, _: login(g, "all", "wrong-password"), "kafka.sasl_plain_password"),
+    "a mechanism that is off": (lambda g, _: login(g, "all", sasl_mechanism="SCRAM-SHA-256"), "kafka.sasl_mechanism"),
+    "no login where one is asked for": (
+        lambda g, _: {"bootstrap_servers": g.broker.address_of("LOGIN")},
+        "kafka.security_protocol",
+    ),
+    "no TLS where it is spoken": (
+        lambda g, _: {"bootstrap_servers": g.broker.address_of("TLS")},
+        "kafka.security_protocol",
+    ),
+    "TLS where it is not spoken": (
+        lambda g, _: tls(g, "TLS", bootstrap_servers=g.broker.address),
+        "kafka.security_protocol",
+    ),
+    "another authority": (
+        lambda g, path: tls(g, "TLS", ssl_cafile=str(Authority(path / "other").pem)),
+        "kafka.ssl_cafile",
+    ),
+    "a certificate of another host": (lambda g, _: tls(g, "ELSEWHERE"), "kafka.ssl_cafile"),
+    "an expired certificate": (lambda g, _: tls(g, "EXPIRED"), "expired"),
+    "no certificate where one is asked for": (lambda g, _: tls(g, "MUTUAL"), "kafka.ssl_certfile"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+async def test_a_connection_that_is_refused_for_good_names_the_setting(
+    guarded: Guarded, tmp_path: Path, name: str
+) -> None:
+    settings, named = REFUSALS[name]
+    kafka = msgspec.convert(settings(guarded, tmp_path), KafkaSettings)
+    with pytest.raises(LogRefused, match=named.replace(".", r"\.")) as raised:
+        async with KafkaLog.from_settings(kafka):
+            pass
+    assert "wrong-password" not in str(raised.value)
+
+
+async def test_a_broker_that_is_down_is_away() -> None:
+    kafka = KafkaSettings(bootstrap_servers=f"127.0.0.1:{free_port()}", request_timeout_ms=1_000)
+    with pytest.raises(LogUnavailable):
+        async with KafkaLog.from_settings(kafka):
+            pass
+
+
+@pytest.mark.parametrize(
+    "command", [["run"], ["replay"], ["verify"], ["publish", "games.jsonl"], ["dead-letters", "list"]], ids=" ".join
+)
+def test_every_command_ends_with_78_when_kafka_refuses_for_good(
+    guarded: Guarded, deployed: Deployment, command: list[str]
+) -> None:
+    deployed.configure({"kafka": login(guarded, "all", "wrong-password")})
+    done = deployed.run(*command)
+    assert done.code == 78, done.err
+    assert "kafka.sasl_plain_password" in done.err
+    assert "Traceback" not in done.err
+    assert "wrong-password" not in done.err + done.out
+
+
+def test_the_right_password_does(guarded: Guarded, deployed: Deployment) -> None:
+    deployed.publish(in_order(chain(10)))
+    deployed.configure({"kafka": login(guarded, "all")})
+    deployed.caught_up()
+    assert deployed.total() == 10
+
+
+RIGHTS: Final[dict[str, list[tuple[int, str, int]]]] = {
+    "stranger": [],
+    "groupless": [(TOPIC, "*", READ), (TOPIC, "*", WRITE)],
+    "writeless": [(TOPIC, "*", READ), (GROUP, "*", READ)],
+}
+
+
+@pytest.mark.parametrize(
+    ("user", "named"),
+    [("stranger", "kafka.topic"), ("groupless", "kafka.group_id"), ("writeless", "kafka.dead_letter_topic")],
+)
+def test_a_right_that_is_missing_ends_the_engine_with_78_and_is_named(
+    guarded: Guarded, deployed: Deployment, user: str, named: str
+) -> None:
+    deployed.publish([*in_order(chain(3)), Message(0, b"crash", b"no game")])
+    guarded.allow(user, RIGHTS[user])
+    deployed.configure({"kafka": login(guarded, user)})
+    done = deployed.run("run", "--until-caught-up")
+    assert done.code == 78, done.err
+    assert named in done.err
+    assert "Traceback" not in done.err
+
+
+def test_a_session_time_out_beyond_the_bounds_of_the_broker_ends_with_78(deployed: Deployment) -> None:
+    deployed.configure({"kafka": {"session_timeout_ms": 1_800_000}})
+    done = deployed.run("run")
+    assert done.code == 78, done.err
+    assert "kafka.session_timeout_ms" in done.err
+
+
+async def test_a_dead_letter_topic_whose_name_collides_is_refused(guarded: Guarded, unique: Unique) -> None:
+    connection, name = {"bootstrap_servers": guarded.broker.address}, unique("games")
+    await ensure_topic(connection, f"{name}_dead")
+    async with KafkaDeadLetters(f"{name}.dead", connection) as letters:
+        with pytest.raises(LogRefused, match=r"kafka\.dead_letter_topic"):
+            await letters.put([letter(1)])
+
+
+async def test_a_record_that_is_too_large_for_the_topic_is_refused(guarded: Guarded, unique: Unique) -> None:
+    connection, name = {"bootstrap_servers": guarded.broker.address}, unique("games")
+    await ensure_topic(connection, name, configs={"max.message.bytes": "2000"})
+    async with KafkaSink(connection) as sink:
+        await sink.send(name, b"crash", bytes(3000))
+        with pytest.raises(LogRefused, match=r"max\.message\.bytes"):
+            await sink.flush()
+
+
+async def test_a_dead_letter_fits_however_large_its_record_was(guarded: Guarded, unique: Unique) -> None:
+    connection, name = {"bootstrap_servers": guarded.broker.address}, unique("games.dead")
+    await ensure_topic(connection, name, configs={"max.message.bytes": "16384"})
+    async with KafkaDeadLetters(name, connection) as letters:
+        await letters.put([letter(n, key=bytes(2 << 20), value=bytes(2 << 20), detail="x" * 9999) for n in range(50)])
+        assert len([stored async for stored in letters.read()]) == 50
+
+
+async def test_a_producer_that_may_not_be_numbered_is_refused(guarded: Guarded, unique: Unique) -> None:
+    guarded.allow("unnumbered", [(TOPIC, "*", READ)])
+    kafka = msgspec.convert(login(guarded, "unnumbered"), KafkaSettings)
+    with pytest.raises(LogRefused, match=r"kafka\.enable_idempotence"):
+        async with open_sink(kafka):
+            pass
