@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import sys
+import time
 from collections.abc import Mapping
 from typing import Final, TextIO
 
@@ -27,6 +28,8 @@ LIBRARY_EVENT: Final = "library_said"
 _FIXED: Final = ("timestamp", "level", "event")
 _VALUE_LEFT: Final = 64
 """How much of a value is left at least when a line is too long."""
+LIBRARY_EVERY_S: Final = 30.0
+LIBRARY_KINDS_MAX: Final = 1_000
 
 _SECRET_KEY: Final = re.compile(r"(.*[_-])?(password|passwd|token|secret|authorization|api[_-]?key)", re.IGNORECASE)
 
@@ -51,6 +54,7 @@ def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
         cache_logger_on_first_use=False,
     )
     handler = _Handler(lines)
+    handler.addFilter(Seldom())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, _library_event, *_shared()],
@@ -101,6 +105,28 @@ class _Handler(logging.Handler):
             record.msg, record.args, record.exc_info = f"{record.msg!r} % {record.args!r}", (), None
             line = self.format(record)
         self._lines.write(line)
+
+
+class Seldom(logging.Filter):
+    """Lets a library say one thing, and aiokafka anything, once in `every_s`: it says with each try, dozens a second,
+    that a broker is away, which our own lines tell, with the reason."""
+
+    def __init__(self, every_s: float = LIBRARY_EVERY_S) -> None:
+        super().__init__()
+        self._every_s = every_s
+        self._due_s: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is written."""
+        library = record.name.partition(".")[0]
+        what = (library, "") if library == "aiokafka" else (record.name, str(record.msg))
+        now_s = time.monotonic()
+        if now_s < self._due_s.get(what, now_s):
+            return False
+        if len(self._due_s) >= LIBRARY_KINDS_MAX:
+            self._due_s.clear()
+        self._due_s[what] = now_s + self._every_s
+        return True
 
 
 def mask_secrets(_logger: object, _method: str, event: EventDict) -> EventDict:

@@ -74,7 +74,7 @@ async def begin(start: Coroutine[Any, Any, None], connection: Connection) -> Non
         await _started(start, request_timeout_s(connection))
     except (KafkaError, OSError, TimeoutError) as error:
         if verdict_on(error).kind is LogUnavailable and (refused := await refusal(connection)) is not None:
-            raise refused from error
+            raise refused  # noqa: B904  # its own cause says what is wrong
         raise
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final, Self
 
 import anyio
 from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
 
 from engine.adapters.dead_letters import StoredDeadLetter
 from engine.adapters.kafka_client import (
@@ -26,13 +26,15 @@ from engine.adapters.kafka_client import (
 from engine.adapters.kafka_errors import Connection, kafka_errors
 from engine.adapters.kafka_topics import ensure_topic
 from engine.core.facts import DeadLetter, Record
-from engine.errors import LogUnavailable
+from engine.errors import LogRefused, LogUnavailable
 from engine.settings import KafkaSettings
 
 IN_FLIGHT_MAX: Final = 10_000
 _LINGER_MS: Final = 0
 """A batch goes out at once, and what comes while it is on its way makes the next one."""
 _BATCH_BYTES: Final = 128 * 1024
+_ONE_BY_ONE: Final = 1
+"""So few bytes that each record is a batch of its own."""
 _REQUEST_BYTES_MAX: Final = 1024 * 1024
 _KEEP_FOREVER: Final = {"retention.ms": "-1", "cleanup.policy": "delete"}
 
@@ -45,13 +47,20 @@ class KafkaSink:
     aiokafka never has two batches of a partition on their way.
     """
 
-    def __init__(self, connection: Connection, *, idempotent: bool = True, in_flight_max: int = IN_FLIGHT_MAX) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        idempotent: bool = True,
+        in_flight_max: int = IN_FLIGHT_MAX,
+        batch_bytes: int = _BATCH_BYTES,
+    ) -> None:
         self._options: dict[str, Any] = {
             **connection,
             "acks": "all",
             "enable_idempotence": idempotent,
             "linger_ms": _LINGER_MS,
-            "max_batch_size": _BATCH_BYTES,
+            "max_batch_size": batch_bytes,
             "max_request_size": _REQUEST_BYTES_MAX,
         }
         self._connection = connection
@@ -145,6 +154,7 @@ class KafkaDeadLetters:
         self._topic = topic
         self._connection = connection
         self._idempotent = idempotent
+        self._batch_bytes = _BATCH_BYTES
         self._sink: KafkaSink | None = None
 
     @classmethod
@@ -179,6 +189,13 @@ class KafkaDeadLetters:
         except LogUnavailable:
             await self._leave_sink()
             raise
+        except LogRefused as error:
+            await self._leave_sink()
+            is_too_large = isinstance(error.__cause__, MessageSizeTooLargeError | RecordListTooLargeError)
+            if not is_too_large or self._batch_bytes == _ONE_BY_ONE:
+                raise
+            self._batch_bytes = _ONE_BY_ONE  # the batch is too large, which says nothing of a letter
+            await self.put(letters)
 
     async def read(self) -> AsyncIterator[StoredDeadLetter]:
         """All letters that stand there now, each once, oldest first within a partition; none without the topic.
@@ -206,7 +223,7 @@ class KafkaDeadLetters:
     async def _entered_sink(self) -> KafkaSink:
         if self._sink is None:
             await ensure_topic(self._connection, self._topic, configs=_KEEP_FOREVER)
-            sink = KafkaSink(self._connection, idempotent=self._idempotent)
+            sink = KafkaSink(self._connection, idempotent=self._idempotent, batch_bytes=self._batch_bytes)
             await sink.__aenter__()
             self._sink = sink
         return self._sink

@@ -22,11 +22,15 @@ from engine.ports import Clock
 REPORT_EVERY_S: Final = 1.0
 UNHEARD_S: Final = 120.0
 """Longer than the longest step."""
+STALE_S: Final = 10.0
+"""A report this old says nothing of now: the worker is frozen, or so busy that it does not listen either."""
 
 
 class Report(msgspec.Struct, frozen=True):
-    """What one worker says: its metrics as Prometheus's text, and the reasons against it of each probe."""
+    """What one worker says: its metrics as Prometheus's text, and the reasons against it of each probe; `at_s` is when,
+    by the monotonic clock, which the processes of a machine share."""
 
+    at_s: float
     metrics: str
     live: list[str]
     ready: list[str]
@@ -37,7 +41,8 @@ async def report(health: Health, registry: CollectorRegistry, clock: Clock) -> N
     """Write a line to standard output every second; return when nobody reads them any more."""
     while True:
         text = generate_latest(registry).decode()
-        line = msgspec.json.encode(Report(text, health.live(), health.ready(), health.started())) + b"\n"
+        now_s = clock.monotonic_s()
+        line = msgspec.json.encode(Report(now_s, text, health.live(), health.ready(), health.started())) + b"\n"
         try:
             await anyio.to_thread.run_sync(_write, line, abandon_on_cancel=True)
         except OSError:
@@ -58,7 +63,7 @@ class Gathered(Collector):
     def heard(self, worker: int, line: bytes) -> bool:
         """The worker has reported: whether it has been at work, or had nothing left to do."""
         one = self._reports[worker] = msgspec.json.decode(line, type=Report)
-        self._heard_s[worker] = self._clock.monotonic_s()
+        self._heard_s[worker] = one.at_s
         return set(one.started) <= {NOTHING_HELD}
 
     def lost(self, worker: int) -> None:
@@ -97,7 +102,13 @@ class Gathered(Collector):
         return [(worker, one) for worker, one in self._reports.items() if one is not None]
 
     def _against(self, reasons: dict[int, list[str]]) -> list[str]:
+        now_s = self._clock.monotonic_s()
         missing = [f"worker {worker} does not run" for worker, one in self._reports.items() if one is None]
+        missing += [
+            f"worker {worker} was not heard for {now_s - one.at_s:.0f} s"
+            for worker, one in self._known()
+            if now_s - one.at_s > STALE_S
+        ]
         faults = [
             fault for worker, some in reasons.items() for fault in _of(worker, [r for r in some if r != NOTHING_HELD])
         ]

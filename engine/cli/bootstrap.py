@@ -3,7 +3,7 @@
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -169,8 +169,11 @@ async def _reporting(supervisor: Supervisor, health: HealthBoard, metrics: Metri
         tasks.cancel_scope.cancel()
 
 
-async def run_workers(settings: Settings, count: int, command: Callable[[int], Sequence[str]]) -> int:
-    """`count` engines, each by a command of its own, with the metrics and probes of all on one port. The exit code."""
+async def run_workers(
+    settings: Settings, count: int, command: Callable[[int], Sequence[str]], environment: Mapping[str, str]
+) -> int:
+    """`count` engines, each by a command of its own in that environment, with the metrics and probes of all on one
+    port. The exit code."""
     gathered = Gathered(count, CLOCK)
     engine = settings.engine
     async with (
@@ -184,6 +187,7 @@ async def run_workers(settings: Settings, count: int, command: Callable[[int], S
             heard=gathered.heard,
             lost=gathered.lost,
             shutdown_timeout_s=settings.engine.shutdown_timeout_s,
+            environment=environment,
         ).run()
 
 

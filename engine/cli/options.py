@@ -14,7 +14,7 @@ from cyclopts import Parameter
 from engine import logs
 from engine.errors import ConfigurationError
 from engine.runtime.garbage import look_at_what_is_new
-from engine.settings import Loaded, Settings, load
+from engine.settings import Loaded, Settings, load, settings_by_name
 
 T = TypeVar("T")
 
@@ -71,11 +71,18 @@ def with_settings_as_flags(tokens: Sequence[str]) -> list[str]:
     return expanded
 
 
+def environment_of(common: Common | None) -> dict[str, str]:
+    """The environment that gives another process the same settings as these flags, except for the file's. Everybody may
+    read a process's arguments, and these may have passwords in them."""
+    variables = {setting.name: setting.variable for setting in settings_by_name().values()}
+    given = {variables[name]: value for name, value in overrides_of(common or Common()).items() if name in variables}
+    kept = {name: value for name, value in environ.items() if name.removesuffix("_FILE") not in given}
+    return kept | given
+
+
 def tokens_of(common: Common | None) -> list[str]:
-    """The words that give another command the same flags."""
-    common = common or Common()
-    config = [] if common.config is None else ["--config", str(common.config)]
-    return config + [token for assignment in common.set for token in (SET, assignment)]
+    """The words that give another command the same settings file."""
+    return [] if common is None or common.config is None else ["--config", str(common.config)]
 
 
 def overrides_of(common: Common) -> dict[str, str]:

@@ -61,4 +61,4 @@ def run(
         own = ["--kafka.group_instance_id", f"{name}-{number}"] if name else []
         return [*command, *own, "--worker", str(number)]
 
-    return options.run(run_workers, settings, workers, command_of)
+    return options.run(run_workers, settings, workers, command_of, options.environment_of(common))

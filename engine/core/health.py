@@ -3,14 +3,29 @@
 Alive means progress on every partition while there is lag. A server that is away is no reason to be restarted: that
 would not bring it back. So time counts as a stall only from when both servers are there; till then the engine is alive,
 but not ready.
+
+Facts about a server are kept by their subject, an operation or a partition, for a server of many parts may do one thing
+and not another: what one partition answers says nothing of the next, and a read nothing of a write. A fault stands
+until that very thing has worked.
 """
 
+from collections.abc import Mapping
 from typing import Final, Protocol
 
 import msgspec
 
 NOTHING_HELD: Final = "no partition is held"
 """The reason against being ready of a member of a group that has more members than the topic has partitions."""
+
+
+READING: Final = "reading"
+POLLING: Final = "polling"
+COMMITS: Final = "commits"
+DEAD_LETTERS: Final = "dead letters"
+TOPIC: Final = "the topic"
+
+Subject = str | int
+"""What a fact is about: an operation, or a partition of the log."""
 
 
 class Health(Protocol):
@@ -27,7 +42,8 @@ class Health(Protocol):
 
 
 class Server(msgspec.Struct, frozen=True):
-    """What is known of the store or the log: `fault` says why it is away, None when it answers, since `since_s`."""
+    """What is known of the store or the log in one thing: `fault` says why it is away, None when it answers, since
+    `since_s`."""
 
     fault: str | None
     since_s: float
@@ -42,11 +58,11 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """All that is known. A server is None before its first answer; partitions are those held."""
+    """All that is known: of each server by subject, nothing before its first answer; partitions are those held."""
 
-    store: Server | None = None
-    log: Server | None = None
-    partitions: dict[int, Progress | None] = {}
+    store: Mapping[Subject, Server] = {}
+    log: Mapping[Subject, Server] = {}
+    partitions: Mapping[int, Progress | None] = {}
 
 
 def heard(before: Server | None, fault: str | None, now_s: float) -> Server:
@@ -65,16 +81,20 @@ def moved(before: Progress | None, next_offset: int, end: int, now_s: float) -> 
 
 
 def live(facts: Facts, now_s: float, stall_s: float) -> list[str]:
-    """One reason per partition that has lag and stood still for `stall_s`, with both servers there all that time."""
-    servers = [server for server in (facts.store, facts.log) if server is not None]
-    if any(server.fault is not None for server in servers):
-        return []
-    there_s = max((server.since_s for server in servers), default=now_s)
+    """One reason per partition that has lag and stood still for `stall_s`, with both servers there all that time, as
+    far as that partition needs them.
+
+    A poll is about all partitions, and fails by one: it excuses none of the others.
+    """
     reasons = []
     for number, progress in sorted(facts.partitions.items()):
         if progress is None or progress.lag == 0:
             continue
-        still_s = now_s - max(progress.moved_s, there_s)
+        needed = [*facts.store.values()]
+        needed += [one for about, one in facts.log.items() if about == number or about in (READING, DEAD_LETTERS)]
+        if any(one.fault is not None for one in needed):
+            continue
+        still_s = now_s - max([progress.moved_s, *(one.since_s for one in needed)])
         if still_s >= stall_s:
             where = f"offset {progress.next_offset} of partition {number}"
             reasons.append(f"at {where} for {still_s:.0f} s, with {progress.lag} records to read")
@@ -82,13 +102,13 @@ def live(facts: Facts, now_s: float, stall_s: float) -> list[str]:
 
 
 def ready(facts: Facts) -> list[str]:
-    """A reason for each server that is away or was not heard of, and one when no partition is held."""
+    """A reason for each thing that a server does not do, or that was not heard of, and one when no partition is
+    held."""
     reasons = []
-    for name, server in (("store", facts.store), ("log", facts.log)):
-        if server is None:
+    for name, known in (("store", facts.store), ("log", facts.log)):
+        if not known:
             reasons.append(f"the {name} was not reached yet")
-        elif server.fault is not None:
-            reasons.append(f"the {name} is away: {server.fault}")
+        reasons += [f"the {name} is away: {one.fault}" for one in known.values() if one.fault is not None]
     if not facts.partitions:
         reasons.append(NOTHING_HELD)
-    return reasons
+    return list(dict.fromkeys(reasons))

@@ -6,15 +6,19 @@ have, so an old one costs reading again and nothing else.
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Final
 
 import msgspec
 import structlog
 
 from engine.core.facts import Manifest, Mark, Position
 from engine.core.start import Begin, Lost, Recreated, Start, where_to_begin
-from engine.errors import LostRange, TopicRecreated, Unavailable
+from engine.errors import LostRange, TopicRecreated
 from engine.ports import EventLog, StateStore
 from engine.runtime.patience import Patience
+
+QUIET_LOOKS_MAX: Final = 5
+"""Looks at the store, about one a second, after which it is asked to write although there is nothing to note."""
 
 log = structlog.get_logger()
 
@@ -81,6 +85,7 @@ class Partitions:
         self._accept_gap = accept_gap
         self.held: dict[int, Partition] = {}
         self.seeks: dict[int, int] = {}
+        self._quiet_looks = 0
 
     def __getitem__(self, number: int) -> Partition:
         return self.held[number]
@@ -184,15 +189,19 @@ class Partitions:
             if found != position
         ]
 
-    async def note_manifests(self) -> None:
-        """Note where a restart may begin. An old note costs reading again, never a wrong count."""
+    async def note_manifests(self) -> bool:
+        """Note where a restart may begin; whether something was written. An old note costs reading again, never a wrong
+        count. One is written now and then without need: so a store that takes no writes is noticed while nothing comes.
+        """
+        self._quiet_looks += 1
+        written = False
         for number, partition in self.held.items():
             low_water = partition.committed.next_offset
-            if number in self.seeks or partition.noted == low_water:
+            is_due = self._quiet_looks >= QUIET_LOOKS_MAX and not written
+            if number in self.seeks or (partition.noted == low_water and not is_due):
                 continue
-            try:
-                await self._store.write_manifest(self._log.topic, number, partition.manifest(low_water))
-            except Unavailable as error:
-                log.warning("manifest_not_written", partition=number, error=str(error))
-                return
-            partition.noted = low_water
+            await self._store.write_manifest(self._log.topic, number, partition.manifest(low_water))
+            partition.noted, written = low_water, True
+        if written:
+            self._quiet_looks = 0
+        return written

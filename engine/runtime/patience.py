@@ -1,10 +1,10 @@
-"""Trying again, with growing pauses, for as long as a server is away."""
+"""Retry with backoff and jitter, for as long as a server is away."""
 
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
+from zlib import crc32
 
-import structlog
-
+from engine.core.health import READING, Subject
 from engine.errors import Unavailable
 from engine.ports import Clock
 from engine.runtime.health import HealthBoard
@@ -14,49 +14,45 @@ T = TypeVar("T")
 FIRST_PAUSE_S: Final = 0.05
 LONGEST_PAUSE_S: Final = 2.0
 
-log = structlog.get_logger()
 
-
-async def patiently(clock: Clock, attempt: Callable[[], Awaitable[T]], failed: Callable[[Unavailable], None]) -> T:
+async def patiently(
+    clock: Clock, attempt: Callable[[], Awaitable[T]], failed: Callable[[Unavailable], None], name: str = ""
+) -> T:
     """What `attempt` returns, once it does; after each `Unavailable`, which `failed` hears of, a pause and another try.
 
-    Ends only by success, another error, or cancellation: what is being tried must be safe to repeat.
+    Ends only by success, another error, or cancellation: what is being tried must be safe to repeat. A pause is between
+    half and the whole of what it may be, by chance that follows from `name`: so engines of different names do not all
+    come back to a server at once, and a simulation can be played again.
     """
     pause_s = FIRST_PAUSE_S
+    attempts = 0
     while True:
         try:
             return await attempt()
         except Unavailable as error:
             failed(error)
-        await clock.sleep(pause_s)
+        attempts += 1
+        await clock.sleep(pause_s * (1 - crc32(f"{name}#{attempts}".encode()) / 2**33))
         pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
 
 class Patience:
-    """Asking the store and the log until they answer, with a note on the board of what they did."""
+    """Asking the store and the log until they answer, with a note on the board of what they did. `name` is the
+    engine's, for jitter."""
 
-    def __init__(self, clock: Clock, health: HealthBoard) -> None:
+    def __init__(self, clock: Clock, health: HealthBoard, name: str = "") -> None:
         self._clock = clock
         self._health = health
+        self._name = name
 
-    async def with_store(self, ask: Callable[[], Awaitable[T]]) -> T:
+    async def with_store(self, ask: Callable[[], Awaitable[T]], about: Subject = READING) -> T:
         """What the store answers, once it does."""
-
-        def failed(error: Unavailable) -> None:
-            self._health.store_down(str(error))
-            log.warning("store_away", error=str(error))
-
-        answer = await patiently(self._clock, ask, failed)
-        self._health.store_ok()
+        answer = await patiently(self._clock, ask, lambda error: self._health.store_down(str(error), about), self._name)
+        self._health.store_ok(about)
         return answer
 
-    async def with_log(self, ask: Callable[[], Awaitable[T]]) -> T:
+    async def with_log(self, ask: Callable[[], Awaitable[T]], about: Subject = READING) -> T:
         """What the log answers, once it does."""
-
-        def failed(error: Unavailable) -> None:
-            self._health.log_down(str(error))
-            log.warning("log_away", error=str(error))
-
-        answer = await patiently(self._clock, ask, failed)
-        self._health.log_ok()
+        answer = await patiently(self._clock, ask, lambda error: self._health.log_down(str(error), about), self._name)
+        self._health.log_ok(about)
         return answer

@@ -31,6 +31,7 @@ from engine.core.facts import (
     Records,
 )
 from engine.core.fairness import FairnessCheck, Faults
+from engine.core.health import COMMITS, DEAD_LETTERS, POLLING
 from engine.core.start import Begin, Lost, Recreated, was_recreated
 from engine.errors import LostRange, Unavailable
 from engine.meter import Meter
@@ -116,7 +117,7 @@ class Processor:
         self._health = health
         self._limits = limits
         self._fairness = fairness
-        self._patience = Patience(clock, health)
+        self._patience = Patience(clock, health, writer)
         self._partitions = Partitions(event_log, store, self._patience, accept_gap=accept_gap)
         self._streams = Streams(store, self._patience, plan, event_log.topic)
         self._fallen: dict[str, Clash] = {}
@@ -325,7 +326,10 @@ class Processor:
 
     async def close(self) -> None:
         """Write what a restart will want to know. Everything committed before stays true without it."""
-        await self._partitions.note_manifests()
+        try:
+            await self._partitions.note_manifests()
+        except Unavailable as error:
+            log.warning("manifest_not_written", error=str(error))
 
     async def settle(self) -> None:
         """Make what was folded lasting: the commits, then, now and then, the manifests."""
@@ -361,7 +365,7 @@ class Processor:
                     wait_s = 0.0
                 else:
                     return
-                newest = await self._patience.with_log(partial(self._log.poll, missing, wait_s))
+                newest = await self._patience.with_log(partial(self._log.poll, missing, wait_s), POLLING)
                 ahead = self._ahead = ahead.with_more(newest)
         except LostRange as error:
             if self._ahead is None:
@@ -372,11 +376,12 @@ class Processor:
         """What a poll brings; a second one when the first brought nothing but not because it waited in vain. It may
         have found the rest of a buffer empty; or this process was busy folding and so the poll heard nothing."""
         limits, begun_s = self._limits, self._clock.monotonic_s()
-        polled = await self._patience.with_log(lambda: self._log.poll(limits.batch_games_max, limits.poll_wait_s))
+        poll = partial(self._log.poll, limits.batch_games_max, limits.poll_wait_s)
+        polled = await self._patience.with_log(poll, POLLING)
         late_s = self._clock.monotonic_s() - begun_s - limits.poll_wait_s
         if polled.records or polled.gained or polled.lost or 0 <= late_s < BUSY_S:
             return polled
-        return await self._patience.with_log(lambda: self._log.poll(limits.batch_games_max, limits.poll_wait_s))
+        return await self._patience.with_log(poll, POLLING)
 
     async def _top_up(self) -> None:
         """Add what has come while the last commit was made: otherwise it would wait for another one. What is wrong with
@@ -560,11 +565,10 @@ class Processor:
 
         def failed(error: Unavailable) -> None:
             self._meter.commit_failed(error)
-            self._health.store_down(str(error))
-            log.warning("commit_failed", error=str(error))
+            self._health.store_down(str(error), COMMITS)
 
-        outcomes = await patiently(self._clock, lambda: self._store.commit(commits), failed)
-        self._health.store_ok()
+        outcomes = await patiently(self._clock, lambda: self._store.commit(commits), failed, self._writer)
+        self._health.store_ok(COMMITS)
         return outcomes
 
     async def _reconcile(self, clashes: list[Clash]) -> None:
@@ -606,7 +610,7 @@ class Processor:
     async def _bury(self, letters: list[DeadLetter]) -> None:
         """Hand the dead letters over, before any checkpoint passes them."""
         if letters:
-            await self._patience.with_log(lambda: self._dead_letters.put(letters))
+            await self._patience.with_log(lambda: self._dead_letters.put(letters), DEAD_LETTERS)
             for letter in letters:
                 self._meter.buried(letter.reason)
                 log.info(
@@ -636,7 +640,6 @@ class Processor:
             changed = await self._partitions.changed()
         except Unavailable as error:
             self._health.store_down(str(error))
-            log.warning("store_away", error=str(error))
             return
         self._health.store_ok()
         for number in sorted({one.partition for one in changed}):
@@ -647,7 +650,11 @@ class Processor:
                 log.info("state_replaced", partition=number, streams=len(here), stream=here[0].stream)
             partition = self._partitions[number]
             await self._place(number, partition.manifest(partition.committed.next_offset))
-        await self._partitions.note_manifests()
+        try:
+            if await self._partitions.note_manifests():
+                self._health.store_ok(COMMITS)
+        except Unavailable as error:
+            self._health.store_down(str(error), COMMITS)
 
     def _faults(self, before: StreamState, folded: Folded) -> Faults:
         if self._fairness is None or not folded.accepted:

@@ -15,11 +15,12 @@ import structlog
 from anyio.abc import TaskStatus
 
 from engine.core.facts import Bounds
+from engine.core.health import TOPIC
 from engine.errors import ConfigurationError, CrashfoldError, Unavailable
 from engine.meter import Meter
 from engine.ports import Clock, EventLog, StoreUsage
 from engine.runtime.health import HealthBoard
-from engine.runtime.patience import patiently
+from engine.runtime.patience import Patience
 from engine.runtime.processor import Processor
 from engine.runtime.tasks import task_group
 
@@ -30,6 +31,8 @@ WATCH_STORE_EVERY_S: Final = 10.0
 MEASURE_STREAMS_EVERY_S: Final = 60.0
 STREAMS_MEASURED_MAX: Final = 20
 """Streams whose memory is measured each time, those used last: some 220 questions each."""
+BOUNDS_AT_ONCE: Final = 50
+"""Partitions that are asked about together: a fetch and two lists of offsets each."""
 OTHERS_HOLD_ALL_S: Final = 30.0
 """A member of a group that was given no partition for so long will not be given one: longer than a group that lost a
 member needs to settle."""
@@ -64,6 +67,7 @@ class Supervisor:
         self._clock = clock
         self._meter = meter
         self._health = health
+        self._patience = Patience(clock, health)
         self._until_caught_up = until_caught_up
         self._shutdown_timeout_s = shutdown_timeout_s
         self._targets: dict[int, int] = {}
@@ -93,15 +97,10 @@ class Supervisor:
     async def _entered(self) -> AsyncIterator[None]:
         """The log, entered as soon as it can be, and left in the end, whatever state it is in."""
 
-        def failed(error: Unavailable) -> None:
-            self._health.log_down(str(error))
-            log.warning("log_away", error=str(error))
-
         entered = False
         with self._entering:
-            await patiently(self._clock, self._log.__aenter__, failed)
+            await self._patience.with_log(self._log.__aenter__)
             entered = True
-            self._health.log_ok()
         try:
             yield
         finally:
@@ -169,18 +168,42 @@ class Supervisor:
             await self._measure_lag()
 
     async def _measure_lag(self) -> None:
-        for number in list(self._processor.next_offsets):
-            try:
-                with anyio.fail_after(SERVER_DEADLINE_S):
-                    bounds: Bounds = await self._log.bounds(number)
-            except (Unavailable, TimeoutError) as error:
-                self._health.log_down(str(error) or "the log does not answer")
-                return
-            self._health.log_ok()
-            next_offset = self._processor.next_offsets.get(number)
-            if next_offset is not None:
-                self._health.progress(number, next_offset, bounds.end)
-                self._meter.lagging(number, next_offset, bounds, self._freshness_s(number))
+        """Ask for the bounds of every partition held, each for itself: one that does not answer says nothing of the
+        next."""
+        numbers = list(self._processor.next_offsets)
+        if not numbers:
+            await self._look_for_topic()
+        for start in range(0, len(numbers), BOUNDS_AT_ONCE):
+            async with task_group() as tasks:
+                for number in numbers[start : start + BOUNDS_AT_ONCE]:
+                    tasks.start_soon(self._measure, number)
+
+    async def _measure(self, number: int) -> None:
+        try:
+            with anyio.fail_after(SERVER_DEADLINE_S):
+                bounds: Bounds = await self._log.bounds(number)
+        except (Unavailable, TimeoutError) as error:
+            if number in self._processor.next_offsets:
+                self._health.log_down(str(error) or f"no answer for partition {number}", number)
+            return
+        next_offset = self._processor.next_offsets.get(number)
+        if next_offset is not None:
+            self._health.log_ok(number)
+            self._health.progress(number, next_offset, bounds.end)
+            self._meter.lagging(number, next_offset, bounds, self._freshness_s(number))
+
+    async def _look_for_topic(self) -> None:
+        """While no partition is held: is that because there is none, or because nobody answers?"""
+        try:
+            with anyio.fail_after(SERVER_DEADLINE_S):
+                found = await self._log.partitions()
+        except (Unavailable, TimeoutError) as error:
+            self._health.log_down(str(error) or "the log does not answer", TOPIC)
+            return
+        if found:
+            self._health.log_ok(TOPIC)
+        else:
+            self._health.log_down(f"there is no topic {self._log.topic}", TOPIC)
 
     def _freshness_s(self, number: int) -> float:
         """Seconds since the last record that was committed was written to the log."""

@@ -7,7 +7,7 @@ outlives its parent by a second: it ends when nobody reads its reports any more.
 
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from subprocess import DEVNULL
 from typing import Final
 
@@ -29,8 +29,9 @@ log = structlog.get_logger()
 
 
 class Workers:
-    """Runs `command(number)` in `count` processes until all have ended. `heard` is told each line that one prints, and
-    says whether it has been at work; `lost` is told when one ends.
+    """Runs `command(number)` in `count` processes, with `environment` or this one's, until all have ended.
+
+    `heard` is told each line that one prints, and says whether it has been at work; `lost` is told when one ends.
 
     A worker that ends with 0 has done its work. One that ends otherwise is started again, unless it would end again:
     because its exit code says so (78), or because it was never at work. Then all are ended.
@@ -45,7 +46,9 @@ class Workers:
         heard: Callable[[int, bytes], bool],
         lost: Callable[[int], None],
         shutdown_timeout_s: float,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
+        self._environment = environment
         self._count = count
         self._command = command
         self._clock = clock
@@ -79,6 +82,8 @@ class Workers:
             self._worked[number] = False
             code = await self._run_one(number)
             self._lost(number)
+            if code == -signal.SIGTERM and self._stopping.is_set():
+                return  # it was told before it could listen, and had nothing to lose
             if code == 0 or self._stopping.is_set():
                 self._code = self._code or code
                 return
@@ -95,6 +100,7 @@ class Workers:
             self._command(number),
             stdin=DEVNULL,
             stderr=None,
+            env=self._environment,
             start_new_session=True,  # Ctrl-C in a terminal is for the parent, which passes it on
         )
         self._running[number] = process

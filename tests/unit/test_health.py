@@ -1,8 +1,22 @@
 """Health: what counts as a stall, and what is no reason to be restarted."""
 
 import pytest
+import structlog.testing
 
-from engine.core.health import Facts, Progress, Server, heard, live, moved, ready
+from engine.core.health import (
+    COMMITS,
+    DEAD_LETTERS,
+    POLLING,
+    READING,
+    TOPIC,
+    Facts,
+    Progress,
+    Server,
+    heard,
+    live,
+    moved,
+    ready,
+)
 from engine.runtime.health import HealthBoard
 
 STALL_S = 60.0
@@ -42,7 +56,7 @@ THERE = Server(fault=None, since_s=0.0)
 
 
 def facts(*partitions: Progress, store: Server | None = THERE, log: Server | None = THERE) -> Facts:
-    return Facts(store, log, dict(enumerate(partitions)))
+    return Facts({READING: store} if store else {}, {READING: log} if log else {}, dict(enumerate(partitions)))
 
 
 def test_a_partition_with_lag_that_stands_still_is_a_stall_after_exactly_that_long() -> None:
@@ -147,3 +161,65 @@ def test_started_is_the_first_moment_of_being_ready(clock: HandClock) -> None:
     board.store_ok()
     board.log_down("gone")
     assert board.started() == []
+
+
+def test_what_one_partition_answers_says_nothing_of_the_next(board: HealthBoard) -> None:
+    board.log_down("no leader", 1)
+    for _ in range(3):
+        board.log_ok(0)
+        board.log_ok(POLLING)
+        board.log_ok()
+        assert board.ready() == ["the log is away: no leader"]
+    board.log_ok(1)
+    assert board.ready() == []
+
+
+def test_a_read_that_works_says_nothing_of_commits_nor_of_dead_letters(board: HealthBoard) -> None:
+    board.store_down("it cannot save to disk", COMMITS)
+    board.log_down("too few replicas", DEAD_LETTERS)
+    board.store_ok()
+    board.log_ok()
+    assert board.ready() == ["the store is away: it cannot save to disk", "the log is away: too few replicas"]
+    board.store_ok(COMMITS)
+    board.log_ok(DEAD_LETTERS)
+    assert board.ready() == []
+
+
+def test_a_partition_that_is_away_and_comes_and_goes_does_not_hide_the_stall_of_another(
+    board: HealthBoard, clock: HandClock
+) -> None:
+    board.progress(0, 5, 9)
+    for _ in range(int(STALL_S)):
+        clock.now_s += 1
+        board.log_down("no leader", 1)
+        board.log_down("no answer for partition 1", POLLING)
+        board.log_ok(POLLING)
+    assert len(board.live()) == 1
+    board.log_down("no leader", 0)
+    assert board.live() == []
+
+
+def test_the_fault_of_a_partition_goes_with_it(board: HealthBoard) -> None:
+    board.log_down("no leader", 1)
+    board.holding([0])
+    assert board.ready() == []
+    board.holding([])
+    board.log_down("there is no topic", TOPIC)
+    board.holding([0])
+    assert board.ready() == []
+
+
+def test_a_fault_is_logged_once_and_then_every_half_minute_and_its_end_once(
+    board: HealthBoard, clock: HandClock
+) -> None:
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(600):
+            clock.now_s += 0.1
+            for about in (POLLING, DEAD_LETTERS, 0, 1):
+                board.log_down("refused", about)
+        assert [line["event"] for line in lines] == ["log_away"] * 2
+        for about in (POLLING, DEAD_LETTERS, 0, 1):
+            board.log_ok(about)
+            board.log_ok(about)
+        board.store_ok()
+    assert [line["event"] for line in lines] == ["log_away", "log_away", "log_back"]

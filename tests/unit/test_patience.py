@@ -42,9 +42,19 @@ async def test_pauses_grow_up_to_a_bound() -> None:
     assert await patiently(clock, attempts, heard.append) == "done"
     assert heard == failures
     pauses = [b - a for a, b in pairwise(attempts.tried_s)]
-    assert pauses[0] == pytest.approx(FIRST_PAUSE_S)
-    assert pauses == sorted(pauses)
-    assert pauses[-1] == pytest.approx(LONGEST_PAUSE_S)
+    whole = [min(FIRST_PAUSE_S * 2**n, LONGEST_PAUSE_S) for n in range(12)]
+    assert all(of / 2 <= pause <= of for pause, of in zip(pauses, whole, strict=True))
+
+
+async def test_engines_of_different_names_do_not_come_back_together_and_one_can_be_played_again() -> None:
+    async def tried(name: str) -> list[float]:
+        clock = MemoryClock()
+        attempts = Attempts(clock, *(StoreRefused("no") for _ in range(5)))
+        await patiently(clock, attempts, lambda error: None, name)
+        return attempts.tried_s[1:]
+
+    assert await tried("a") == await tried("a")
+    assert not {*await tried("a")} & {*await tried("b")}
 
 
 async def test_other_errors_end_it() -> None:
