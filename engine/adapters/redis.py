@@ -18,14 +18,9 @@ from redis.asyncio.client import Pipeline
 from redis.exceptions import ResponseError
 
 from engine.adapters import redis_packing as packing
-from engine.adapters.redis_client import (
-    Call,
-    RedisClient,
-    Script,
-    glob_escaped,
-    translated,
-)
+from engine.adapters.redis_client import Call, RedisClient, Script, glob_escaped
 from engine.adapters.redis_cluster import RedisCluster, by_server
+from engine.adapters.redis_errors import translated
 from engine.adapters.redis_usage import RedisUsage
 from engine.core.facts import (
     Applied,

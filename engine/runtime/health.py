@@ -83,7 +83,7 @@ class HealthBoard:
         known[about] = health.heard(known.get(about), None, self._clock.monotonic_s())
         if server in self._said_s and all(one.fault is None for one in known.values()):
             del self._said_s[server]
-            log.info(f"{server}_back")
+            log.info("store_back") if server == "store" else log.info("log_back")
         self._note_start()
 
     def _down(self, server: str, about: Subject, reason: str) -> None:
@@ -91,7 +91,8 @@ class HealthBoard:
         known[about] = health.heard(known.get(about), reason, now_s)
         if server not in self._said_s or now_s - self._said_s[server] >= SAY_EVERY_S:
             self._said_s[server] = now_s
-            log.warning(f"{server}_away", about=about, error=reason, lasts_s=round(now_s - known[about].since_s, 1))
+            fields = {"about": about, "error": reason, "lasts_s": round(now_s - known[about].since_s, 1)}
+            log.warning("store_away", **fields) if server == "store" else log.warning("log_away", **fields)
 
     def _note_start(self) -> None:
         self._started = self._started or not self.ready()

@@ -17,7 +17,8 @@ from engine.core.facts import Behind, Checkpoint, DeadLetter, Manifest, Polled, 
 from engine.core.start import Begin, was_recreated, where_to_begin
 from engine.errors import ConfigurationError, CrashfoldError, LostRange, StateError, Unavailable
 from engine.ports import Clock, DeadLetters, EventLog, ShadowStore, StateStore
-from engine.runtime.patience import patiently
+from engine.runtime.health import HealthBoard
+from engine.runtime.patience import Patience
 from engine.runtime.processor import Processor
 from engine.runtime.streams import Clash, Held
 from schemas.game import DEFAULT_STREAM, Unreadable, stream_name
@@ -106,6 +107,7 @@ class Rebuild:
         # Where there is one stream alone, its checkpoint passes whatever else is on the topic: all of it is read.
         self._stream = None if self._processor.only_stream is not None else request.stream
         self._clock = clock
+        self._patience = Patience(clock, HealthBoard(clock))
         self._progressed = progressed
         self._poll_wait_s = poll_wait_s
         self._begins: dict[int, int] = {}
@@ -358,10 +360,10 @@ class Rebuild:
         return await self._from_log(lambda: self._log.poll(max(1, games_max), self._poll_wait_s))
 
     async def _from_log(self, ask: Callable[[], Awaitable[T]]) -> T:
-        return await patiently(self._clock, ask, lambda error: log.warning("log_away", error=str(error)))
+        return await self._patience.with_log(ask)
 
     async def _from_store(self, ask: Callable[[], Awaitable[T]]) -> T:
-        return await patiently(self._clock, ask, lambda error: log.warning("store_away", error=str(error)))
+        return await self._patience.with_store(ask)
 
 
 class _FreshStore:

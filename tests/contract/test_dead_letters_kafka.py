@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from engine.adapters.dead_letters import StoredDeadLetter
 from engine.adapters.kafka_sink import KafkaDeadLetters, KafkaSink
 from engine.adapters.kafka_topics import ensure_topic, topic_exists
-from engine.errors import LogUnavailable
+from engine.errors import LogRefused, LogUnavailable
 from tests.contract.dead_letters import DeadLettersContract, Shelf, letter
 from tests.contract.event_log import DEADLINE_S, Reader, numbered
 from tests.contract.test_event_log_kafka import KafkaTopic
@@ -132,12 +132,12 @@ async def test_a_record_that_is_too_large_is_an_error_that_says_so(kafka: KafkaC
     options = connection(kafka.bootstrap_servers)
     await ensure_topic(options, name, replication_factor=1)
     async with KafkaSink(options) as sink:
-        with pytest.raises(LogUnavailable, match="larger than"):
+        with pytest.raises(LogRefused, match="larger than"):
             await sink.send(name, None, b"x" * 2**21)
 
 
 async def test_a_broker_that_cannot_do_idempotence_is_noticed_at_once(tansu: TansuBroker) -> None:
-    with pytest.raises(LogUnavailable):
+    with pytest.raises(LogRefused, match=r"kafka\.enable_idempotence"):
         async with KafkaSink(connection(tansu.bootstrap_servers)):
             pass
 
