@@ -38,6 +38,7 @@ from engine.errors import (
     ConfigurationError,
     CrashfoldError,
     StateError,
+    StoreForbidden,
     StoreRefused,
     StoreUnavailable,
     Unavailable,
@@ -621,8 +622,8 @@ def _refused(names: Keys, command: str, subject: str, said: str) -> CrashfoldErr
     return _lacks(command, f"the channel {subject}" if command == "PUBLISH" else f"keys {names.prefix}:*", said)
 
 
-def _lacks(command: str, subject: str, said: str) -> ConfigurationError:
-    return ConfigurationError(
+def _lacks(command: str, subject: str, said: str) -> StoreForbidden:
+    return StoreForbidden(
         f"the user in redis.url may not run {command} on {subject}: grant it, by ACL SETUSER or whatever manages your "
         f"users (Redis says: {said})"
     )
