@@ -34,6 +34,15 @@ class EventLog(AbstractAsyncContextManager["EventLog"], Protocol):
     def topic(self) -> str:
         """The topic's name; for a file its path."""
 
+    @property
+    def topic_id(self) -> str | None:
+        """Which topic of that name is read, by an id that no other has, as soon as partitions were gained; None where
+        there are no ids.
+
+        Polls bring records of that topic alone. When another one has the name, all partitions are lost, and with those
+        gained then the id is another one.
+        """
+
     async def poll(self, games_max: int, wait_s: float) -> Polled:
         """Records of the partitions held, at most `games_max` in all, as soon as there are any or `wait_s` is over."""
 
@@ -45,6 +54,9 @@ class EventLog(AbstractAsyncContextManager["EventLog"], Protocol):
 
     async def partitions(self) -> frozenset[int]:
         """All partitions of the topic, held or not."""
+
+    async def is_compacted(self) -> bool:
+        """Whether records are dropped once others of the same key stand behind them; False where that cannot be known."""
 
     async def record(self, partition: int, offset: int) -> Record | None:
         """The record at exactly that offset; None when there is none (any more). Does not move the position."""

@@ -104,6 +104,10 @@ class FileLog:
         """The file's absolute path."""
         return self._path
 
+    @property
+    def topic_id(self) -> None:
+        """None: a file that was replaced is noticed as such."""
+
     async def __aenter__(self) -> Self:
         with self._errors():
             self._file = _open(self._path)
@@ -151,6 +155,11 @@ class FileLog:
         """Only 0."""
         await anyio.lowlevel.checkpoint()
         return frozenset({0})
+
+    async def is_compacted(self) -> bool:
+        """No."""
+        await anyio.lowlevel.checkpoint()
+        return False
 
     async def record(self, partition: int, offset: int) -> Record | None:
         """The line of that number; None when it is a hole or not there."""

@@ -18,6 +18,10 @@ When brokers are away, aiokafka retries for ever and says nothing. A poll counts
 been silent while it was listening, empty answers being answers, and raises LogUnavailable when that is too long. When
 a background task of the client has died, or silence lasts much longer, the next poll connects anew, and all
 partitions are lost and gained.
+
+A topic that is made anew is another one. Its id is looked up before partitions are reported as gained, and from then on
+records are fetched by that id (`kafka_topic_id.py`). When a broker says that there is no such topic, the next poll looks
+the id up again: it raises LogUnavailable while no topic bears the name, and connects anew when another one does.
 """
 
 import logging
@@ -49,6 +53,8 @@ from engine.adapters.kafka_client import (
 from engine.adapters.kafka_errors import Connection, Probe, kafka_errors
 from engine.adapters.kafka_fetching import FetchingAhead
 from engine.adapters.kafka_records import FetchedRecords
+from engine.adapters.kafka_topic_id import OneTopic, find_topic_id, printed
+from engine.adapters.kafka_topics import cleanup_policy
 from engine.core.facts import Bounds, Polled, Record, Records
 from engine.errors import LogUnavailable, LostRange
 from engine.settings import KafkaSettings
@@ -116,6 +122,9 @@ class KafkaLog:
         self._handover = Handover()
         self._consumer: AIOKafkaConsumer | None = None
         self._fetching: FetchingAhead | None = None
+        self._one_topic: OneTopic | None = None
+        self._topic_id: bytes | None = None
+        self._is_made_anew = False
         self._entered = False
         self._listener_fault: Exception | None = None
         self._silences: dict[int, _Silence] = {}
@@ -147,6 +156,12 @@ class KafkaLog:
     def topic(self) -> str:
         """The topic's name."""
         return self._topic
+
+    @property
+    def topic_id(self) -> str | None:
+        """The id of the topic that is read, as Kafka's tools show it; None before partitions were gained, and where
+        brokers know none."""
+        return None if self._topic_id is None else printed(self._topic_id)
 
     async def __aenter__(self) -> Self:
         with kafka_errors("connecting to Kafka"):
@@ -188,6 +203,7 @@ class KafkaLog:
                     with anyio.move_on_after(_LOOK_AGAIN_S):
                         await consumer._fetcher._create_fetch_waiter()
                     self._take_all_partitions(consumer)
+            await self._identify(consumer)
             # No await from here on: whoever is cancelled has been given nothing.
             if self._handover.pending:
                 gained, lost = self._handover.report()
@@ -216,6 +232,12 @@ class KafkaLog:
         with kafka_errors(f"asking for the partitions of {self._topic}"):
             return await topic_partitions(self._connected()._client, self._topic, self._timeout_s)
 
+    async def is_compacted(self) -> bool:
+        """What the topic's `cleanup.policy` says; False where this user may not read it."""
+        with kafka_errors(f"asking for the settings of {self._topic}"):
+            policy = await cleanup_policy(self._connected()._client, self._topic, self._timeout_s)
+        return policy is not None and "compact" in policy
+
     async def record(self, partition: int, offset: int) -> Record | None:
         """The committed record at exactly that offset, whoever holds the partition."""
         tp = TopicPartition(self._topic, partition)
@@ -243,11 +265,12 @@ class KafkaLog:
                 await consumer._client.set_topics([self._topic])
             if self._group_id is not None:
                 consumer.subscribe([self._topic], listener=_Listener(self, consumer))
-            fetching = consumer._fetcher._client = FetchingAhead(consumer._client)
+            one_topic = OneTopic(consumer._client, self._topic)
+            fetching = consumer._fetcher._client = FetchingAhead(one_topic)
         except BaseException:
             await close_consumer(consumer)
             raise
-        self._consumer, self._fetching = consumer, fetching
+        self._consumer, self._fetching, self._one_topic, self._is_made_anew = consumer, fetching, one_topic, False
 
     async def _disconnect(self) -> None:
         self._handover.lose(set(self._handover.held))
@@ -277,7 +300,7 @@ class KafkaLog:
 
     def _is_dead(self, consumer: AIOKafkaConsumer) -> bool:
         """Whether a task without which nothing comes any more has ended, or the listener failed."""
-        if self._listener_fault is not None or consumer._fetcher._fetch_task.done():
+        if self._listener_fault is not None or self._is_made_anew or consumer._fetcher._fetch_task.done():
             return True
         return self._group_id is not None and consumer._coordinator._coordination_task.done()
 
@@ -285,6 +308,24 @@ class KafkaLog:
         """Whether a partition has been silent for so long that a fault of the client is the likely reason."""
         limit_s = self._silence_max_s + 2 * self._timeout_s
         return any(silence.lasted_s > limit_s for silence in self._silences.values())
+
+    async def _identify(self, consumer: AIOKafkaConsumer) -> None:
+        """Find out which topic it is whose partitions are about to be gained, or that a broker does not know (any more).
+
+        A topic made anew is connected to anew: everything that the client knows and holds is of the old one.
+        """
+        one_topic = self._one_topic
+        assert one_topic is not None
+        if not (one_topic.is_in_doubt or (self._handover.pending and self._handover.held)):
+            return
+        found = await find_topic_id(consumer._client, self._topic, self._timeout_s)
+        if one_topic.topic_id is not None and found != one_topic.topic_id:
+            _log.warning("the topic %s was made anew", self._topic)
+            self._is_made_anew = True
+            await self._living()
+            return
+        self._topic_id = one_topic.topic_id = found
+        one_topic.is_in_doubt = False
 
     def _take_all_partitions(self, consumer: AIOKafkaConsumer) -> None:
         """Without a group: hold all partitions that the client has heard of, and go on where each was."""

@@ -1,6 +1,7 @@
-"""Topics on a Kafka cluster: are they there, and make them.
+"""Topics on a Kafka cluster: are they there, make them, what their settings say.
 
-Imports aiokafka's admin client. Each call connects, asks and disconnects, within the request's deadline.
+Imports aiokafka's admin client. Each call connects, asks and disconnects, within the request's deadline; but
+`cleanup_policy` asks by a client that is connected.
 """
 
 from collections.abc import AsyncIterator, Mapping
@@ -9,13 +10,18 @@ from typing import Final
 
 import anyio
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import NoError, TopicAlreadyExistsError, for_code
+from aiokafka.client import AIOKafkaClient, ConnectionGroup
+from aiokafka.errors import IncompatibleBrokerVersion, NoError, TopicAlreadyExistsError, for_code
+from aiokafka.protocol.admin import DescribeConfigsRequest
 
 from engine.adapters.kafka_client import begin, request_timeout_s
 from engine.adapters.kafka_errors import Connection, kafka_errors
 
 _LOOK_AGAIN_S: Final = 0.05
 _CLOSE_S: Final = 3.0
+_TOPIC: Final = 2
+"""The type of a resource that is a topic."""
+_CLEANUP_POLICY: Final = "cleanup.policy"
 
 
 async def topic_exists(connection: Connection, topic: str) -> bool:
@@ -50,6 +56,22 @@ async def ensure_topic(
         while not await _has_leaders(admin, topic):
             await anyio.sleep(_LOOK_AGAIN_S)
         return made
+
+
+async def cleanup_policy(client: AIOKafkaClient, topic: str, timeout_s: float) -> str | None:
+    """The topic's `cleanup.policy`; None where it may not be read or the broker has no such thing.
+
+    Raises aiokafka's errors. Goes over the connection that heartbeats use: on the other one answers wait behind long
+    fetches.
+    """
+    request = DescribeConfigsRequest([(_TOPIC, topic, [_CLEANUP_POLICY])])
+    try:
+        with anyio.fail_after(timeout_s):
+            answer = await client.send(client.get_random_node(), request, group=ConnectionGroup.COORDINATION)
+    except (IncompatibleBrokerVersion, NotImplementedError):
+        return None
+    settings = [entry for error, _, _, _, entries in answer.resources if not error for entry in entries]
+    return next((value for name, value, *_ in settings if name == _CLEANUP_POLICY), None)
 
 
 @asynccontextmanager

@@ -27,12 +27,16 @@ class MemoryTopic:
     """A topic of some partitions. Offsets have holes where records were skipped or removed.
 
     While `available` is False every call of its logs raises `LogUnavailable`, entering them included. `reported` is
-    what the logs said they have read: partition to next offset.
+    what the logs said they have read: partition to next offset. Without `topic_ids` a topic made anew is not known as
+    another one, as with brokers before Kafka 2.8. `is_compacted` only says so; `remove` takes records out.
     """
 
-    def __init__(self, name: str = "games", partitions: int = 1) -> None:
+    def __init__(self, name: str = "games", partitions: int = 1, *, topic_ids: bool = True) -> None:
         self.name = name
         self.available = True
+        self.is_compacted = False
+        self._has_ids = topic_ids
+        self._made = 1
         self.reported: dict[int, int] = {}
         self._partitions = [_Partition() for _ in range(partitions)]
         self._groups: dict[str, list[MemoryLog]] = {}
@@ -40,6 +44,11 @@ class MemoryTopic:
         self._turns: dict[str, int] = {}
         self._waiting: dict[anyio.Event, None] = {}
         """Polls that wait, in the order in which they began: a set would wake them in any."""
+
+    @property
+    def topic_id(self) -> str | None:
+        """The id of the topic that has the name now."""
+        return f"{self.name}-{self._made}" if self._has_ids else None
 
     @property
     def partitions(self) -> frozenset[int]:
@@ -74,13 +83,15 @@ class MemoryTopic:
         self._partitions[partition].truncate_before(offset)
 
     def recreate(self, partitions: int | None = None) -> None:
-        """Delete the topic and make it anew, empty; its logs keep their positions, as real ones do."""
+        """Delete the topic and make it anew, empty. Its logs lose all partitions and gain those of the new one; without
+        ids those in no group keep their positions, as real ones do."""
         self._partitions = [_Partition() for _ in range(partitions or len(self._partitions))]
+        self._made += 1
         self.reported.clear()
         for group_id in self._groups:
             self.rebalance(group_id)
         for log in self._loners:
-            log._handover.lose(set(log._handover.held - self.partitions))
+            log._handover.lose(set(log._handover.held if self._has_ids else log._handover.held - self.partitions))
             log._handover.gain(set(self.partitions))
         self._wake()
 
@@ -154,6 +165,7 @@ class MemoryLog:
         self.group_id = group_id
         self._topic = topic
         self._handover = Handover()
+        self._topic_id: str | None = None
         self._entered = False
         self._served_last = -1
 
@@ -161,6 +173,11 @@ class MemoryLog:
     def topic(self) -> str:
         """The topic's name."""
         return self._topic.name
+
+    @property
+    def topic_id(self) -> str | None:
+        """The id of the topic whose partitions were gained last."""
+        return self._topic_id
 
     async def __aenter__(self) -> Self:
         await anyio.lowlevel.checkpoint()
@@ -193,6 +210,8 @@ class MemoryLog:
         # No await from here on: whoever is cancelled has been given nothing.
         if self._handover.pending:
             gained, lost = self._handover.report()
+            if gained:
+                self._topic_id = self._topic.topic_id
             return Polled(gained, lost)
         return Polled(records=self._take(games_max))
 
@@ -212,6 +231,12 @@ class MemoryLog:
         await anyio.lowlevel.checkpoint()
         self._topic._require_available()
         return self._topic.partitions
+
+    async def is_compacted(self) -> bool:
+        """What the topic says."""
+        await anyio.lowlevel.checkpoint()
+        self._topic._require_available()
+        return self._topic.is_compacted
 
     async def record(self, partition: int, offset: int) -> Record | None:
         """The record at that offset, if it is still there."""

@@ -1,7 +1,7 @@
 """What every `EventLog` must do. A test module per adapter inherits the classes that apply to it.
 
-`EventLogContract` holds for all; `MessageContract`, `HolesContract`, `RetentionContract`, `PartitionsContract` and
-`GroupContract` for logs that have such things. Each needs a fixture `topic`.
+`EventLogContract` holds for all; `MessageContract`, `HolesContract`, `RetentionContract`, `RecreationContract`,
+`PartitionsContract` and `GroupContract` for logs that have such things. Each needs a fixture `topic`.
 """
 
 from abc import ABC, abstractmethod
@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from engine.core.facts import Polled, Record
-from engine.errors import LostRange
+from engine.errors import LogUnavailable, LostRange
 from engine.ports import EventLog
 
 DEADLINE_S = 60.0
@@ -46,6 +46,14 @@ class Topic(ABC):
 
     async def add_partition(self) -> None:
         """Add a partition."""
+        raise NotImplementedError
+
+    async def recreate(self) -> None:
+        """Delete the topic, and make one of the same name."""
+        raise NotImplementedError
+
+    async def compact(self) -> None:
+        """Let records go once others of the same key stand behind them."""
         raise NotImplementedError
 
 
@@ -444,6 +452,65 @@ class RetentionContract:
                 await reader.poll(seek=False)
             await reader.seek(0, 9)
             await reader.until_read(b"9")
+
+
+class RecreationContract:
+    async def test_a_topic_has_an_id_once_its_partitions_are_gained(self, topic: Topic) -> None:
+        async with topic.log() as one, topic.log("other") as other:
+            assert one.topic_id is None
+            await Reader(one).until_holding(0)
+            await Reader(other).until_holding(0)
+            assert one.topic_id is not None
+            assert one.topic_id == other.topic_id
+
+    @pytest.mark.parametrize("group_id", ["group", None])
+    @pytest.mark.parametrize("records", [0, 3, 5, 8])
+    async def test_records_of_a_topic_made_anew_come_only_after_its_partitions_were_gained(
+        self, topic: Topic, records: int, group_id: str | None
+    ) -> None:
+        """As many as were read, or fewer, or more, the first of them the same: no offset tells the two apart."""
+        await topic.append(*numbered(5))
+        async with topic.log(group_id) as log:
+            reader = Reader(log)
+            await reader.until_read(*numbered(5))
+            before = log.topic_id
+            await topic.recreate()
+            if records:
+                await topic.append(*numbered(records))
+            lost = False
+            with anyio.fail_after(DEADLINE_S):
+                while log.topic_id == before:
+                    with suppress(LogUnavailable):
+                        polled = await reader.poll(seek=False)
+                        assert not polled.records, "of which topic?"
+                        lost = lost or 0 in polled.lost
+            assert lost
+            assert reader.held == {0}
+            reader.values.clear()
+            reader.next_offsets.clear()
+            await log.seek(0, 0)
+            await topic.append(b"last")
+            await reader.until_read(*numbered(records), b"last")
+
+    async def test_a_position_stays_while_the_topic_is_the_same(self, topic: Topic) -> None:
+        await topic.append(*numbered(5))
+        async with topic.log() as log:
+            reader = Reader(log)
+            await reader.until_read(*numbered(5))
+            before = log.topic_id
+            async with topic.log() as other:  # the group shares its partition out anew, twice
+                await Reader(other).poll(wait_s=WAIT_S)
+            await topic.append(b"last")
+            await reader.until_read(*numbered(5), b"last")
+            assert log.topic_id == before
+
+    async def test_whether_it_is_compacted_is_known(self, topic: Topic) -> None:
+        async with topic.log() as log:
+            assert not await log.is_compacted()
+            await topic.compact()
+            with anyio.fail_after(DEADLINE_S):
+                while not await log.is_compacted():
+                    pass
 
 
 class PartitionsContract:

@@ -15,6 +15,7 @@ from tests.contract.event_log import (
     MessageContract,
     PartitionsContract,
     Reader,
+    RecreationContract,
     RetentionContract,
     Topic,
     WideningContract,
@@ -45,8 +46,14 @@ class _Topic(Topic):
     async def add_partition(self) -> None:
         self.memory.add_partitions()
 
+    async def recreate(self) -> None:
+        self.memory.recreate()
 
-class TestOnePartition(EventLogContract, MessageContract, HolesContract, RetentionContract):
+    async def compact(self) -> None:
+        self.memory.is_compacted = True
+
+
+class TestOnePartition(EventLogContract, MessageContract, HolesContract, RetentionContract, RecreationContract):
     @pytest.fixture
     def topic(self) -> _Topic:
         return _Topic(1)
@@ -68,8 +75,8 @@ async def test_compaction_leaves_a_hole_in_the_middle() -> None:
         assert await log.record(0, 1) is None
 
 
-async def test_a_recreated_topic_is_noticed_by_its_end() -> None:
-    topic = MemoryTopic()
+async def test_where_topics_have_no_ids_a_topic_made_anew_is_noticed_by_its_end() -> None:
+    topic = MemoryTopic(topic_ids=False)
     topic.extend(numbered(4))
     async with MemoryLog(topic, group_id=None) as log:
         reader = Reader(log)
