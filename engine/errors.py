@@ -10,6 +10,7 @@
     │   ├── FingerprintMismatch       predicates, sizes or projections changed: rebuild
     │   ├── LostRange                 records that the checkpoint needs are gone: accept the gap or rebuild
     │   ├── TopicRecreated            the topic is not the one that was read: rebuild
+    │   ├── TopicCompacted            the topic drops records that a rebuild would need: mend its settings
     │   └── StreamMoved               a known stream turned up on another partition: rebuild
     └── Unavailable              75   a server cannot be reached or refuses for now: try again
         ├── StoreUnavailable          Redis: the outcome of what was asked may be unknown
@@ -67,6 +68,19 @@ class LostRange(StateError):
 
 class TopicRecreated(StateError):
     """The topic holds other records than those that were read."""
+
+
+class TopicCompacted(StateError):
+    """The topic drops records that a rebuild would need."""
+
+    @classmethod
+    def of(cls, topic: str) -> "TopicCompacted":
+        """The error for that topic."""
+        return cls(
+            f"the topic {topic} is compacted (its cleanup.policy has `compact`): of the records of a stream only the "
+            "newest stay, so the state could never be rebuilt. Set cleanup.policy=delete on it, or go on with what it "
+            "has by --accept-gap."
+        )
 
 
 class StreamMoved(StateError):

@@ -55,8 +55,12 @@ class EventLog(AbstractAsyncContextManager["EventLog"], Protocol):
     async def partitions(self) -> frozenset[int]:
         """All partitions of the topic, held or not."""
 
+    async def current_topic_id(self) -> str | None:
+        """The id of the topic that has the name now; None where there are no ids. Raises LogUnavailable while there is
+        no such topic."""
+
     async def is_compacted(self) -> bool:
-        """Whether records are dropped once others of the same key stand behind them; False where that cannot be known."""
+        """Whether records go once others of the same key stand behind them; False where that cannot be known."""
 
     async def record(self, partition: int, offset: int) -> Record | None:
         """The record at exactly that offset; None when there is none (any more). Does not move the position."""
@@ -96,8 +100,8 @@ class StateStore(Protocol):
         """The partition's manifest; None when there is none."""
 
     async def write_manifest(self, topic: str, partition: int, manifest: Manifest, *, anew: bool = False) -> None:
-        """Store the manifest: `low_water` and `mark` as given, `streams` added to those known; with `anew` in place of
-        whatever stands there."""
+        """Store the manifest as given, but its streams beside those known; with `anew` in place of whatever stands
+        there."""
 
 
 class ShadowStore(StateStore, Protocol):

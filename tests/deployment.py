@@ -290,18 +290,18 @@ class Deployment:
         """Fold all that stands on the topic."""
         self.done("run", "--until-caught-up", *flags)
 
-    def verified(self) -> dict[str, Any]:
+    def verified(self, *flags: str) -> dict[str, Any]:
         """What `crashfold verify` says of each stream, all of which have to be equal."""
-        done = self.run("verify", "--json")
+        done = self.run("verify", "--json", *flags)
         assert done.code == 0, f"verify ended with {done.code}:\n{done.out[:3000]}\n{done.err}"
         assert done.json["differences"] == []
         return {one["stream"]: one for one in done.json["streams"]}
 
     # --- the topic ----------------------------------------------------------------------------------------------------
 
-    def create_topic(self, partitions: int = 1) -> None:
+    def create_topic(self, partitions: int = 1, configs: Mapping[str, str] | None = None) -> None:
         """Make the topic."""
-        _run(partial(ensure_topic, self._connection, self.topic, partitions))
+        _run(partial(ensure_topic, self._connection, self.topic, partitions, configs=configs))
 
     def publish(self, messages: Sequence[Message]) -> None:
         """Put records on the topic, in this order; returns when they are there."""
@@ -326,15 +326,19 @@ class Deployment:
         target = {TopicPartition(self.topic, partition): RecordsToDelete(offset)}
         self._admin(lambda admin: admin.delete_records(target))
 
-    def recreate_topic(self, partitions: int = 1) -> None:
-        """Delete the topic, and make one of the same name."""
+    def delete_topic(self) -> None:
+        """Delete the topic; returns when it is gone."""
 
-        async def recreate(admin: AIOKafkaAdminClient) -> None:
+        async def delete(admin: AIOKafkaAdminClient) -> None:
             await admin.delete_topics([self.topic])
             while self.topic in await admin.list_topics():
                 await anyio.sleep(LOOK_AGAIN_S)
 
-        self._admin(recreate)
+        self._admin(delete)
+
+    def recreate_topic(self, partitions: int = 1) -> None:
+        """Delete the topic, and make one of the same name."""
+        self.delete_topic()
         self.create_topic(partitions)
 
     def add_partitions(self, partitions: int) -> None:

@@ -69,8 +69,9 @@ class Deployment:
         settings: ProjectionSettings = SMALL,
         fairness: FairnessCheck | None = None,
         commit_s: float = 0.0,
+        topic_ids: bool = True,
     ) -> None:
-        self.topic = MemoryTopic(partitions=partitions)
+        self.topic = MemoryTopic(partitions=partitions, topic_ids=topic_ids)
         self.clock = MemoryClock()
         self.store = SlowStore(self.clock, commit_s)
         self.letters = MemoryDeadLetters()

@@ -156,6 +156,10 @@ class FileLog:
         await anyio.lowlevel.checkpoint()
         return frozenset({0})
 
+    async def current_topic_id(self) -> None:
+        """None."""
+        await anyio.lowlevel.checkpoint()
+
     async def is_compacted(self) -> bool:
         """No."""
         await anyio.lowlevel.checkpoint()

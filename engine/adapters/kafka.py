@@ -19,9 +19,9 @@ been silent while it was listening, empty answers being answers, and raises LogU
 a background task of the client has died, or silence lasts much longer, the next poll connects anew, and all
 partitions are lost and gained.
 
-A topic that is made anew is another one. Its id is looked up before partitions are reported as gained, and from then on
-records are fetched by that id (`kafka_topic_id.py`). When a broker says that there is no such topic, the next poll looks
-the id up again: it raises LogUnavailable while no topic bears the name, and connects anew when another one does.
+A topic that is made anew is another one. Its id is looked up before partitions are reported as gained, and from then
+on records are fetched by that id (`kafka_topic_id.py`). When a broker says that there is no such topic, the next poll
+looks the id up again: it raises LogUnavailable while no topic has the name, and connects anew when another one does.
 """
 
 import logging
@@ -232,6 +232,12 @@ class KafkaLog:
         with kafka_errors(f"asking for the partitions of {self._topic}"):
             return await topic_partitions(self._connected()._client, self._topic, self._timeout_s)
 
+    async def current_topic_id(self) -> str | None:
+        """The id of the topic that has the name, by the brokers' word of now, as Kafka's tools show it."""
+        with kafka_errors(f"looking for the topic {self._topic}"):
+            found = await find_topic_id(self._connected()._client, self._topic, self._timeout_s)
+        return None if found is None else printed(found)
+
     async def is_compacted(self) -> bool:
         """What the topic's `cleanup.policy` says; False where this user may not read it."""
         with kafka_errors(f"asking for the settings of {self._topic}"):
@@ -310,7 +316,7 @@ class KafkaLog:
         return any(silence.lasted_s > limit_s for silence in self._silences.values())
 
     async def _identify(self, consumer: AIOKafkaConsumer) -> None:
-        """Find out which topic it is whose partitions are about to be gained, or that a broker does not know (any more).
+        """Find out which topic it is whose partitions are about to be gained, or which a broker did not know.
 
         A topic made anew is connected to anew: everything that the client knows and holds is of the old one.
         """

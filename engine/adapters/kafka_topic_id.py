@@ -9,7 +9,7 @@ Brokers know topic ids since Kafka 2.8 (Metadata v10) and fetch by them since 3.
 looked up at the same broker behind each fetch: a broker learns of a topic before it serves it, so an unchanged id says
 that what it sent before is of that topic. Older ones have no ids; there `OneTopic` does nothing.
 
-Imports aiokafka and nothing of ours.
+Imports aiokafka, which has no types, and nothing of ours.
 """
 
 import base64
@@ -44,7 +44,7 @@ _FINAL_EPOCH: Final = -1
 """Of a fetch that belongs to no session."""
 
 
-class _Uuid(AbstractType[bytes]):
+class _Uuid(AbstractType[bytes]):  # type: ignore[misc]
     @classmethod
     def encode(cls, value: bytes) -> bytes:
         return value
@@ -137,7 +137,7 @@ def _refused(part: tuple[Any, ...]) -> tuple[Any, ...]:
     return (part[0], _UNKNOWN_TOPIC, *part[2:-1], b"")
 
 
-class _FetchResponse(Response):
+class _FetchResponse(Response):  # type: ignore[misc]
     API_KEY = 1
     API_VERSION = 13
     SCHEMA = Schema(
@@ -172,7 +172,7 @@ class _FetchResponse(Response):
     )
 
 
-class _FetchRequest(RequestStruct):
+class _FetchRequest(RequestStruct):  # type: ignore[misc]
     FLEXIBLE_VERSION = True
     API_KEY = 1
     API_VERSION = 13
@@ -213,7 +213,7 @@ class _FetchRequest(RequestStruct):
     )
 
 
-class _FetchById(Request[_FetchRequest]):
+class _FetchById(Request[_FetchRequest]):  # type: ignore[misc]
     """The fetch, by id where the broker can do that, else as it is."""
 
     API_KEY = 1
@@ -231,7 +231,9 @@ class _FetchById(Request[_FetchRequest]):
     def build(self, request_struct_class: type[_FetchRequest]) -> _FetchRequest:
         request = self._by_name
         ((_, wanted),) = request.topics
-        parts = [(partition, _NONE, offset, _NONE, _NONE, max_bytes, {}) for partition, offset, max_bytes in wanted]
+        parts: list[tuple[object, ...]] = [
+            (partition, _NONE, offset, _NONE, _NONE, max_bytes, {}) for partition, offset, max_bytes in wanted
+        ]
         return request_struct_class(
             _NONE,
             request._max_wait_ms,
@@ -291,13 +293,13 @@ def _metadata(*tail: tuple[str, Any]) -> Schema:
     )
 
 
-class _MetadataResponse10(Response):
+class _MetadataResponse10(Response):  # type: ignore[misc]
     API_KEY = 3
     API_VERSION = 10
     SCHEMA = _metadata(("cluster_authorized_operations", Int32))
 
 
-class _MetadataRequest10(RequestStruct):
+class _MetadataRequest10(RequestStruct):  # type: ignore[misc]
     FLEXIBLE_VERSION = True
     API_KEY = 3
     API_VERSION = 10
@@ -311,13 +313,13 @@ class _MetadataRequest10(RequestStruct):
     )
 
 
-class _MetadataResponse12(Response):
+class _MetadataResponse12(Response):  # type: ignore[misc]
     API_KEY = 3
     API_VERSION = 12
     SCHEMA = _metadata()
 
 
-class _MetadataRequest12(RequestStruct):
+class _MetadataRequest12(RequestStruct):  # type: ignore[misc]
     FLEXIBLE_VERSION = True
     API_KEY = 3
     API_VERSION = 12
@@ -330,7 +332,7 @@ class _MetadataRequest12(RequestStruct):
     )
 
 
-class _TopicIds(Request[_MetadataRequest10 | _MetadataRequest12]):
+class _TopicIds(Request[_MetadataRequest10 | _MetadataRequest12]):  # type: ignore[misc]
     """Metadata of one topic, which is not made by asking."""
 
     API_KEY = 3

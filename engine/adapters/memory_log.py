@@ -84,15 +84,17 @@ class MemoryTopic:
 
     def recreate(self, partitions: int | None = None) -> None:
         """Delete the topic and make it anew, empty. Its logs lose all partitions and gain those of the new one; without
-        ids those in no group keep their positions, as real ones do."""
+        ids they notice nothing and keep their positions, as real ones do, unless there are more or fewer partitions."""
+        before = self.partitions
         self._partitions = [_Partition() for _ in range(partitions or len(self._partitions))]
         self._made += 1
         self.reported.clear()
-        for group_id in self._groups:
-            self.rebalance(group_id)
-        for log in self._loners:
-            log._handover.lose(set(log._handover.held if self._has_ids else log._handover.held - self.partitions))
-            log._handover.gain(set(self.partitions))
+        if self._has_ids or self.partitions != before:
+            for group_id in self._groups:
+                self.rebalance(group_id)
+            for log in self._loners:
+                log._handover.lose(set(log._handover.held))
+                log._handover.gain(set(self.partitions))
         self._wake()
 
     def add_partitions(self, count: int = 1) -> None:
@@ -231,6 +233,12 @@ class MemoryLog:
         await anyio.lowlevel.checkpoint()
         self._topic._require_available()
         return self._topic.partitions
+
+    async def current_topic_id(self) -> str | None:
+        """What the topic says."""
+        await anyio.lowlevel.checkpoint()
+        self._topic._require_available()
+        return self._topic.topic_id
 
     async def is_compacted(self) -> bool:
         """What the topic says."""

@@ -89,6 +89,7 @@ class MemoryReader:
             kept.total_games,
             kept.newest_id or 0,
             checkpoint.commit,
+            checkpoint.topic_id,
         )
 
 

@@ -95,9 +95,14 @@ class MemoryStore:
     async def write_manifest(self, topic: str, partition: int, manifest: Manifest, *, anew: bool = False) -> None:
         """See `StateStore`."""
         trouble = await self._begin("write_manifest")
-        known = None if anew else self._data.manifests.get((topic, partition))
-        streams = manifest.streams if known is None else {**known.streams, **manifest.streams}
-        self._data.manifests[topic, partition] = msgspec.structs.replace(manifest, streams=streams)
+        known = self._data.manifests.get((topic, partition))
+        if known is not None and not anew:
+            manifest = msgspec.structs.replace(
+                manifest,
+                streams={**known.streams, **manifest.streams},
+                first_offsets={**known.first_offsets, **manifest.first_offsets},
+            )
+        self._data.manifests[topic, partition] = manifest
         await self._end(trouble)
 
     async def read_model(self, stream: str) -> tuple[Stored, dict[str, Value]] | None:

@@ -229,7 +229,14 @@ class RedisStore:
                 pipeline.unlink(key)
             pipeline.execute_command("HSET", key, *fields)
 
-        await (await self._client.at(key)).ask(build)
+        server = await self._client.at(key)
+        if not anew:
+            await server.ask(build)
+            return
+        # At once: without a manifest a start would take what retention removed for lost.
+        for reply in await server.ask_at_once(build):
+            if isinstance(reply, Exception):
+                raise reply
 
     async def read_model(self, stream: str) -> tuple[Stored, dict[str, Value]] | None:
         """See `StateReader`. Raises StateError when a key cannot be read, StoreRefused when keys come without end."""

@@ -44,7 +44,7 @@ _WRITE_BYTES: Final = 64
 
 _BOOKKEEPING: Final = frozenset(
     (
-        *("next_offset", "generation", "commit", "writer", "topic", "partition", "first_offset"),
+        *("next_offset", "generation", "commit", "writer", "topic", "topic_id", "partition", "first_offset"),
         *("mark_offset", "mark_timestamp", "mark_digest", "fingerprint", "aggregates"),
         *("total_games", "newest", "begun", "keys_created"),
     )
@@ -52,7 +52,8 @@ _BOOKKEEPING: Final = frozenset(
 """The fields of the checkpoint's hash that are not the state's."""
 
 _STREAM: Final = "stream:"
-"""What a manifest's fields of streams begin with."""
+_FIRST: Final = "first:"
+"""What a manifest's fields begin with that hold the `next_offset` and the `first_offset` of a stream."""
 
 _Packed = str | msgspec.Raw
 
@@ -163,6 +164,7 @@ def checkpoint_fields(commit: Commit) -> dict[str, str]:
         "commit": checkpoint.commit,
         "writer": checkpoint.writer,
         "topic": checkpoint.topic,
+        "topic_id": checkpoint.topic_id or "",
         "partition": str(checkpoint.partition),
         "first_offset": str(checkpoint.first_offset),
         **_mark_fields(checkpoint.mark),
@@ -183,6 +185,7 @@ def checkpoint(key: str, fields: Mapping[bytes, bytes]) -> Checkpoint:
             commit=text.get("commit", ""),
             writer=text["writer"],
             topic=text["topic"],
+            topic_id=text.get("topic_id") or None,
             partition=int(text["partition"]),
             first_offset=int(text["first_offset"]),
             mark=_mark(text),
@@ -261,7 +264,8 @@ def manifest_fields(manifest: Manifest) -> dict[str, str]:
     """The fields of a manifest's hash."""
     mark = _mark_fields(manifest.mark)
     streams = {_STREAM + stream: str(next_offset) for stream, next_offset in manifest.streams.items()}
-    return {"low_water": str(manifest.low_water), **mark, **streams}
+    firsts = {_FIRST + stream: str(first_offset) for stream, first_offset in manifest.first_offsets.items()}
+    return {"low_water": str(manifest.low_water), "topic_id": manifest.topic_id or "", **mark, **streams, **firsts}
 
 
 def manifest(key: str, fields: Mapping[bytes, bytes]) -> Manifest:
@@ -270,15 +274,17 @@ def manifest(key: str, fields: Mapping[bytes, bytes]) -> Manifest:
         text = {field.decode(): content.decode() for field, content in fields.items()}
         return Manifest(
             low_water=int(text["low_water"]),
-            streams={
-                field.removeprefix(_STREAM): int(next_offset)
-                for field, next_offset in text.items()
-                if field.startswith(_STREAM)
-            },
+            streams=_numbers(text, _STREAM),
+            first_offsets=_numbers(text, _FIRST),
+            topic_id=text.get("topic_id") or None,
             mark=_mark(text),
         )
     except (KeyError, ValueError) as error:
         raise StateError(f"{key} is no manifest ({error!r}): `crashfold replay` writes it anew") from None
+
+
+def _numbers(text: Mapping[str, str], start: str) -> dict[str, int]:
+    return {field.removeprefix(start): int(number) for field, number in text.items() if field.startswith(start)}
 
 
 def flattened(pairs: Iterable[tuple[str, _Packed]]) -> Iterator[_Packed]:

@@ -30,7 +30,7 @@ WINDOW_TIMEOUT_S: Final = 15.0
 STREAMS_MAX: Final = 1_000
 """Connections for subscriptions, one a stream."""
 
-_STANDING: Final = ("generation", "topic", "partition", "next_offset", "total_games", "newest", "commit")
+_STANDING: Final = ("generation", "topic", "partition", "next_offset", "total_games", "newest", "commit", "topic_id")
 
 _decode_update = msgspec.json.Decoder(Update).decode
 
@@ -199,7 +199,8 @@ class _Updates:
 def _standing(names: Keys, fields: list[bytes | None], version: bytes | None) -> Standing | None:
     if fields[0] is None:
         return None
-    generation, topic, partition, next_offset, total_games, newest, commit = ((part or b"").decode() for part in fields)
+    generation, topic, partition, next_offset, *numbers, commit, topic_id = ((part or b"").decode() for part in fields)
+    total_games, newest = numbers
     try:
         return Standing(
             generation,
@@ -210,6 +211,7 @@ def _standing(names: Keys, fields: list[bytes | None], version: bytes | None) ->
             int(total_games),
             int(newest or "0"),
             commit,
+            topic_id or None,
         )
     except ValueError:
         raise StateError(f"{names.checkpoint} is no checkpoint: {packing.WAY_OUT}") from None

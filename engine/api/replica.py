@@ -56,6 +56,8 @@ class Replica:
         while True:
             polled = await event_log.poll(GAMES_MAX, WAIT_S)
             if standing.partition in polled.gained:
+                if None not in (standing.topic_id, event_log.topic_id) and event_log.topic_id != standing.topic_id:
+                    raise StateError(f"the stream was made from another topic {standing.topic}: it was made anew since")
                 await event_log.seek(standing.partition, standing.next_offset)
                 continue
             for records in polled.records:

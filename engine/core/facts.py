@@ -155,6 +155,8 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     first_offset: int
     """No game of the state stands below it on the topic; -1 when some did not come from this topic at all, because
     it was recreated and the state kept."""
+    topic_id: str | None = None
+    """Which topic of that name it was; None where brokers know no ids."""
     mark: Mark | None
     """The last record of the partition that was read."""
     fingerprint: str
@@ -233,11 +235,14 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     that each stream's checkpoint had, so that one which has fallen behind it, because Redis lost writes, is noticed.
     Which commit it was need not be known: a restart loads what stands there, and of one topic every history that has
     come as far has folded the same records.
-    `mark` is of the last record read below `low_water`; None when there was none.
+    `first_offsets` has the `first_offset` of each, as far as it is known. `mark` is of the last record read below
+    `low_water`, None when there was none; `topic_id` says of which topic all this is, None where brokers know no ids.
     """
 
     low_water: int
     streams: dict[str, int]
+    first_offsets: dict[str, int] = {}
+    topic_id: str | None = None
     mark: Mark | None
 
 

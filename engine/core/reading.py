@@ -18,6 +18,8 @@ class Standing(msgspec.Struct, frozen=True):
     """0 before the first game."""
     commit: str
     """The id of the commit that made this version, which no other has; '' in a state stored before commits had them."""
+    topic_id: str | None = None
+    """Which topic of that name the stream was folded from; None where brokers know no ids."""
 
 
 class Text(msgspec.Struct, frozen=True):

@@ -14,10 +14,15 @@ class Begin(msgspec.Struct, frozen=True):
 
 
 class Lost(msgspec.Struct, frozen=True):
-    """The records from `first` up to `begin` (exclusive) are needed and gone."""
+    """The records from `first` up to `begin` (exclusive) are needed and gone.
+
+    `stream` needs them when its keys are gone, None says that others do. `first` is -1 when that stream had games of an
+    earlier topic of the name.
+    """
 
     first: int
     begin: int
+    stream: str | None = None
 
 
 class Recreated(msgspec.Struct, frozen=True):
@@ -30,34 +35,49 @@ Start = Begin | Lost | Recreated
 
 
 def where_to_begin(
-    manifest: Manifest | None, stored: Mapping[str, int | None], bounds: Bounds, found: Record | None
+    manifest: Manifest | None,
+    stored: Mapping[str, int | None],
+    topic_id: str | None,
+    bounds: Bounds,
+    found: Record | None,
 ) -> Start:
     """Where reading begins.
 
     `stored` holds what the checkpoints of the manifest's streams say now, None for one that has none (any more);
-    `found` is the record at the offset of the manifest's mark, as the log has it now.
+    `topic_id` is the id that the topic has now, `found` the record at the offset of the manifest's mark.
     """
     if manifest is None:
         return Begin(bounds.begin)
-    if recreated := was_recreated(manifest.mark, bounds, found):
+    if recreated := was_recreated(manifest.topic_id, manifest.mark, topic_id, bounds, found):
         return recreated
     if manifest.low_water > bounds.end:
         return Recreated(f"it ends at offset {bounds.end}, but it was read up to {manifest.low_water}")
     behind = [
         now for stream, known in manifest.streams.items() if (now := stored.get(stream)) is not None and now < known
     ]
-    gone = [stream for stream in manifest.streams if stored.get(stream) is None]
-    if gone and len(gone) == len(manifest.streams):
-        return Begin(bounds.begin)  # nothing is left that could miss what retention removed
     next_offset = min(manifest.low_water, *behind) if behind else manifest.low_water
+    # A stream whose keys are gone needs all that it ever had.
+    gone = {stream: manifest.first_offsets.get(stream, 0) for stream in manifest.streams if stored.get(stream) is None}
+    if gone:
+        stream = min(gone, key=lambda name: (gone[name], name))
+        if gone[stream] < min(next_offset, bounds.begin):
+            return Lost(gone[stream], bounds.begin, stream)
+        next_offset = min(next_offset, gone[stream])
     if next_offset < bounds.begin:
         return Lost(next_offset, bounds.begin)
-    # Only the whole topic brings back a stream whose keys are gone.
-    return Begin(bounds.begin if gone else next_offset)
+    return Begin(next_offset)
 
 
-def was_recreated(mark: Mark | None, bounds: Bounds, found: Record | None) -> Recreated | None:
-    """Whether the record that was read last is another one now."""
+def was_recreated(
+    known_id: str | None, mark: Mark | None, topic_id: str | None, bounds: Bounds, found: Record | None
+) -> Recreated | None:
+    """Whether the topic is another one now, or the record that was read last.
+
+    The ids decide where both are known. The record says it where they are not; and where they are it shows that a
+    partition lost records and got others, as with an unclean election of its leader.
+    """
+    if known_id is not None and topic_id is not None and known_id != topic_id:
+        return Recreated(f"the topic's id is {topic_id}, and was {known_id}")
     if mark is None:
         return None
     if found is not None:

@@ -33,21 +33,31 @@ class Place(msgspec.Struct, frozen=True):
 class Partition:
     """A partition that is held: everything below `folded` is folded, everything below `committed` committed.
 
-    `begin` is the lowest offset that was read since it was gained; `known` has where its streams' checkpoints stood
-    when this engine committed or read them last: the store must have these very commits, or others on top of them.
+    `begin` is the lowest offset that was read since it was gained, of the topic `topic_id`; `known` has where its
+    streams' checkpoints stood when this engine committed or read them last: the store must have these very commits, or
+    others on top of them. `first_offsets` has theirs, as far as they are known.
     """
 
-    def __init__(self, begin: int, mark: Mark | None, known: dict[str, Position]) -> None:
+    def __init__(self, topic_id: str | None, begin: int, mark: Mark | None, known: dict[str, Position]) -> None:
+        self.topic_id = topic_id
         self.begin = begin
         self.folded = self.committed = Place(begin, mark)
         self.known = known
+        self.first_offsets: dict[str, int] = {}
+        self.recognised = mark
+        """The record by which the partition was known again last, where topics have no ids."""
         self.noted = -1
         """The low-water offset of the last manifest."""
 
     def manifest(self, low_water: int) -> Manifest:
         """What is known of the partition, all of it, so that one note makes good whatever the store has lost."""
-        streams = {name: position.next_offset for name, position in self.known.items()}
-        return Manifest(low_water=low_water, streams=streams, mark=self.committed.mark)
+        return Manifest(
+            low_water=low_water,
+            streams={name: position.next_offset for name, position in self.known.items()},
+            first_offsets={name: first for name, first in self.first_offsets.items() if name in self.known},
+            topic_id=self.topic_id,
+            mark=self.committed.mark,
+        )
 
 
 class Placed(msgspec.Struct, frozen=True):
@@ -101,7 +111,7 @@ class Partitions:
 
     def start_at(self, number: int, next_offset: int) -> None:
         """Take the partition as held, to be folded from there on."""
-        self.held[number] = Partition(next_offset, None, {})
+        self.held[number] = Partition(self._log.topic_id, next_offset, None, {})
 
     def forget(self, number: int) -> None:
         """The partition is not held (any more)."""
@@ -126,47 +136,57 @@ class Partitions:
         """
         names = sorted(manifest.streams) if manifest else []
         mark = manifest.mark if manifest else None
+        topic_id = self._log.topic_id
         bounds = await self._patience.with_log(lambda: self._log.bounds(number))
         found = await self._patience.with_log(partial(self._log.record, number, mark.offset)) if mark else None
         positions = await self._patience.with_store(lambda: self._store.positions(names))
         stored = dict(zip(names, positions, strict=True))
         offsets = {name: None if position is None else position.next_offset for name, position in stored.items()}
-        start = where_to_begin(manifest, offsets, bounds, found)
+        start = where_to_begin(manifest, offsets, topic_id, bounds, found)
         match start:
             case Begin(next_offset) | Lost(_, next_offset):
                 if isinstance(start, Lost):
-                    self.do_without(number, start.first, start.begin)
+                    self.do_without(number, start)
             case Recreated(evidence):
-                self.begin_anew(number, evidence)
+                self.begin_anew(number, evidence, manifest.low_water if manifest else 0)
                 next_offset, mark = bounds.begin, None
         known = {name: position for name, position in stored.items() if position is not None}
+        first_offsets = dict(manifest.first_offsets) if manifest else {}
         before = self.held.get(number)
         if before is not None and isinstance(start, Begin) and next_offset == before.folded.next_offset:
             before.known = known
         else:
-            self.held[number] = Partition(next_offset, mark, known)
-            if before is not None:
+            self.held[number] = Partition(topic_id, next_offset, mark, known)
+            if before is not None and not isinstance(start, Recreated):
                 self.held[number].begin = min(before.begin, next_offset)
             self.seeks[number] = next_offset
+        self.held[number].first_offsets = first_offsets
         return Placed(start, stored)
 
-    def do_without(self, number: int, first: int, begin: int) -> None:
-        """Go on without the records from `first` to `begin`, if the operator said so. Raises LostRange otherwise."""
-        topic = self._log.topic
+    def do_without(self, number: int, lost: Lost) -> None:
+        """Go on without the records that are lost, if the operator said so. Raises LostRange otherwise."""
+        topic, first, begin, stream = self._log.topic, lost.first, lost.begin, lost.stream
         if not self._accept_gap:
+            who = "the stored state" if stream is None else f"stream {stream}, whose keys are gone from Redis,"
             raise LostRange(
-                f"retention removed offsets {first} to {begin - 1} of {topic}/{number}, and the stored state needs "
-                "them. Go on without them by `crashfold run --accept-gap`, or rebuild from what is left by `crashfold "
+                (
+                    f"{who} had games of an earlier topic {topic}, which nothing brings back."
+                    if first < 0
+                    else f"retention removed offsets {first} to {begin - 1} of {topic}/{number}, and {who} needs them."
+                )
+                + " Go on without them by `crashfold run --accept-gap`, or rebuild from what is left by `crashfold "
                 "replay --accept-gap`."
             )
-        log.warning("gap_accepted", topic=topic, partition=number, first=first, begin=begin)
+        log.warning("gap_accepted", topic=topic, partition=number, first=first, begin=begin, stream=stream)
 
-    def begin_anew(self, number: int, evidence: str) -> None:
-        """Go on with a topic that is another one, if the operator said so. Raises TopicRecreated otherwise."""
+    def begin_anew(self, number: int, evidence: str, read_to: int) -> None:
+        """Go on with a topic that is another one than was read up to that offset, if the operator said so. Raises
+        TopicRecreated otherwise."""
         topic = self._log.topic
         if not self._accept_gap:
             raise TopicRecreated(
-                f"{topic}/{number} is not the partition that was read: {evidence}. Rebuild from what it has by "
+                f"{topic}/{number} is not the partition that was read up to offset {read_to}: {evidence}. What it had "
+                "behind that is lost. Rebuild from what it has now by "
                 "`crashfold replay --accept-gap`, or keep the state and go on with the new records by --accept-gap."
             )
         log.warning("gap_accepted", topic=topic, partition=number, evidence=evidence)

@@ -33,7 +33,7 @@ from engine.core.facts import (
 from engine.core.fairness import FairnessCheck, Faults
 from engine.core.health import COMMITS, DEAD_LETTERS, POLLING
 from engine.core.start import Begin, Lost, Recreated, was_recreated
-from engine.errors import LostRange, Unavailable
+from engine.errors import LostRange, TopicCompacted, Unavailable
 from engine.meter import Meter
 from engine.ports import Clock, DeadLetters, EventLog, StateStore
 from engine.runtime.health import HealthBoard
@@ -117,6 +117,7 @@ class Processor:
         self._health = health
         self._limits = limits
         self._fairness = fairness
+        self._accept_gap = accept_gap
         self._patience = Patience(clock, health, writer)
         self._partitions = Partitions(event_log, store, self._patience, accept_gap=accept_gap)
         self._streams = Streams(store, self._patience, plan, event_log.topic)
@@ -124,6 +125,7 @@ class Processor:
         self._ahead: Polled | None = None
         self._out_of_range: LostRange | None = None
         self._look_due_s = 0.0
+        self._recognise_due_s = 0.0
         self._settled_s = self._settling_took_s = 0.0
 
     @property
@@ -200,6 +202,14 @@ class Processor:
             stored = await self._patience.with_store(lambda: self._store.load(only))
             if stored is not None:
                 self._streams.check(only, stored.checkpoint)
+
+    async def refuse_compaction(self) -> None:
+        """Raise TopicCompacted when records go that a rebuild would need, unless what is gone is done without."""
+        if not await self._patience.with_log(self._log.is_compacted):
+            return
+        if not self._accept_gap:
+            raise TopicCompacted.of(self._log.topic)
+        log.warning("gap_accepted", topic=self._log.topic, evidence="it is compacted")
 
     async def fold(self, records: Records, *, live: bool = False) -> list[DeadLetter]:
         """Fold one partition's records into their streams; the dead letters among them. Nothing is written yet.
@@ -288,7 +298,9 @@ class Processor:
             match outcome:
                 case Applied(version) | Duplicate(version):
                     stream.settle(commit.checkpoint)
-                    self._partitions[stream.partition].known[stream.name] = commit.checkpoint.position
+                    partition = self._partitions[stream.partition]
+                    partition.known[stream.name] = commit.checkpoint.position
+                    partition.first_offsets[stream.name] = commit.checkpoint.first_offset
                     self._meter.stands(stream.name, stream.state.newest_end_time)
                     self._meter.moved(stream.partition, self._clock.now_ms())
                     log.debug("committed", stream=stream.name, version=version, games=commit.total_games)
@@ -333,6 +345,7 @@ class Processor:
 
     async def settle(self) -> None:
         """Make what was folded lasting: the commits, then, now and then, the manifests."""
+        await self._recognise_partitions()
         started_s = self._clock.monotonic_s()
         if clashes := await self.commit():
             await self._reconcile(clashes)
@@ -396,6 +409,8 @@ class Processor:
         if not (polled.gained or polled.lost):
             return
         self._meter.rebalanced()
+        if polled.gained:
+            await self.refuse_compaction()
         for number in polled.lost | polled.gained:
             self._partitions.forget(number)
             self._streams.forget_partition(number)
@@ -456,6 +471,8 @@ class Processor:
                     continue
                 partition.known[name] = stream.checkpoint.position
                 if isinstance(accepted, Recreated):
+                    if stream.checkpoint.topic_id == partition.topic_id is not None:
+                        continue  # another engine has done it
                     stream.next_offset, stream.first_offset = partition.begin, -1
                     stream.generation = self._new_generation()
                     self._streams.touched[name] = stream
@@ -463,7 +480,9 @@ class Processor:
                     self._streams.move(stream, partition.begin)
             names = [clash.stream for clash in await self.commit(names)]
         manifest = partition.manifest(partition.begin)
-        await self._patience.with_store(lambda: self._store.write_manifest(self._log.topic, number, manifest))
+        await self._patience.with_store(
+            lambda: self._store.write_manifest(self._log.topic, number, manifest, anew=True)
+        )
 
     async def _manifest(self, number: int) -> Manifest | None:
         """Where a restart begins. The only stream's own checkpoint says it best: it was written with the state."""
@@ -471,9 +490,15 @@ class Processor:
             only = self._only_stream
             stored = await self._patience.with_store(lambda: self._store.load(only))
             if stored is not None and stored.checkpoint.partition == number:
-                next_offset = stored.checkpoint.next_offset
-                self._streams.check(only, stored.checkpoint)
-                return Manifest(low_water=next_offset, streams={only: next_offset}, mark=stored.checkpoint.mark)
+                checkpoint = stored.checkpoint
+                self._streams.check(only, checkpoint)
+                return Manifest(
+                    low_water=checkpoint.next_offset,
+                    streams={only: checkpoint.next_offset},
+                    first_offsets={only: checkpoint.first_offset},
+                    topic_id=checkpoint.topic_id,
+                    mark=checkpoint.mark,
+                )
         return await self._patience.with_store(lambda: self._store.read_manifest(self._log.topic, number))
 
     async def _refuse_other_settings(self, number: int) -> None:
@@ -501,13 +526,15 @@ class Processor:
             if known is not None and (position is None or position.next_offset < known.next_offset):
                 self._fallen[name] = Clash(name, number, position)
                 return None
-            if known is None and position is not None and position.next_offset < partition.begin:
-                # Nothing is known of it but its checkpoint: the manifest was lost.
-                self._partitions.do_without(number, position.next_offset, partition.begin)
-            if position is not None:
-                if position.next_offset > partition.folded.next_offset:
+            if stream.checkpoint is not None and position is not None:
+                is_another = None not in (ids := (stream.checkpoint.topic_id, partition.topic_id)) and ids[0] != ids[1]
+                if is_another or position.next_offset > partition.folded.next_offset:
                     await self._recognise(stream)
+                elif known is None and position.next_offset < partition.begin:
+                    # Nothing is known of it but its checkpoint: the manifest was lost.
+                    self._partitions.do_without(number, Lost(position.next_offset, partition.begin))
                 partition.known[name] = position
+                partition.first_offsets[name] = stream.checkpoint.first_offset
                 self._meter.stands(name, stream.state.newest_end_time)
         if stream.partition != number:
             self._streams.refuse_to_move(name, stream.partition, number)
@@ -515,18 +542,22 @@ class Processor:
         return stream
 
     async def _recognise(self, stream: Stream) -> None:
-        """See that a stream which claims to be further than this partition was read has been folded from this topic:
-        otherwise its next records would be taken for records that it has. Raises TopicRecreated when it was not."""
+        """See that a stream which claims to be further than this partition was read, or to be of another topic, has
+        been folded from this topic: otherwise its next records would be taken for records that it has. Raises
+        TopicRecreated when it was not."""
         number, checkpoint = stream.partition, stream.checkpoint
+        partition = self._partitions[number]
         assert checkpoint is not None
         mark = checkpoint.mark
         bounds = await self._patience.with_log(lambda: self._log.bounds(number))
         found = await self._patience.with_log(partial(self._log.record, number, mark.offset)) if mark else None
-        if recreated := was_recreated(mark, bounds, found):
+        if recreated := was_recreated(checkpoint.topic_id, mark, partition.topic_id, bounds, found):
             self._partitions.begin_anew(
-                number, f"the record that stream {stream.name} was folded to is another; {recreated.evidence}"
+                number,
+                f"the record that stream {stream.name} was folded to is another; {recreated.evidence}",
+                checkpoint.next_offset,
             )
-            stream.next_offset, stream.first_offset = self._partitions[number].folded.next_offset, -1
+            stream.next_offset, stream.first_offset = partition.folded.next_offset, -1
             stream.generation = self._new_generation()
 
     def _pass(self, records: Records, partition: Partition, streams: Iterable[Stream]) -> None:
@@ -548,6 +579,7 @@ class Processor:
             commit=self._new_commit(),
             writer=self._writer,
             topic=self._log.topic,
+            topic_id=partition.topic_id,
             partition=stream.partition,
             first_offset=partition.begin if stream.first_offset is None else stream.first_offset,
             mark=partition.folded.mark,
@@ -588,6 +620,7 @@ class Processor:
                 partition.known[name] = Position("", partition.folded.next_offset, "")
             else:
                 partition.known[name] = stream.checkpoint.position
+                partition.first_offsets[name] = stream.checkpoint.first_offset
                 low_water[number] = min(low_water[number], stream.checkpoint.next_offset)
         for number in sorted({clash.partition for clash in clashes}):
             await self._place(number, self._partitions[number].manifest(low_water[number]))
@@ -606,6 +639,27 @@ class Processor:
             await self._place(number, partition.manifest(partition.committed.next_offset))
         if not self._partitions.seeks:
             raise error
+
+    async def _recognise_partitions(self) -> None:
+        """Where topics have no ids: before a commit, unless that was done within the last second, see whether the log
+        still has the records that it had then. So what it brought before this look is of the same topic."""
+        now_s = self._clock.monotonic_s()
+        if self._log.topic_id is not None or now_s < self._recognise_due_s:
+            return
+        self._recognise_due_s = now_s + LOOK_EVERY_S
+        for number in sorted(self._partitions.held.keys() - self._partitions.seeks.keys()):
+            partition = self._partitions[number]
+            committed = partition.committed
+            mark = partition.recognised or committed.mark
+            if mark is None:
+                continue
+            bounds = await self._patience.with_log(partial(self._log.bounds, number))
+            found = await self._patience.with_log(partial(self._log.record, number, mark.offset))
+            if was_recreated(None, mark, None, bounds, found):
+                manifest = msgspec.structs.replace(partition.manifest(committed.next_offset), mark=mark)
+                await self._place(number, manifest)
+            else:
+                partition.recognised = committed.mark
 
     async def _bury(self, letters: list[DeadLetter]) -> None:
         """Hand the dead letters over, before any checkpoint passes them."""

@@ -6,6 +6,7 @@ swaps. Until a stream is promoted nothing live has changed, so a rebuild may be 
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Final, TypeVar
 
@@ -14,8 +15,16 @@ import numpy as np
 import structlog
 
 from engine.core.facts import Behind, Checkpoint, DeadLetter, Manifest, Polled, Promoted, Records, Stored
-from engine.core.start import Begin, was_recreated, where_to_begin
-from engine.errors import ConfigurationError, CrashfoldError, LostRange, StateError, Unavailable
+from engine.core.start import Begin, Lost, was_recreated, where_to_begin
+from engine.errors import (
+    ConfigurationError,
+    CrashfoldError,
+    LostRange,
+    StateError,
+    TopicCompacted,
+    TopicRecreated,
+    Unavailable,
+)
 from engine.ports import Clock, DeadLetters, EventLog, ShadowStore, StateStore
 from engine.runtime.health import HealthBoard
 from engine.runtime.patience import Patience
@@ -32,6 +41,8 @@ BATCH_GAMES: Final = 40_000
 FULL_AT: Final = 1 / 4
 """So much of that is folded at once, or more, however little each poll brings."""
 POLL_WAIT_S: Final = 0.2
+LOOK_EVERY_S: Final = 1.0
+"""How often, at least, the rebuild asks whether the topic is still the one that it reads, while it swaps."""
 
 log = structlog.get_logger()
 
@@ -110,6 +121,10 @@ class Rebuild:
         self._patience = Patience(clock, HealthBoard(clock))
         self._progressed = progressed
         self._poll_wait_s = poll_wait_s
+        self._topic_id: str | None = None
+        self._look_due_s = 0.0
+        self._manifests: dict[int, Manifest | None] = {}
+        """As they were found; without those that cannot be read."""
         self._begins: dict[int, int] = {}
         self._ends: dict[int, int] = {}
         self._homes: dict[str, int] = {}
@@ -153,6 +168,8 @@ class Rebuild:
         partitions = await self._from_log(self._log.partitions)
         if not partitions:
             raise ConfigurationError(f"there is no topic {self._log.topic} to read: create it, or mend kafka.topic")
+        if await self._from_log(self._log.is_compacted) and not (self._request.accept_gap or self._request.dry_run):
+            raise TopicCompacted.of(self._log.topic)
         if self._request.to_offset is not None and self._request.stream is None and len(partitions) > 1:
             raise ConfigurationError(
                 f"--to-offset names an offset of one partition, and {self._log.topic} has {len(partitions)}: name the "
@@ -160,9 +177,16 @@ class Rebuild:
             )
         while not partitions <= self._ends.keys():
             await self._seek(await self._poll(0))
+        for number in partitions:
+            self._manifests[number] = await self._from_store(partial(self._live.read_manifest, self._log.topic, number))
 
     async def _seek(self, polled: Polled) -> None:
-        """Read what is ours now: from the first record, or, after a reconnection, on from where it was."""
+        """Read what is ours now: from the first record, or, after a reconnection, on from where it was. Raises
+        TopicRecreated when it is of another topic."""
+        if polled.gained and self._ends:
+            self._refuse_another(self._log.topic_id)
+        elif polled.gained:
+            self._topic_id = self._log.topic_id
         for number in sorted(polled.gained):
             if number not in self._ends:
                 bounds = await self._from_log(partial(self._log.bounds, number))
@@ -171,6 +195,20 @@ class Rebuild:
                 self._ends[number] = bounds.end if to_offset is None else min(bounds.end, to_offset)
                 self._processor.start_at(number, bounds.begin)
             await self._from_log(partial(self._log.seek, number, self._processor.folded_to[number]))
+
+    def _refuse_another(self, topic_id: str | None) -> None:
+        if topic_id != self._topic_id:
+            raise TopicRecreated(
+                f"{self._log.topic} was made anew while it was read: its id is {topic_id}, and was {self._topic_id}. "
+                "Nothing more was swapped in; run replay again."
+            )
+
+    async def _look_at_topic(self) -> None:
+        """Ask, now and then, whether the topic is still the one that was read. Raises TopicRecreated."""
+        now_s = self._clock.monotonic_s()
+        if now_s >= self._look_due_s:
+            self._refuse_another(await self._from_log(self._log.current_topic_id))
+            self._look_due_s = now_s + LOOK_EVERY_S
 
     async def _read(self) -> None:
         """Fold a big batch: what comes until it is big enough, or comes to the end, or comes no more."""
@@ -248,22 +286,31 @@ class Rebuild:
         only = self._processor.only_stream
         names = [only or stream_name(letter.record.key) for letter in letters]
         streams = sorted({name for name in names if isinstance(name, str)})
-        passed = {stream: await self._passed(stream) for stream in streams}
+        passed = await self._stored_offsets(streams)
         new = [
             letter
             for name, letter in zip(names, letters, strict=True)
-            if isinstance(name, str) and (name in self._from_elsewhere or letter.record.offset >= passed[name])
+            if isinstance(name, str) and (name in self._from_elsewhere or letter.record.offset >= (passed[name] or 0))
         ]
         if new:
             await self._from_log(lambda: self._dead_letters.put(new))
 
-    async def _passed(self, stream: str) -> int:
-        """Up to where the live checkpoint has passed the partition; 0 when there is none that can be read."""
+    async def _stored_offsets(self, streams: Sequence[str]) -> dict[str, int | None]:
+        """Up to where the live checkpoints have passed their partitions; None where none can be read."""
         try:
-            (position,) = await self._from_store(lambda: self._live.positions([stream]))
+            positions = await self._from_store(lambda: self._live.positions(streams))
         except StateError:
-            return 0
-        return 0 if position is None else position.next_offset
+            if len(streams) == 1:
+                return {streams[0]: None}
+            return {
+                name: next_offset
+                for stream in streams
+                for name, next_offset in (await self._stored_offsets([stream])).items()
+            }
+        return {
+            stream: None if position is None else position.next_offset
+            for stream, position in zip(streams, positions, strict=True)
+        }
 
     async def _compare_with_live(self, stream: str, number: int) -> None:
         """Find out whether the offsets of the live state mean the same records as these, and refuse to swap in less
@@ -275,9 +322,11 @@ class Rebuild:
             log.warning("live_state_damaged", stream=stream, error=str(error))
             self._damaged.add(stream)
             return
+        begin = self._begins[number]
         if stored is None:
+            self._compare_with_what_was(stream, number)
             return
-        checkpoint, begin = stored.checkpoint, self._begins[number]
+        checkpoint = stored.checkpoint
         if checkpoint.topic != self._log.topic or checkpoint.partition != number:
             self._from_elsewhere.add(stream)
             return
@@ -295,14 +344,25 @@ class Rebuild:
                 "rebuild would have fewer games. If that is what you want, add --accept-gap."
             )
 
+    def _compare_with_what_was(self, stream: str, number: int) -> None:
+        """Refuse to bring less than a stream had whose keys are gone, as far as the manifest knows."""
+        manifest, begin = self._manifests.get(number), self._begins[number]
+        if manifest is None or stream not in manifest.streams or self._request.accept_gap or self._request.dry_run:
+            return
+        first = manifest.first_offsets.get(stream, 0)
+        if manifest.topic_id == self._topic_id and first < begin:
+            raise LostRange(
+                f"retention removed offsets {max(0, first)} to {begin - 1} of {self._log.topic}/{number}, from which "
+                f"stream {stream} was folded before its keys were lost: a rebuild would have fewer games. If that is "
+                "what you want, add --accept-gap."
+            )
+
     async def _was_recreated(self, checkpoint: Checkpoint) -> bool:
         """Whether the partition holds other records than those the live state was folded from."""
         mark, number = checkpoint.mark, checkpoint.partition
-        if mark is None:
-            return False
-        found = await self._from_log(partial(self._log.record, number, mark.offset))
         bounds = await self._from_log(partial(self._log.bounds, number))
-        return was_recreated(mark, bounds, found) is not None
+        found = await self._from_log(partial(self._log.record, number, mark.offset)) if mark else None
+        return was_recreated(checkpoint.topic_id, mark, self._topic_id, bounds, found) is not None
 
     async def _swap(self, stream: str, held: Held) -> None:
         """Write the shadow and promote it. A live engine that is ahead is overtaken: read on, commit to the shadow, try
@@ -310,6 +370,7 @@ class Rebuild:
         number = held.partition
         allow_back = self._request.to_offset is not None or stream in self._from_elsewhere | self._damaged
         for _ in range(CATCH_UP_TRIES):
+            await self._look_at_topic()
             _refuse_rivals(await self._processor.commit({stream}))
             match await self._from_store(lambda: self._shadow.promote(stream, allow_back=allow_back)):
                 case Promoted(version):
@@ -339,14 +400,19 @@ class Rebuild:
         if manifest is None and self._processor.only_stream is not None and not is_damaged:
             return  # it is known by its own checkpoint
         bounds = await self._from_log(partial(self._log.bounds, number))
+        streams: dict[str, int] = {}
         if manifest is not None:
-            mark = manifest.mark
+            mark, names = manifest.mark, sorted(manifest.streams)
             found = None if mark is None else await self._from_log(partial(self._log.record, number, mark.offset))
-            if isinstance(where_to_begin(manifest, manifest.streams, bounds, found), Begin):
+            stored = await self._stored_offsets(names)
+            start = where_to_begin(manifest, stored, self._topic_id, bounds, found)
+            if isinstance(start, Begin):
                 return
-        streams = {name: done.next_offset for name, done in self._done.items() if self._homes[name] == number}
-        mended = Manifest(low_water=bounds.begin, streams=streams, mark=None)
-        await self._from_store(lambda: self._live.write_manifest(self._log.topic, number, mended, anew=is_damaged))
+            if isinstance(start, Lost):  # those of which the topic has nothing any more keep what they have
+                streams |= {name: next_offset for name, next_offset in stored.items() if next_offset is not None}
+        streams |= {name: done.next_offset for name, done in self._done.items() if self._homes[name] == number}
+        mended = Manifest(low_water=bounds.begin, streams=streams, topic_id=self._topic_id, mark=None)
+        await self._from_store(lambda: self._live.write_manifest(self._log.topic, number, mended, anew=True))
 
     async def _brought_up(self, stream: str, number: int) -> Held:
         """The stream, its checkpoint beyond all that was read: a live engine's may stand behind its last record."""

@@ -171,6 +171,7 @@ async def _read_topic(
 ) -> None:
     """Let every stream's games arrive, up to its checkpoint."""
     partitions = await event_log.partitions()
+    topic_id = await event_log.current_topic_id() if partitions else None
     homes: dict[int, dict[str, Checkpoint]] = {}
     for stream, recount in recounts.items():
         checkpoint = recount.stored.checkpoint
@@ -184,13 +185,15 @@ async def _read_topic(
     for number, here in homes.items():
         bounds = await event_log.bounds(number)
         for stream, checkpoint in here.items():
-            await _check_same_topic(event_log, bounds, stream, checkpoint)
+            await _check_same_topic(event_log, topic_id, bounds, stream, checkpoint)
         positions[number] = bounds.begin
         ends[number] = min(bounds.end, max(checkpoint.next_offset for checkpoint in here.values()))
     total = sum(ends[number] - positions[number] for number in homes)
     read = 0
     while any(positions[number] < end for number, end in ends.items()):
         polled = await event_log.poll(BATCH_GAMES, poll_wait_s)
+        if polled.gained and event_log.topic_id != topic_id:
+            raise CannotCompare(f"{event_log.topic} was made anew while it was read: verify again")
         for number in sorted(polled.gained & positions.keys()):  # also after a reconnection
             await event_log.seek(number, positions[number])
         for records in polled.records:
@@ -204,12 +207,14 @@ async def _read_topic(
         progressed(read, max(read, total))
 
 
-async def _check_same_topic(event_log: EventLog, bounds: Bounds, stream: str, checkpoint: Checkpoint) -> None:
+async def _check_same_topic(
+    event_log: EventLog, topic_id: str | None, bounds: Bounds, stream: str, checkpoint: Checkpoint
+) -> None:
     """Raise CannotCompare when the partition does not hold all that the stream was folded from."""
     where = f"{event_log.topic}/{checkpoint.partition}"
     mark = checkpoint.mark
     found = None if mark is None else await event_log.record(checkpoint.partition, mark.offset)
-    if recreated := was_recreated(mark, bounds, found):
+    if recreated := was_recreated(checkpoint.topic_id, mark, topic_id, bounds, found):
         raise CannotCompare(f"{where} is not the partition that stream {stream} was folded from: {recreated.evidence}")
     if checkpoint.first_offset < 0:
         raise CannotCompare(f"{where} was recreated since stream {stream} was folded, and the state was kept")

@@ -20,7 +20,7 @@ from engine.adapters.kafka_errors import kafka_errors
 from engine.adapters.kafka_topic_id import _FetchById
 from engine.adapters.kafka_topics import ensure_topic, topic_exists
 from engine.core.facts import Polled
-from engine.errors import LogUnavailable, LostRange
+from engine.errors import LogUnavailable
 from tests.contract.event_log import (
     DEADLINE_S,
     EventLogContract,

@@ -2,10 +2,16 @@
 
 import os
 import signal
+from collections.abc import Callable
 
-from tests.deployment import Deployment, NewDeployment, chain, in_order
+import pytest
+
+from schemas.game import decode
+from tests.deployment import Deployment, Engine, NewDeployment, chain, in_order
+from tests.servers import RedisServer
 
 GAMES = chain(2_000)
+OTHERS = chain(4_000, seed=77)
 
 
 def test_records_that_retention_took_stop_the_engine_until_the_gap_is_accepted(deployment: Deployment) -> None:
@@ -76,6 +82,140 @@ def test_a_topic_made_anew_stops_the_engine(deployment: Deployment) -> None:
     assert deployment.total() == 500
     deployment.done("replay", "--accept-gap")
     assert deployment.verified()["crash"]["games"] == 1_000
+
+
+ANEW = {"nothing": [], "fewer": OTHERS[:200], "the same and more": GAMES}
+"""What a topic made anew may hold, when the old one had the first 500 games."""
+
+
+def refused(engine: Engine) -> None:
+    """The engine ends because the topic is another one, soon, and without asking brokers for metadata again first."""
+    assert engine.wait(15) == 78
+    assert "is not the partition that was read up to offset" in engine.said
+    assert "--accept-gap" in engine.said
+    assert "Traceback" not in engine.said
+
+
+@pytest.mark.parametrize(
+    ("state", "anew"),
+    [("at rest", "nothing"), ("at rest", "the same and more"), ("frozen", "fewer"), ("frozen", "the same and more")],
+)
+def test_a_topic_made_anew_under_an_engine_stops_it(deployment: Deployment, state: str, anew: str) -> None:
+    deployment.configure({"kafka": {"metadata_max_age_ms": 300_000}})
+    deployment.publish(in_order(GAMES[:500]))
+    with deployment.engine() as engine:
+        engine.until(lambda: deployment.total() == 500, "the games are folded")
+        if state == "frozen":
+            os.kill(engine.process.pid, signal.SIGSTOP)
+        deployment.recreate_topic()
+        deployment.publish(in_order(ANEW[anew]))
+        if state == "frozen":
+            os.kill(engine.process.pid, signal.SIGCONT)
+        refused(engine)
+    assert (deployment.total(), deployment.next_offset()) == (500, 500)
+    if anew == "the same and more":
+        assert deployment.run("run", "--until-caught-up").code == 78
+        assert deployment.run("verify").code == 2
+        assert deployment.run("replay").code == 78
+        deployment.caught_up("--accept-gap")
+        assert (deployment.total(), deployment.next_offset()) == (2_000, 2_000)
+
+
+def test_a_topic_made_anew_while_the_engine_waits_for_redis_stops_it(
+    new_redis: Callable[..., RedisServer], new_deployment: NewDeployment
+) -> None:
+    """It is behind, holds records of the old topic ahead, and the new one is longer."""
+    redis = new_redis()
+    deployment = new_deployment(
+        redis.url,
+        settings={
+            "kafka": {
+                "metadata_max_age_ms": 300_000,
+                "session_timeout_ms": 10_000,
+                "max_partition_fetch_bytes": 100_000,
+            },
+            "redis": {"timeout_ms": 1_000},
+            "engine": {"batch_games_max": 500},
+        },
+    )
+    games = chain(6_000)
+    deployment.publish(in_order(games[:500]))
+    with deployment.engine() as engine:
+        engine.until(lambda: deployment.total() == 500, "the games are folded")
+        redis.pause()
+        deployment.publish(in_order(games[500:]))  # more than is fetched ahead
+        engine.until(lambda: not engine.is_ready, "it waits for Redis")
+        deployment.recreate_topic()
+        deployment.publish(in_order(OTHERS + chain(6_000, seed=78, first_id=OTHERS[-1].game_id + 1)))
+        redis.resume()
+        refused(engine)
+    total = deployment.total()
+    assert 500 <= total < 6_000, "what was fetched of the old topic may still be folded"
+    window = [decode(member) for member in deployment.redis.zrange(deployment.key("games"), 0, -1)]
+    assert window == games[:total][-len(window) :]
+
+
+def test_a_running_engine_goes_on_with_a_topic_made_anew_when_the_operator_says_so(deployment: Deployment) -> None:
+    deployment.publish(in_order(GAMES[:500]))
+    with deployment.engine("--accept-gap") as engine:
+        engine.until(lambda: deployment.total() == 500, "the games are folded")
+        deployment.recreate_topic()
+        deployment.publish(in_order(GAMES[400:1_000]))
+        engine.until(lambda: deployment.total() == 1_000, "the games of the new topic are folded")
+        assert deployment.next_offset() == 600
+        assert engine.terminate()[0] == 0
+
+
+def test_a_topic_that_was_deleted_is_waited_for_and_is_another_one(deployment: Deployment) -> None:
+    deployment.publish(in_order(GAMES[:500]))
+    with deployment.engine() as engine:
+        engine.until(lambda: deployment.total() == 500 and engine.is_ready, "the games are folded")
+        deployment.delete_topic()
+        engine.until(lambda: not engine.is_ready, "there is nothing to read")
+        assert engine.is_live
+        deployment.create_topic()
+        refused(engine)
+
+
+def test_a_stream_whose_keys_are_gone_and_that_retention_cut_stops_the_engine(
+    new_deployment: NewDeployment, redis_url: str
+) -> None:
+    deployment = new_deployment(redis_url, key_prefix="analytics:{stream}")
+    deployment.publish([*in_order(GAMES[:200], "one"), *in_order(GAMES[:200], "two"), *in_order(GAMES[:50], "new")])
+    deployment.caught_up()
+    deployment.delete_before(300)
+
+    def lose(stream: str) -> None:
+        deployment.redis.delete(*deployment.redis.scan_iter(match=f"analytics:{{{stream}}}:*", count=1_000))
+
+    lose("new")  # it began behind the cut
+    deployment.caught_up()
+    assert deployment.verified("--stream", "new")["new"]["games"] == 50
+    lose("two")
+    for refused in (deployment.run("run", "--until-caught-up"), deployment.run("replay", "--stream", "two")):
+        assert refused.code == 78
+        assert "offsets 200 to 299" in refused.err
+        assert "stream two" in refused.err
+        assert "--accept-gap" in refused.err
+    assert deployment.total("two") == 0
+    deployment.caught_up("--accept-gap")
+    assert [deployment.total(stream) for stream in ("one", "two", "new")] == [200, 100, 50]
+    deployment.caught_up()
+
+
+def test_a_compacted_topic_is_refused(new_deployment: NewDeployment, redis_url: str) -> None:
+    deployment = new_deployment(redis_url, partitions=0)
+    deployment.create_topic(configs={"cleanup.policy": "compact,delete"})
+    deployment.publish(in_order(GAMES[:100]))
+    for command in (("run", "--until-caught-up"), ("replay",)):
+        refused = deployment.run(*command)
+        assert refused.code == 78
+        assert "cleanup.policy=delete" in refused.err
+        assert "Traceback" not in refused.err
+    assert deployment.total() == 0
+    deployment.caught_up("--accept-gap")
+    deployment.done("replay", "--accept-gap")
+    assert deployment.total() == 100
 
 
 def test_a_rebuild_from_a_shorter_topic_made_anew_is_possible(deployment: Deployment) -> None:

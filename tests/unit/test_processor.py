@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Final
 
 import anyio
 import anyio.lowlevel
@@ -17,9 +18,11 @@ from engine.errors import (
     LostRange,
     StateError,
     StreamMoved,
+    TopicCompacted,
     TopicRecreated,
 )
 from engine.runtime.processor import FOLDING_PER_SETTLING, SETTLED_AT_LEAST_EVERY_S, Limits
+from engine.runtime.rebuild import Request
 from schemas.chain import chain_of_games
 from schemas.fairness import DEFAULT_SALT, crash_point
 from schemas.game import Game, encode
@@ -536,25 +539,110 @@ async def test_a_running_engine_does_without_what_it_may(deployment: Deployment)
     assert await deployment.games() in range(len(GAMES) - 30 + 1, len(GAMES))
 
 
-@pytest.mark.parametrize("records", [0, 5, 30])
-async def test_a_recreated_topic_stops_the_engine(deployment: Deployment, records: int) -> None:
+ANEW: Final = {
+    "nothing": [],
+    "fewer": GAMES[-5:],
+    "more": GAMES[-30:],
+    "the same": GAMES[:20],
+    "the same and more": GAMES,
+}
+"""What a topic made anew may hold, when the old one had the first 20 games."""
+
+
+@pytest.mark.parametrize("anew", ANEW)
+async def test_a_recreated_topic_stops_the_engine(deployment: Deployment, anew: str) -> None:
     deployment.publish(*GAMES[:20])
     await deployment.run()
     deployment.topic.recreate()
-    deployment.publish(*GAMES[-records:] if records else ())
-    with pytest.raises(TopicRecreated, match=r"games/0 is not the partition.*--accept-gap"):
+    deployment.publish(*ANEW[anew])
+    with pytest.raises(TopicRecreated, match=r"games/0 is not the partition that was read up to offset 20.*accept-gap"):
         await deployment.run()
     assert await deployment.games() == 20
 
 
-async def test_a_topic_that_is_recreated_under_a_running_engine_stops_it(deployment: Deployment) -> None:
+@pytest.mark.parametrize("anew", ANEW)
+async def test_a_topic_that_is_recreated_under_a_running_engine_stops_it(deployment: Deployment, anew: str) -> None:
     async with deployment.engine() as engine:
         deployment.publish(*GAMES[:20])
         await deployment.catch_up(engine)
         deployment.topic.recreate()
-        deployment.publish(*GAMES[20:25])
-        with pytest.raises(TopicRecreated):
+        deployment.publish(*ANEW[anew])
+        with pytest.raises(TopicRecreated, match="the topic's id is games-2, and was games-1"):
             await steps(engine, 5)
+    assert (await deployment.checkpoint()).next_offset == 20
+
+
+@pytest.mark.parametrize("anew", ANEW)
+async def test_a_topic_that_is_recreated_under_an_engine_that_is_behind_stops_it(
+    deployment: Deployment, anew: str
+) -> None:
+    """It holds records ahead, of the old topic; none of the new one may get into a commit with them."""
+    deployment.publish(*GAMES[:20])
+    async with deployment.engine() as engine:
+        await steps(engine, 3)
+        before = await deployment.checkpoint()
+        assert 0 < before.next_offset < 20
+        deployment.topic.recreate()
+        deployment.publish(*ANEW[anew])
+        with pytest.raises(TopicRecreated):
+            await steps(engine, 8)
+    after = await deployment.checkpoint()
+    assert before.next_offset <= after.next_offset <= 20
+    stored = await deployment.store.load("crash")
+    assert stored is not None
+    assert tuple(stored.window) == GAMES[: after.next_offset][-len(stored.window) :]
+
+
+@pytest.mark.parametrize("anew", ["more", "the same and more"])
+async def test_a_running_engine_goes_on_with_a_recreated_topic_when_the_operator_says_so(anew: str) -> None:
+    deployment = Deployment()
+    async with deployment.engine(accept_gap=True) as engine:
+        deployment.publish(*GAMES[:20], stream="a")
+        deployment.publish(*GAMES[:20], stream="idle")
+        await deployment.catch_up(engine)
+        before = await deployment.checkpoint("idle")
+        deployment.topic.recreate()
+        deployment.publish(*ANEW[anew], stream="a")
+        await steps(engine, 15)
+        assert (await deployment.checkpoint("idle")).generation != before.generation
+    await deployment.run()
+    assert [await deployment.games(stream) for stream in ("a", "idle")] == [len(GAMES), 20]
+    deployment.publish(*GAMES[20:25], stream="idle")
+    await deployment.run()
+    assert await deployment.games("idle") == 25
+
+
+@pytest.mark.parametrize("records", [5, 30])
+async def test_where_topics_have_no_ids_the_last_record_tells(records: int) -> None:
+    """Looked at before a commit, at most once a second."""
+    deployment = Deployment(topic_ids=False)
+    deployment.publish(*GAMES[:20])
+    async with deployment.engine() as engine:
+        await deployment.catch_up(engine)
+        deployment.topic.recreate()
+        deployment.publish(*GAMES[-records:])
+        deployment.clock.pass_s(1)
+        with pytest.raises((TopicRecreated, LostRange)):
+            await steps(engine, 3)
+    assert (await deployment.checkpoint()).next_offset == 20
+    with pytest.raises(TopicRecreated, match="offset"):
+        await deployment.run()
+
+
+async def test_a_state_without_an_id_gets_one_with_the_next_commit() -> None:
+    deployment = Deployment(topic_ids=False)
+    deployment.publish(*GAMES[:20])
+    await deployment.run()
+    deployment.topic._has_ids = True
+    async with deployment.engine() as engine:
+        await steps(engine, 3)
+    manifest = await deployment.store.read_manifest("games", 0)
+    assert manifest is not None
+    assert manifest.topic_id == "games-1"
+    deployment.publish(*GAMES[20:])
+    await deployment.run()
+    assert (await deployment.checkpoint()).topic_id == "games-1"
+    await deployment.check()
 
 
 @pytest.mark.parametrize("records", [0, 5, 20])
@@ -574,6 +662,83 @@ async def test_the_state_of_a_recreated_topic_may_be_kept(deployment: Deployment
     assert await deployment.games() == len(GAMES)
     with pytest.raises(StateError, match="recreated"):
         await deployment.check()
+
+
+async def test_a_stream_whose_keys_are_gone_is_rebuilt_from_what_it_had() -> None:
+    deployment = Deployment()
+    deployment.publish(*GAMES[:10], stream="a")
+    deployment.publish(*GAMES[:10], stream="b")
+    await deployment.run()
+    deployment.topic.truncate_before(10)
+    deployment.store._data.live.pop("b")
+    await deployment.run()
+    await deployment.check("b")
+
+
+@pytest.mark.parametrize("gone", [("a",), ("a", "b")])
+@pytest.mark.parametrize("is_live", [False, True])
+async def test_a_stream_whose_keys_are_gone_and_of_which_retention_removed_records_stops_the_engine(
+    gone: tuple[str, ...], is_live: bool
+) -> None:
+    deployment = Deployment()
+    deployment.publish(*GAMES[:10], stream="a")
+    deployment.publish(*GAMES[:10], stream="b")
+    message = r"retention removed offsets 0 to 4 of games/0, and stream a, whose keys are gone .*--accept-gap"
+    async with deployment.engine() as engine:
+        await deployment.catch_up(engine)
+        deployment.topic.truncate_before(5)
+        for stream in gone:
+            deployment.store._data.live.pop(stream)
+        if is_live:
+            deployment.clock.pass_s(1)
+            with pytest.raises(LostRange, match=message):
+                await steps(engine, 3)
+    with pytest.raises(LostRange, match=message):
+        await deployment.run()
+    with pytest.raises(LostRange, match=r"offsets 0 to 4 .*--accept-gap"):
+        await deployment.rebuild()
+    assert await deployment.games("a") == 0
+    await deployment.run(accept_gap=True)
+    await deployment.run()
+    assert [await deployment.games(stream) for stream in ("a", "b")] == [5, 10]
+
+
+async def test_the_loss_of_a_stream_of_which_nothing_is_left_is_accepted_once() -> None:
+    deployment = Deployment()
+    deployment.publish(*GAMES[:10], stream="a")
+    deployment.publish(*GAMES[:10], stream="b")
+    await deployment.run()
+    deployment.topic.truncate_before(10)
+    deployment.store._data.live.pop("a")
+    with pytest.raises(LostRange, match=r"offsets 0 to 9 of games/0, and stream a"):
+        await deployment.run()
+    await deployment.run(accept_gap=True)
+    await deployment.run()
+    assert [await deployment.games(stream) for stream in ("a", "b")] == [0, 10]
+
+
+async def test_a_stream_whose_keys_are_gone_and_that_had_games_of_an_earlier_topic_stops_the_engine() -> None:
+    deployment = Deployment()
+    deployment.publish(*GAMES[:10], stream="a")
+    await deployment.run()
+    deployment.topic.recreate()
+    deployment.publish(*GAMES[10:20], stream="a")
+    await deployment.run(accept_gap=True)
+    deployment.store._data.live.clear()
+    with pytest.raises(LostRange, match=r"stream a, .* had games of an earlier topic"):
+        await deployment.run()
+
+
+async def test_a_compacted_topic_stops_the_engine_unless_that_is_accepted(deployment: Deployment) -> None:
+    deployment.publish(*GAMES)
+    deployment.topic.is_compacted = True
+    for refused in (deployment.run, deployment.rebuild):
+        with pytest.raises(TopicCompacted, match=r"cleanup\.policy=delete.*--accept-gap"):
+            await refused()
+    assert await deployment.games() == 0
+    await deployment.run(accept_gap=True)
+    await deployment.rebuild(Request(accept_gap=True))
+    assert await deployment.games() == len(GAMES)
 
 
 # --- what does not fit -----------------------------------------------------------------------------------------------

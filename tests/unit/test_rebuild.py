@@ -326,6 +326,37 @@ async def test_nor_is_one_of_a_topic_that_was_recreated(deployment: Deployment) 
     await deployment.check()
 
 
+@pytest.mark.parametrize("at", ["reading", "swapping"])
+async def test_a_topic_that_is_made_anew_meanwhile_is_not_swapped_in(
+    deployment: Deployment, at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However much the new one holds, and be it the same games."""
+    monkeypatch.setattr(rebuild, "BATCH_GAMES", 5)
+    deployment.publish(*GAMES)
+    await deployment.run()
+    before = deployment.store.snapshot()
+
+    def recreate(progress: Progress) -> None:
+        if progress.records == (5 if at == "reading" else len(GAMES)):
+            deployment.topic.recreate()
+            deployment.publish(*GAMES, *GAMES)
+
+    async with MemoryLog(deployment.topic, None) as log:
+        made = rebuild.Rebuild(
+            log,
+            deployment.store,
+            deployment.store.shadow(),
+            lambda store, letters: deployment.processor(log, store=store, letters=letters),
+            Request(accept_gap=True),
+            deployment.clock,
+            recreate,
+            poll_wait_s=0,
+        )
+        with pytest.raises(TopicRecreated, match="made anew while it was read"):
+            await made.run()
+    assert deployment.store.snapshot().live == before.live
+
+
 async def test_an_engine_goes_on_after_a_rebuild_from_what_retention_left() -> None:
     deployment = Deployment()
     deployment.publish(*GAMES[:10], stream="a")
