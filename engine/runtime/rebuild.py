@@ -178,7 +178,10 @@ class Rebuild:
         while not partitions <= self._ends.keys():
             await self._seek(await self._poll(0))
         for number in partitions:
-            self._manifests[number] = await self._from_store(partial(self._live.read_manifest, self._log.topic, number))
+            with suppress(StateError):
+                self._manifests[number] = await self._from_store(
+                    partial(self._live.read_manifest, self._log.topic, number)
+                )
 
     async def _seek(self, polled: Polled) -> None:
         """Read what is ours now: from the first record, or, after a reconnection, on from where it was. Raises
