@@ -13,14 +13,14 @@ from projections.delta import Delta, SetString, WriteHash, WriteList, WriteSorte
 from schemas import keys
 from schemas.aggregates import Update
 from schemas.game import encode
-from tests.contract.state_store import PATIENCE_S, Store, StreamFixture, at, commit, numbered, rebuild
+from tests.contract.state_store import PATIENCE_S, TOPIC_ID, Store, StreamFixture, at, commit, numbered, rebuild
 from tests.games import game
 
 
 def standing(number: int, *, generation: str = "g1", version: int | None = None) -> Standing:
     """Where a stream stands after the commit of that number."""
     commit_id = at(number, generation).commit
-    return Standing(generation, version or number, "games", 3, number, number, number, commit_id)
+    return Standing(generation, version or number, "games", 3, number, number, number, commit_id, TOPIC_ID)
 
 
 class LiveReaderContract(StreamFixture):
@@ -60,14 +60,14 @@ class LiveReaderContract(StreamFixture):
         big = 2**53 - 1
         games = {number: encode(game(number)) for number in (3, 10, 200, big)}
         await store.commit([commit(stream, None, 9, {keys.GAMES: WriteSortedSet(games)}, newest_id=big)])
-        found = Standing("g1", 1, "games", 3, 9, big, big, at(9).commit)
+        found = Standing("g1", 1, "games", 3, 9, big, big, at(9).commit, TOPIC_ID)
         for above_id, expected in ((0, [3, 10, 200, big]), (10, [200, big]), (big - 1, [big]), (big, [])):
             read = await reader.read_window(stream, above_id)
             assert read == WindowPart(found, 4, [games[number] for number in expected])
 
     async def test_an_empty_window_has_no_newest_game(self, store: Store, reader: LiveReader, stream: str) -> None:
         await store.commit([commit(stream, None, 5)])
-        found = Standing("g1", 1, "games", 3, 5, 0, 0, at(5).commit)
+        found = Standing("g1", 1, "games", 3, 5, 0, 0, at(5).commit, TOPIC_ID)
         assert await reader.read_window(stream, 0) == WindowPart(found, 0, [])
 
     async def test_each_commit_and_each_promotion_is_told(self, store: Store, reader: LiveReader, stream: str) -> None:

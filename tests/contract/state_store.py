@@ -50,6 +50,7 @@ from schemas import keys
 from schemas.game import encode
 from tests.games import game
 
+TOPIC_ID = "kWGQW01gQBaZw13HBuEc2g"
 AGGREGATES: Final = ("text", "fields", "elements", "scores", keys.GAMES)
 PATIENCE_S: Final = 20
 KEY_COMMITS: Final = 20
@@ -92,6 +93,7 @@ def commit(
         commit=at(next_offset, generation, history).commit,
         writer="engine-1",
         topic="games",
+        topic_id=TOPIC_ID,
         partition=3,
         first_offset=7,
         mark=Mark(next_offset - 1, 1_700_000_000_000, "0123456789abcdef"),
@@ -362,14 +364,26 @@ class StateStoreContract(StreamFixture):
         topic = stream
         assert await store.read_manifest(topic, 0) is None
         first = Manifest(
-            low_water=2**60, streams={"a": 2**60 + 1, "b": 5}, mark=Mark(2**60 - 1, 17, "00ff00ff00ff00ff")
+            low_water=2**60,
+            streams={"a": 2**60 + 1, "b": 5},
+            first_offsets={"a": -1},
+            topic_id=TOPIC_ID,
+            mark=Mark(2**60 - 1, 17, "00ff00ff00ff00ff"),
         )
         await store.write_manifest(topic, 0, first)
         assert await store.read_manifest(topic, 0) == first
         assert await store.read_manifest(topic, 1) is None
-        await store.write_manifest(topic, 0, Manifest(low_water=4, streams={"b": 6, "c.d-e_f": 7}, mark=None))
-        merged = Manifest(low_water=4, streams={"a": 2**60 + 1, "b": 6, "c.d-e_f": 7}, mark=None)
+        second = Manifest(low_water=4, streams={"b": 6, "c.d-e_f": 7}, first_offsets={"b": 2**60}, mark=None)
+        await store.write_manifest(topic, 0, second)
+        merged = Manifest(
+            low_water=4,
+            streams={"a": 2**60 + 1, "b": 6, "c.d-e_f": 7},
+            first_offsets={"a": -1, "b": 2**60},
+            mark=None,
+        )
         assert await store.read_manifest(topic, 0) == merged
+        await store.write_manifest(topic, 0, second, anew=True)
+        assert await store.read_manifest(topic, 0) == second
 
 
 class ShadowStoreContract(StreamFixture):

@@ -14,6 +14,7 @@ from engine.errors import StateError, StoreRefused
 from projections.delta import SetString
 from tests.contract.state_store import (
     PATIENCE_S,
+    TOPIC_ID,
     ShadowStoreContract,
     StateStoreContract,
     at,
@@ -52,6 +53,7 @@ async def test_the_checkpoint_can_be_read_by_eye(store: RedisStore, redis: Redis
         "commit": at(1).commit,
         "writer": "engine-1",
         "topic": "games",
+        "topic_id": TOPIC_ID,
         "partition": "3",
         "first_offset": "7",
         "mark_offset": "0",
