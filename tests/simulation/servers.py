@@ -212,6 +212,11 @@ class SimulatedLog:
         """The topic's name."""
         return self.twin.topic
 
+    @property
+    def topic_id(self) -> str | None:
+        """See `EventLog`."""
+        return self.twin.topic_id
+
     async def __aenter__(self) -> Self:
         await self._network.call("log", "enter", self.twin.__aenter__, is_read=True)
         return self
@@ -245,6 +250,14 @@ class SimulatedLog:
     async def partitions(self) -> frozenset[int]:
         """See `EventLog`."""
         return await self._network.call("log", "partitions", self.twin.partitions)
+
+    async def current_topic_id(self) -> str | None:
+        """See `EventLog`."""
+        return await self._network.call("log", "current_topic_id", self.twin.current_topic_id)
+
+    async def is_compacted(self) -> bool:
+        """See `EventLog`."""
+        return await self._network.call("log", "is_compacted", self.twin.is_compacted)
 
     async def record(self, partition: int, offset: int) -> Record | None:
         """See `EventLog`."""
