@@ -179,6 +179,7 @@ class Play:
         await self._stop_all()
         for stream in range(len(self._streams)):
             self._publish_one(stream)
+        self._spoiled -= set(self._streams)  # each is loaded now: it proves itself, or is refused
         self._start_all()
         if not await self._settled():
             await self._mend()

@@ -211,7 +211,7 @@ def schedule_of(seed: int, kinds: Collection[str]) -> Schedule:
     )
     names = [name for name in _EVENTS if name in kinds]
     # Each schedule is fond of some faults and knows nothing of others: so that they meet in every combination.
-    weights = [_EVENTS[name][1] * (1 if name in _WORK else chance.choice((0, 0, 1, 1, 3))) for name in names]
+    weights = [_EVENTS[name][1] * (1 if name in WORK else chance.choice((0, 0, 1, 1, 3))) for name in names]
     length_s = chance.choice((3.0, 8.0, 15.0))
     moments = sorted(chance.uniform(0, length_s) for _ in range(chance.randint(5, 40)))
     drawn = chance.choices(names, weights, k=len(moments))
@@ -262,7 +262,7 @@ _EVENTS: Final[dict[str, tuple[Callable[[Random], Event], int]]] = {
     "recreate": (lambda c: Recreate(c.choice((0.0, 0.0, c.random(), 1.0)), c.choice((0, 3, 30))), 2),
 }
 """What happens: how it is drawn, and how often it happens in a schedule that is fond of it."""
-_WORK: Final = frozenset(("arrive", "litter", "hole"))
+WORK: Final = frozenset(("arrive", "litter", "hole"))
 
 ALL: Final = frozenset(_EVENTS)
 PENDING: Final = frozenset(("truncate", "recreate"))

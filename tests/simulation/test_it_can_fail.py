@@ -1,0 +1,148 @@
+"""The simulation's own proof: with a safeguard of the engine taken out, some seed fails, and says what is wrong.
+
+Each mutation is made in this process alone and undone after it. The seeds are tried in order, so a mutation that is
+caught early costs little; how early is what the simulation is worth.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+import pytest
+
+from engine.adapters.memory_store import MemoryStore
+from engine.core import start
+from engine.core.facts import Applied, Checkpoint, Commit, DeadLetter, Duplicate, Outcome, Position
+from engine.runtime import partitions, streams
+from engine.runtime.partitions import Partition
+from engine.runtime.processor import Processor
+from projections import StreamState
+from projections import stream as projections_stream
+from tests.simulation import schedule
+from tests.simulation.play import Failed, play
+
+SEEDS_MAX: Final = 300
+
+Patch = pytest.MonkeyPatch
+
+
+def _without_the_id_of_a_commit(patch: Patch) -> None:
+    """The fencing token is a generation and an offset."""
+    patch.setattr(Checkpoint, "position", property(lambda self: Position(self.generation, self.next_offset, "")))
+
+
+def _without_the_fencing_token(patch: Patch) -> None:
+    """A commit is made wherever the stream stands."""
+    commit = MemoryStore._commit
+
+    def made(self: MemoryStore, new: Commit) -> Outcome:
+        kept = self._streams.get(new.stream)
+        stored = None if kept is None else kept.checkpoint.position
+        return commit(self, msgspec.structs.replace(new, expected=stored))
+
+    patch.setattr(MemoryStore, "_commit", made)
+
+
+def _a_commit_sent_again_is_made_again(patch: Patch) -> None:
+    """A commit that was made already is a new version of the same content."""
+    commit = MemoryStore._commit
+
+    def made(self: MemoryStore, new: Commit) -> Outcome:
+        outcome = commit(self, new)
+        if isinstance(outcome, Duplicate):
+            kept = self._streams[new.stream]
+            self._streams[new.stream] = msgspec.structs.replace(kept, total_games=kept.total_games + 1)
+            return Applied(kept.version + 1)
+        return outcome
+
+    patch.setattr(MemoryStore, "_commit", made)
+
+
+def _a_load_proves_nothing(patch: Patch) -> None:
+    """What is stored is taken as it is."""
+    patch.setattr(
+        streams, "restored", lambda name, plan, stored: StreamState.load(plan, stored.state, stored.window)
+    )
+
+
+def _a_manifest_says_what_is_folded(patch: Patch) -> None:
+    """It should say what is committed."""
+    manifest = Partition.manifest
+    patch.setattr(Partition, "manifest", lambda self, low_water: manifest(self, self.folded.next_offset))
+
+
+def _a_manifest_forgets_its_streams(patch: Patch) -> None:
+    """A stream that has fallen behind it is not noticed."""
+    manifest = Partition.manifest
+    patch.setattr(
+        Partition,
+        "manifest",
+        lambda self, low_water: msgspec.structs.replace(manifest(self, low_water), streams={}),
+    )
+
+
+def _dead_letters_come_after_the_commit(patch: Patch) -> None:
+    """Whoever crashes in between has lost them."""
+    bury, settle = Processor._bury, Processor.settle
+    waiting: list[DeadLetter] = []
+
+    async def wait(self: Processor, letters: list[DeadLetter]) -> None:
+        waiting.extend(letters)
+
+    async def settle_and_bury(self: Processor) -> None:
+        await settle(self)
+        await bury(self, waiting)
+        waiting.clear()
+
+    patch.setattr(Processor, "_bury", wait)
+    patch.setattr(Processor, "settle", settle_and_bury)
+
+
+def _no_game_is_too_late(patch: Patch) -> None:
+    """Games below a full window are folded as well."""
+    sift = projections_stream.sift
+    patch.setattr(projections_stream, "sift", lambda window, window_games, arrived: sift(window, 2**40, arrived))
+
+
+def _a_conflict_is_not_read_again(patch: Patch) -> None:
+    """The stream is loaded again, and the partition read on from where it was."""
+
+    async def reconcile(self: Processor, clashes: list[Any]) -> None:
+        for clash in clashes:
+            self._streams.use(await self._streams.load(clash.stream, clash.partition))
+
+    patch.setattr(Processor, "_reconcile", reconcile)
+
+
+def _a_topic_has_no_identity(patch: Patch) -> None:
+    """A recreated topic is read on as if it were the old one."""
+    for module in (start, partitions):
+        if hasattr(module, "was_recreated"):
+            patch.setattr(module, "was_recreated", lambda mark, bounds, found: None)
+
+
+MUTATIONS: Final[dict[Callable[[Patch], None], str]] = {
+    _without_the_id_of_a_commit: "remember fork",
+    _without_the_fencing_token: "kill trouble",
+    _a_commit_sent_again_is_made_again: "kill trouble slow",
+    _a_load_proves_nothing: "spoil",
+    _a_manifest_says_what_is_folded: "stop trouble away evict",
+    _a_manifest_forgets_its_streams: "remember roll-back kill",
+    _dead_letters_come_after_the_commit: "kill",
+    _no_game_is_too_late: "kill",
+    _a_conflict_is_not_read_again: "remember roll-back",
+}
+"""Each with the kinds of faults that show it soonest; with all of them it is found as well, but later."""
+
+
+@pytest.mark.parametrize("mutate", MUTATIONS, ids=lambda mutate: mutate.__name__.strip("_"))
+def test_an_engine_without_a_safeguard_fails_a_seed(mutate: Callable[[Patch], None], monkeypatch: Patch) -> None:
+    kinds = frozenset((*schedule.WORK, *MUTATIONS[mutate].split()))
+    mutate(monkeypatch)
+    for seed in range(1, SEEDS_MAX + 1):
+        try:
+            play(seed, kinds)
+        except Failed as failed:
+            print(str(failed).splitlines()[-2])
+            return
+    pytest.fail(f"{SEEDS_MAX} seeds went through")
