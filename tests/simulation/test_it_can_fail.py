@@ -18,6 +18,7 @@ from engine.runtime.partitions import Partition
 from engine.runtime.processor import Processor
 from projections import StreamState
 from projections import stream as projections_stream
+from projections.sift import sift
 from tests.simulation import schedule
 from tests.simulation.play import Failed, play
 
@@ -60,15 +61,19 @@ def _a_commit_sent_again_is_made_again(patch: Patch) -> None:
 
 def _a_load_proves_nothing(patch: Patch) -> None:
     """What is stored is taken as it is."""
-    patch.setattr(
-        streams, "restored", lambda name, plan, stored: StreamState.load(plan, stored.state, stored.window)
-    )
+    patch.setattr(streams, "restored", lambda name, plan, stored: StreamState.load(plan, stored.state, stored.window))
 
 
-def _a_manifest_says_what_is_folded(patch: Patch) -> None:
-    """It should say what is committed."""
-    manifest = Partition.manifest
-    patch.setattr(Partition, "manifest", lambda self, low_water: manifest(self, self.folded.next_offset))
+def _a_manifest_is_noted_before_the_commits(patch: Patch) -> None:
+    """It says that everything below its low-water offset is committed."""
+    settle = Processor.settle
+
+    async def note_and_settle(self: Processor) -> None:
+        self._partitions.committed()
+        await self._partitions.note_manifests()
+        await settle(self)
+
+    patch.setattr(Processor, "settle", note_and_settle)
 
 
 def _a_manifest_forgets_its_streams(patch: Patch) -> None:
@@ -100,7 +105,6 @@ def _dead_letters_come_after_the_commit(patch: Patch) -> None:
 
 def _no_game_is_too_late(patch: Patch) -> None:
     """Games below a full window are folded as well."""
-    sift = projections_stream.sift
     patch.setattr(projections_stream, "sift", lambda window, window_games, arrived: sift(window, 2**40, arrived))
 
 
@@ -126,7 +130,7 @@ MUTATIONS: Final[dict[Callable[[Patch], None], str]] = {
     _without_the_fencing_token: "kill trouble",
     _a_commit_sent_again_is_made_again: "kill trouble slow",
     _a_load_proves_nothing: "spoil",
-    _a_manifest_says_what_is_folded: "stop trouble away evict",
+    _a_manifest_is_noted_before_the_commits: "kill trouble",
     _a_manifest_forgets_its_streams: "remember roll-back kill",
     _dead_letters_come_after_the_commit: "kill",
     _no_game_is_too_late: "kill",
