@@ -13,11 +13,15 @@ from typing import Any, Final
 
 import anyio
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.client import AIOKafkaClient, ConnectionGroup
+from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
+from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+from aiokafka.coordinator.protocol import ConsumerProtocol
 from aiokafka.errors import (
     CorruptRecordException,
+    IncompatibleBrokerVersion,
     KafkaError,
     LeaderNotAvailableError,
+    MemberIdRequired,
     NoError,
     OffsetOutOfRangeError,
     TopicAuthorizationFailedError,
@@ -25,9 +29,10 @@ from aiokafka.errors import (
     for_code,
 )
 from aiokafka.protocol.fetch import FetchRequest
+from aiokafka.protocol.group import JoinGroupRequest
 from aiokafka.protocol.offset import OffsetRequest
 
-from engine.adapters.kafka_errors import Connection, refusal, verdict_on
+from engine.adapters.kafka_errors import Connection, kafka_errors, refusal, verdict_on
 from engine.adapters.kafka_records import FetchedRecords
 from engine.core.facts import Bounds, Record
 from engine.errors import ConfigurationError, LogUnavailable
@@ -39,6 +44,8 @@ _LATEST: Final = -1
 _RETRY_S: Final = 0.1
 _LOOK_BYTES: Final = 256 * 1024
 """Asked for when one record is looked up; a broker sends a whole batch even if it is longer."""
+_NAMES_FIRST: Final = 4
+"""The version of JoinGroup from which on a member gets its name before its place."""
 _CLOSE_S: Final = 3.0
 """For a client to say goodbye; the whole process has ten seconds."""
 _ABANDON_S: Final = 1.0
@@ -155,6 +162,35 @@ def check_topic(client: AIOKafkaClient, topic: str) -> None:
     """Raise TopicAuthorizationFailedError when the brokers have said that the user may not know of the topic."""
     if topic in client.cluster.unauthorized_topics:
         raise TopicAuthorizationFailedError(topic)
+
+
+async def check_group(settings: KafkaSettings) -> None:
+    """Ask the group's coordinator for a place, and take none: since Kafka 2.2 the first request of a member gets a name
+    and no more. Raises LogRefused for a right that is missing, or a session time-out outside the broker's bounds."""
+    connection = connection_options(settings)
+    with kafka_errors(f"asking for a place in the group {settings.group_id}"):
+        async with connected(connection) as client:
+            coordinator = await client.coordinator_lookup(CoordinationType.GROUP, settings.group_id)
+            subscription = ConsumerProtocol.METADATA(0, [settings.topic], b"").encode()
+            rebalance_ms = settings.rebalance_timeout_ms or settings.session_timeout_ms
+            request = _FirstJoin(
+                *(settings.group_id, settings.session_timeout_ms, rebalance_ms, JoinGroupRequest.UNKNOWN_MEMBER_ID),
+                *(None, ConsumerProtocol.PROTOCOL_TYPE, [(RoundRobinPartitionAssignor.name, subscription)]),
+            )
+            answer = await client.send(coordinator, request, group=ConnectionGroup.COORDINATION)
+            error = for_code(answer.error_code)
+            if error not in (NoError, MemberIdRequired):
+                raise error(settings.group_id)
+
+
+class _FirstJoin(JoinGroupRequest):  # type: ignore[misc]  # aiokafka has no types
+    """A first join that never takes a place: in older versions of the request it would."""
+
+    def build(self, request_struct_class: Any) -> Any:
+        """Called by the client with the newest version that both sides know."""
+        if request_struct_class.API_VERSION < _NAMES_FIRST:
+            raise IncompatibleBrokerVersion("the group cannot be asked without joining it")
+        return super().build(request_struct_class)
 
 
 async def close_consumer(consumer: AIOKafkaConsumer) -> None:

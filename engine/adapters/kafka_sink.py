@@ -11,7 +11,15 @@ from typing import Any, Final, Self
 
 import anyio
 from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import (
+    KafkaError,
+    LeaderNotAvailableError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+    TopicAuthorizationFailedError,
+)
+from aiokafka.protocol.produce import ProduceRequest
 
 from engine.adapters.dead_letters import StoredDeadLetter
 from engine.adapters.kafka_client import (
@@ -24,7 +32,7 @@ from engine.adapters.kafka_client import (
     topic_partitions,
 )
 from engine.adapters.kafka_errors import Connection, kafka_errors
-from engine.adapters.kafka_topics import ensure_topic
+from engine.adapters.kafka_topics import check_topic_can_be_made, ensure_topic, topic_exists
 from engine.core.facts import DeadLetter, Record
 from engine.errors import LogRefused, LogUnavailable
 from engine.settings import KafkaSettings
@@ -197,6 +205,20 @@ class KafkaDeadLetters:
             self._batch_bytes = _ONE_BY_ONE  # the batch is too large, which says nothing of a letter
             await self.put(letters)
 
+    async def check(self) -> None:
+        """Try all that the first letter will need, and write none. Raises LogRefused, or LogUnavailable.
+
+        A produce request without records is refused for its lack of them, but only after the right has been asked for.
+        """
+        if not await topic_exists(self._connection, self._topic):
+            await check_topic_can_be_made(self._connection, self._topic, _KEEP_FOREVER)
+        else:
+            with kafka_errors(f"trying to write to {self._topic}"):
+                async with connected(self._connection) as client:
+                    await _try_to_write(client, self._topic, request_timeout_s(self._connection))
+        async with KafkaSink(self._connection, idempotent=self._idempotent):
+            pass
+
     async def read(self) -> AsyncIterator[StoredDeadLetter]:
         """All letters that stand there now, each once, oldest first within a partition; none without the topic.
 
@@ -232,3 +254,15 @@ class KafkaDeadLetters:
         if self._sink is not None:
             sink, self._sink = self._sink, None
             await sink.__aexit__(None, None, None)
+
+
+async def _try_to_write(client: AIOKafkaClient, topic: str, timeout_s: float) -> None:
+    partition = min(await topic_partitions(client, topic, timeout_s), default=0)
+    leader = client.cluster.leader_for_partition(TopicPartition(topic, partition))
+    if leader is None or leader == -1:
+        raise LeaderNotAvailableError(topic)
+    request = ProduceRequest(None, -1, int(timeout_s * 1000), [(topic, [(partition, b"")])])
+    for _topic, answers in (await client.send(leader, request)).topics:
+        for _partition, code, *_ in answers:
+            if code == TopicAuthorizationFailedError.errno:
+                raise TopicAuthorizationFailedError(topic)

@@ -74,6 +74,15 @@ async def cleanup_policy(client: AIOKafkaClient, topic: str, timeout_s: float) -
     return next((value for name, value, *_ in settings if name == _CLEANUP_POLICY), None)
 
 
+async def check_topic_can_be_made(connection: Connection, topic: str, configs: Mapping[str, str] | None = None) -> None:
+    """Ask the brokers whether the topic might be made, without making it. Raises LogRefused with the reason if not."""
+    async with _admin(connection, f"trying whether {topic} can be made") as admin:
+        new = NewTopic(topic, 1, -1, {}, dict(configs or {}))
+        for _topic, code, *message in (await admin.create_topics([new], validate_only=True)).topic_errors:
+            if code not in (NoError.errno, TopicAlreadyExistsError.errno):
+                raise for_code(code)(*message)
+
+
 @asynccontextmanager
 async def _admin(connection: Connection, doing: str) -> AsyncIterator[AIOKafkaAdminClient]:
     with kafka_errors(doing):

@@ -5,7 +5,7 @@ and no other way, so what stands in Redis is always of one version. Whether ther
 only in that every question goes to the server that has the key (`at`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain, islice
 from types import TracebackType
@@ -73,8 +73,24 @@ _READS: Final = {
 """How to read a key of each type whole."""
 
 
+READS_ASKED: Final = (
+    ("EXISTS",),
+    ("GET",),
+    ("HGET", "field"),
+    ("HGETALL",),
+    ("HMGET", "field"),
+    ("LRANGE", 0, -1),
+    ("TYPE",),
+    ("ZCARD",),
+    ("ZRANGE", 0, -1),
+    ("ZRANGEBYSCORE", "-inf", "+inf"),
+)
+"""The commands that reading takes, with what follows the key."""
+
+
 class ServerInfo(msgspec.Struct, frozen=True):
-    """What `doctor` wants to know of the server. `save` is None when the user may not read the configuration."""
+    """What `doctor` wants to know of the server. `save` is None when the user may not read the configuration;
+    `save_fault` says that it could not save, and takes no writes for that; None when it can."""
 
     address: str
     product: str
@@ -85,6 +101,7 @@ class ServerInfo(msgspec.Struct, frozen=True):
     maxmemory_policy: str
     appendonly: bool
     save: str | None
+    save_fault: str | None = None
 
 
 class _Listing(msgspec.Struct, frozen=True):
@@ -189,6 +206,28 @@ class RedisStore:
             case _:
                 raise _unexpected(reply)
 
+    async def check_reading(self, stream: str) -> None:
+        """Ask each question that a start, `verify` or an API asks, of a key that is not there. Raises StoreForbidden,
+        naming the command that the user may not run."""
+        names = self._keys(stream)
+        server = await self._client.at(names.rights)
+        for command, *words in READS_ASKED:
+            try:
+                await server.ask(partial(_execute, (command, names.rights, *words)))
+            except StoreForbidden as error:
+                raise _lacks(command, f"keys {names.prefix}:*", str(error)) from None
+        try:
+            await server.scan(names.rights)
+            await server.ask_at_once(partial(_execute, ("GET", names.rights)), is_bulk=False)
+        except StoreForbidden as error:
+            raise _lacks("SCAN, MULTI and EXEC", f"keys {names.prefix}:*", str(error)) from None
+
+    async def check_channel(self, stream: str) -> None:
+        """Subscribe to the stream's updates for a moment. Raises StoreForbidden when the user may not."""
+        names = self._keys(stream)
+        async with (await self._client.at(names.checkpoint)).listening(names.updates):
+            pass
+
     async def commit(self, commits: Sequence[Commit]) -> list[Outcome]:
         """See `StateStore`. Raises StateError when a key is of another type than is written to it; nothing is then.
 
@@ -272,8 +311,9 @@ class RedisStore:
         (info,) = await server.ask(lambda pipeline: pipeline.info())
         try:
             (config,) = await server.ask(lambda pipeline: pipeline.config_get("save"))
+            (stops,) = await server.ask(lambda pipeline: pipeline.config_get("stop-writes-on-bgsave-error"))
         except ConfigurationError:
-            config = {}
+            config, stops = {}, {}
         product = "valkey" if "valkey_version" in info else "redis"
         return ServerInfo(
             address=server.address,
@@ -284,6 +324,7 @@ class RedisStore:
             maxmemory_policy=str(info["maxmemory_policy"]),
             appendonly=bool(info["aof_enabled"]),
             save=config.get("save"),
+            save_fault=_save_fault(info, stops.get("stop-writes-on-bgsave-error") != "no"),
         )
 
     def _keys(self, stream: str) -> Keys:
@@ -550,6 +591,19 @@ class RedisShadowStore(RedisStore):
 
 
 _MARKS: Final = ("generation", "keys_created", "next_offset", "commit", "aggregates")
+
+
+def _save_fault(info: Mapping[str, Any], stops: bool) -> str | None:
+    """Why the server takes no writes."""
+    if stops and info.get("rdb_last_bgsave_status", "ok") != "ok":
+        return "its last snapshot failed, and stop-writes-on-bgsave-error is set (MISCONF)"
+    if info.get("aof_last_write_status", "ok") != "ok":
+        return "it could not write its append-only file (MISCONF)"
+    return None
+
+
+def _execute(command: Sequence[str | int], pipeline: Pipeline) -> None:
+    pipeline.execute_command(*command)
 
 
 def _marks_of(checkpoints: Sequence[str], pipeline: Pipeline) -> None:

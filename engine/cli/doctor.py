@@ -6,13 +6,14 @@ from typing import Final, Literal
 import anyio
 import msgspec
 
-from engine.adapters.kafka_client import connection_options
-from engine.adapters.kafka_topics import topic_exists
-from engine.adapters.redis import ServerInfo
+from engine.adapters.kafka_client import check_group
+from engine.adapters.kafka_sink import KafkaDeadLetters
+from engine.adapters.redis import RedisStore, ServerInfo
 from engine.cli import options, output
 from engine.cli.bootstrap import only_stream, open_log, open_store, plan_of
 from engine.cli.options import Common
-from engine.errors import CrashfoldError
+from engine.errors import CrashfoldError, Refused
+from engine.ports import EventLog
 from engine.settings import Settings
 
 DEADLINE_S: Final = 15.0
@@ -71,20 +72,48 @@ async def _within_deadline(
 
 async def _redis(settings: Settings) -> list[Finding]:
     async with open_store(settings) as store:
+        await store.ping()
         findings = []
-        for info in await store.server_infos():
-            told = f"{info.product} {info.version}, {info.role}"
-            findings.append(Finding("redis", "ok", f"{told}, {info.address}" if settings.redis.cluster else told))
-            findings += judged(info)
+        try:
+            for info in await store.server_infos():
+                told = f"{info.product} {info.version}, {info.role}"
+                findings.append(Finding("redis", "ok", f"{told}, {info.address}" if settings.redis.cluster else told))
+                findings += judged(info)
+        except Refused as error:
+            findings.append(Finding("redis", "warning", f"its version and settings were not looked at: {error}"))
         only = only_stream(settings)
-        if only is not None and (stored := await store.load(only)) is not None:
-            matches = stored.checkpoint.fingerprint == plan_of(settings).fingerprint
-            findings.append(
-                Finding("state", "ok", f"stream {only} at version {stored.version}")
-                if matches
-                else Finding("state", "failed", "made with other settings: rebuild by `crashfold replay`")
-            )
+        stream = only or settings.engine.stream
+        findings += [
+            await _tried("redis writing", "every command of a commit", lambda: store.check_rights(stream)),
+            await _tried("redis reading", "every question", lambda: store.check_reading(stream)),
+            await _tried("redis channel", "updates are told", lambda: store.check_channel(stream), "warning"),
+        ]
+        if only is not None:
+            findings += await _state(settings, store, only)
         return findings
+
+
+async def _tried(
+    check: str, detail: str, attempt: Callable[[], Awaitable[object]], otherwise: Verdict = "failed"
+) -> Finding:
+    """What came of one attempt."""
+    try:
+        await attempt()
+    except CrashfoldError as error:
+        return Finding(check, otherwise, str(error))
+    return Finding(check, "ok", detail)
+
+
+async def _state(settings: Settings, store: RedisStore, only: str) -> list[Finding]:
+    try:
+        stored = await store.load(only)
+    except CrashfoldError as error:
+        return [Finding("state", "failed", str(error))]
+    if stored is None:
+        return []
+    if stored.checkpoint.fingerprint != plan_of(settings).fingerprint:
+        return [Finding("state", "failed", "made with other settings: rebuild by `crashfold replay`")]
+    return [Finding("state", "ok", f"stream {only} at version {stored.version}")]
 
 
 def judged(info: ServerInfo) -> list[Finding]:
@@ -96,11 +125,14 @@ def judged(info: ServerInfo) -> list[Finding]:
         findings.append(
             Finding("redis version", "warning", "has a known hole in Lua scripting (CVE-2025-49844): update the server")
         )
-    if info.maxmemory_bytes and info.maxmemory_policy != "noeviction":
+    if info.save_fault is not None:
+        findings.append(Finding("redis writes", "failed", f"{info.save_fault}: look at its log and disk"))
+    if info.maxmemory_policy != "noeviction":
+        evicts = f"maxmemory-policy {info.maxmemory_policy} may evict state: set noeviction"
         findings.append(
-            Finding(
-                "redis memory", "failed", f"maxmemory-policy {info.maxmemory_policy} may evict state: set noeviction"
-            )
+            Finding("redis memory", "failed", evicts)
+            if info.maxmemory_bytes
+            else Finding("redis memory", "warning", f"{evicts} before maxmemory is set")
         )
     if not info.appendonly and not info.save:
         findings.append(
@@ -121,16 +153,37 @@ def is_safe(info: ServerInfo) -> bool:
 
 async def _kafka(settings: Settings) -> list[Finding]:
     kafka = settings.kafka
-    if not await topic_exists(connection_options(kafka), kafka.topic):
-        return [
-            Finding("kafka", "ok", kafka.bootstrap_servers),
-            Finding(
-                "topic", "failed", f"there is no topic {kafka.topic}: make it, or publish to it by `crashfold publish`"
-            ),
-        ]
+    dead_letters = KafkaDeadLetters.from_settings(kafka, idempotent=kafka.enable_idempotence)
     async with open_log(settings) as event_log:
         findings = [Finding("kafka", "ok", kafka.bootstrap_servers)]
-        for number in sorted(await event_log.partitions()):
-            bounds = await event_log.bounds(number)
-            findings.append(Finding(f"topic {kafka.topic}/{number}", "ok", f"offsets {bounds.begin} to {bounds.end}"))
-        return findings
+        try:
+            numbers = sorted(await event_log.partitions())
+        except CrashfoldError as error:
+            numbers = []
+            findings.append(Finding("topic", "failed", str(error)))
+        else:
+            if not numbers:
+                findings.append(
+                    Finding(
+                        "topic",
+                        "failed",
+                        f"there is no topic {kafka.topic}: make it, or publish to it by `crashfold publish`",
+                    )
+                )
+        for number in numbers:
+            findings.append(await _read(event_log, number))
+            if findings[-1].verdict == "failed":
+                break  # the others would say the same, each after its deadline
+    if kafka.assignment == "group":
+        findings.append(await _tried("group", f"{kafka.group_id} would give a place", lambda: check_group(kafka)))
+    written = f"{dead_letters.topic} takes letters, or could be made"
+    return [*findings, await _tried("dead letters", written, dead_letters.check)]
+
+
+async def _read(event_log: EventLog, number: int) -> Finding:
+    check = f"topic {event_log.topic}/{number}"
+    try:
+        bounds = await event_log.bounds(number)
+    except CrashfoldError as error:
+        return Finding(check, "failed", str(error))
+    return Finding(check, "ok", f"offsets {bounds.begin} to {bounds.end}")

@@ -68,13 +68,15 @@ log = structlog.get_logger()
 
 class Limits(msgspec.Struct, frozen=True):
     """How the line is paced: games a poll, milliseconds to wait for more of them, games held in memory, how long a poll
-    waits while nothing comes, and of how many streams the commits go at once."""
+    waits while nothing comes, of how many streams the commits go at once, and how many games of the window may wait for
+    a commit: some 40 MB, for Redis has limits for what it takes at once."""
 
     batch_games_max: int = 20_000
     linger_ms: int = 0
     games_held_max: int = 10_000_000
     poll_wait_s: float = 0.5
     streams_at_once: int = 50
+    commit_games_max: int = 200_000
 
 
 class Processor:
@@ -127,6 +129,7 @@ class Processor:
         self._look_due_s = 0.0
         self._recognise_due_s = 0.0
         self._settled_s = self._settling_took_s = 0.0
+        self._waiting_games = 0
 
     @property
     def only_stream(self) -> str | None:
@@ -181,6 +184,7 @@ class Processor:
         async with task_group() as tasks:
             tasks.start_soon(self._poll_ahead)
             await self._bury(letters)
+            self._waiting_games += polled.count
             if self._is_due(polled):
                 await self.settle()
             if polled.count:
@@ -350,6 +354,7 @@ class Processor:
         if clashes := await self.commit():
             await self._reconcile(clashes)
         self._partitions.committed()
+        self._waiting_games = 0
         self._settled_s = self._clock.monotonic_s()
         self._settling_took_s = self._settled_s - started_s
         await self._look_after_the_store()
@@ -361,7 +366,12 @@ class Processor:
             return True
         folding_s = self._clock.monotonic_s() - self._settled_s
         due_s = min(SETTLED_AT_LEAST_EVERY_S, FOLDING_PER_SETTLING * self._settling_took_s)
-        return folding_s >= due_s or self._streams.weight > self._limits.games_held_max
+        waiting = min(self._waiting_games, self._plan.settings.window_games)
+        return (
+            folding_s >= due_s
+            or waiting >= self._limits.commit_games_max
+            or self._streams.weight > self._limits.games_held_max
+        )
 
     async def _poll_ahead(self) -> None:
         """Poll, and while records come in such numbers that the engine must be behind, poll on: one big commit costs

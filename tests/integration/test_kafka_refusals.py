@@ -204,6 +204,9 @@ def test_a_right_that_is_missing_ends_the_engine_with_78_and_is_named(
     deployed.publish([*in_order(chain(3)), Message(0, b"crash", b"no game")])
     guarded.allow(user, RIGHTS[user])
     deployed.configure({"kafka": login(guarded, user)})
+    beforehand = deployed.run("doctor", "--json")
+    assert beforehand.code == 1, beforehand.err
+    assert any(named in one["detail"] for one in beforehand.json["findings"] if one["verdict"] == "failed")
     done = deployed.run("run", "--until-caught-up")
     assert done.code == 78, done.err
     assert named in done.err
@@ -211,7 +214,10 @@ def test_a_right_that_is_missing_ends_the_engine_with_78_and_is_named(
 
 
 def test_a_session_time_out_beyond_the_bounds_of_the_broker_ends_with_78(deployed: Deployment) -> None:
+    assert "failed" not in {one["verdict"] for one in deployed.done("doctor", "--json").json["findings"]}
     deployed.configure({"kafka": {"session_timeout_ms": 60_001}})
+    beforehand = deployed.run("doctor", "--json")
+    assert "kafka.session_timeout_ms" in beforehand.out
     done = deployed.run("run")
     assert done.code == 78, done.err
     assert "kafka.session_timeout_ms" in done.err

@@ -135,6 +135,17 @@ async def test_far_behind_a_commit_does_not_wait_longer_than_a_reader_should(dep
     assert max(later - earlier for earlier, later in pairwise(sorted(seen))) <= SETTLED_AT_LEAST_EVERY_S + 1
 
 
+async def test_far_behind_a_commit_does_not_become_larger_than_redis_takes(deployment: Deployment) -> None:
+    deployment = Deployment(only=deployment.only, commit_s=100.0)
+    deployment.publish(*GAMES)
+    seen = {0}
+    async with deployment.engine(limits=Limits(batch_games_max=2, poll_wait_s=0, commit_games_max=4)) as engine:
+        while await deployment.games() < len(GAMES):
+            await steps(engine, 1)
+            seen.add(await deployment.games())
+    assert max(later - earlier for earlier, later in pairwise(sorted(seen))) <= 4
+
+
 async def test_what_was_folded_and_not_committed_is_folded_again_after_a_kill(deployment: Deployment) -> None:
     deployment = Deployment(only=deployment.only, commit_s=1.0)
     deployment.publish(*GAMES)
