@@ -139,6 +139,7 @@ class _Supervisor:
         self._running: dict[int, tuple[int, float]] = {}
         self._stopping = False
         self._failed = False
+        self._refused = False
 
     def start(self, number: int) -> None:
         """Start worker `number`."""
@@ -184,6 +185,8 @@ class _Supervisor:
             else:
                 log.error("worker_ended", worker=number, code=os.waitstatus_to_exitcode(status))
                 self.start(number)
+        if self._refused:
+            raise ConfigurationError("a worker was refused; what it said stands above")
         if self._failed:
             raise CrashfoldError("a worker failed; what it said stands above")
 

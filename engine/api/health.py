@@ -4,14 +4,17 @@ It is ready while it can answer, from the store or not: taken out of a balancer 
 from is in the notes.
 """
 
+from collections.abc import Callable
+
 from engine.api.follower import Followers
 
 
 class ApiHealth:
-    """What the probes ask."""
+    """What the probes ask. `others` says why the processes that answer on the same port do not."""
 
-    def __init__(self, followers: Followers) -> None:
+    def __init__(self, followers: Followers, others: Callable[[], list[str]] = list) -> None:
         self._followers = followers
+        self._others = others
         self.stopping = False
 
     def live(self) -> list[str]:
@@ -22,7 +25,7 @@ class ApiHealth:
         """Why requests should go elsewhere."""
         if self.stopping:
             return ["it is about to stop"]
-        return self.started()
+        return self.started() + self._others()
 
     def started(self) -> list[str]:
         """Why nothing can be answered yet."""

@@ -11,6 +11,7 @@ import structlog
 
 from engine.adapters import web
 from engine.adapters.api_metrics import ApiMetrics
+from engine.adapters.beats import Beats
 from engine.adapters.redis_reader import RedisReader
 from engine.adapters.service_manager import tell_service_manager
 from engine.api import page
@@ -29,7 +30,7 @@ from engine.settings import Settings
 log = structlog.get_logger()
 
 
-async def serve_api(settings: Settings, reserved: socket.socket, worker: int = 0) -> None:
+async def serve_api(settings: Settings, reserved: socket.socket, beats: Beats, worker: int = 0) -> None:
     """The read side as a service on the reserved address, until it is told to stop."""
     only, metrics, zones = only_stream(settings), ApiMetrics(worker), Zones()
     fairness = FairnessCheck.of(settings.fairness.check, settings.fairness.salt, settings.fairness.variant)
@@ -51,7 +52,7 @@ async def serve_api(settings: Settings, reserved: socket.socket, worker: int = 0
         limits=LiveLimits(clients_max=settings.api.live_clients_max),
         default_stream=followers.default_stream,
     )
-    health = ApiHealth(followers)
+    health = ApiHealth(followers, lambda: beats.stale(CLOCK))
     metrics.look = lambda: metrics.follow(
         {one.stream: (one.held.version, one.age_s, one.is_replica) for one in followers.all()}
     )
@@ -72,6 +73,7 @@ async def serve_api(settings: Settings, reserved: socket.socket, worker: int = 0
 
     async with reader, followers.running(), live.running(), anyio.create_task_group() as tasks:
         tasks.start_soon(answers.share)
+        tasks.start_soon(beats.keep, worker, CLOCK)
         tasks.start_soon(tell_service_manager, health, CLOCK)
         host, port = reserved.getsockname()[:2]
         log.info("api_listens", address=f"http://{host}:{port}", worker=worker)

@@ -9,6 +9,7 @@ from typing import Final
 
 import structlog
 
+from engine.adapters.beats import Beats
 from engine.cli import options
 from engine.cli.options import Common
 from engine.settings import Settings
@@ -31,10 +32,11 @@ def serve(*, common: Common | None = None) -> None:
     log.info("files_allowed", files=files)
     if files < settings.api.live_clients_max + OTHER_FILES:
         log.warning("files_too_few", files=files, live_clients_max=settings.api.live_clients_max)
+    beats = Beats(settings.api.workers)
     with web.reserve(settings.api.host, settings.api.port) as reserved:
 
         def work(number: int) -> None:
-            _work(settings, reserved, number)
+            _work(settings, reserved, beats, number)
 
         if settings.api.workers == 1:
             work(0)
@@ -42,8 +44,8 @@ def serve(*, common: Common | None = None) -> None:
             web.run_workers(settings.api.workers, work)
 
 
-def _work(settings: Settings, reserved: socket.socket, number: int) -> None:
+def _work(settings: Settings, reserved: socket.socket, beats: Beats, number: int) -> None:
     from engine.cli.bootstrap_api import serve_api
 
     sys.setswitchinterval(SWITCH_S)
-    options.run(serve_api, settings, reserved, number)
+    options.run(serve_api, settings, reserved, beats, number)
