@@ -37,7 +37,7 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.consumer.fetcher import FetchError, FetchResult
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
-from aiokafka.errors import IllegalStateError, KafkaError, OffsetOutOfRangeError
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from engine.adapters.handover import Handover
 from engine.adapters.kafka_client import (
@@ -56,7 +56,7 @@ from engine.adapters.kafka_records import FetchedRecords
 from engine.adapters.kafka_topic_id import OneTopic, find_topic_id, printed
 from engine.adapters.kafka_topics import cleanup_policy
 from engine.core.facts import Bounds, Polled, Record, Records
-from engine.errors import LogUnavailable, LostRange
+from engine.errors import CrashfoldError, LogUnavailable, LostRange
 from engine.settings import KafkaSettings
 
 SILENCE_MAX_S: Final = 10.0
@@ -258,10 +258,10 @@ class KafkaLog:
             await anyio.lowlevel.checkpoint()
             return
         try:
-            with anyio.move_on_after(_REPORT_S):
+            with anyio.move_on_after(_REPORT_S), kafka_errors("committing the group's offsets"):
                 await self._consumer.commit(offsets)
-        except (KafkaError, IllegalStateError) as error:
-            _log.debug("the group's offsets were not committed: %r", error)
+        except CrashfoldError as error:
+            _log.debug("the group's offsets were not committed: %s", error)
 
     async def _connect(self) -> None:
         consumer = AIOKafkaConsumer(**self._options)

@@ -28,7 +28,7 @@ def masked_url(url: str) -> str:
 def masked_text(text: str) -> str:
     """A text without the passwords of the addresses in it."""
     if "://" in text:
-        return _OPTION.sub(_masked_option, _LOGIN_IN_TEXT.sub(_masked_login, text))
+        text = _OPTION.sub(_masked_option, _LOGIN_IN_TEXT.sub(_masked_login, text))
     return _BARE_LOGIN_IN_TEXT.sub(rf"\1:{MASK}@", text) if "@" in text else text
 
 
@@ -77,7 +77,7 @@ def redis_address(url: str) -> RedisAddress:
     is_unix = parts.scheme == "unix"
     if is_unix and (host or not parts.path.strip("/")):
         raise ValueError("is not unix:///path")
-    if not is_unix and (not host or not _is_host(host) or port == 0):
+    if not is_unix and (not host or not is_host(host) or port == 0):
         raise ValueError("names no host: it is redis://host:port/db or rediss://host:port/db")
     if parts.fragment:
         raise ValueError("has a # in it: write it as %23")
@@ -140,7 +140,7 @@ def _tls_option(name: str, value: str) -> str | bool:
     return value
 
 
-def _is_host(host: str) -> bool:
+def is_host(host: str) -> bool:
     """Whether that can be a name or an address: getaddrinfo raises odd errors for what cannot."""
     try:
         ipaddress.ip_address(host.partition("%")[0])
@@ -155,7 +155,7 @@ def host_of(server: str) -> str | None:
     try:
         parts = urlsplit(f"//{server.strip()}")
         whole = parts.netloc == server.strip() and "@" not in server
-        return parts.hostname if parts.port and whole and _is_host(parts.hostname or "") else None
+        return parts.hostname if parts.port and whole and is_host(parts.hostname or "") else None
     except ValueError:
         return None
 

@@ -114,7 +114,9 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigurationError(f"the settings file {path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"the settings file {path} is not UTF-8 at byte {error.start}") from None
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError:
+        raise ConfigurationError(f"the settings file {path} is nested too deeply") from None
+    except ValueError as error:  # a TOMLDecodeError, or a number of thousands of digits
         fault = str(error).replace("at end of document", f"at line {len(text.splitlines())}, the end of the file")
         raise ConfigurationError(f"the settings file {path} is not TOML: {fault}") from None
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
-from engine.settings.addresses import MASK, host_of, is_loopback, masked_url, redis_address
+from engine.settings.addresses import MASK, host_of, is_host, is_loopback, masked_url, redis_address
 from projections.settings import ProjectionSettings
 from schemas.fairness import DEFAULT_SALT, DEFAULT_VARIANT, Variant
 from schemas.game import DEFAULT_STREAM, is_stream_name
@@ -307,6 +307,7 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     port: Annotated[int, Meta(ge=0, le=65_535, description="The port for metrics and probes; 0: any free one.")] = 9464
 
     def __post_init__(self) -> None:
+        _require(is_host(self.host), "host", "is no name or address of a host")
         _require(is_stream_name(self.stream), "stream", "is no stream name: 1 to 64 of A-Z a-z 0-9 . _ -")
 
 
@@ -364,6 +365,7 @@ class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
     __rich_repr__ = _masked_fields
 
     def __post_init__(self) -> None:
+        _require(is_host(self.host), "host", "is no name or address of a host")
         _require(
             not self.token or len(self.token) >= _TOKEN_CHARACTERS_MIN,
             "token",
