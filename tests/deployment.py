@@ -36,6 +36,7 @@ from projections.plain import Arrivals
 from projections.settings import ProjectionSettings
 from schemas.chain import chain_of_games
 from schemas.game import Game, Unreadable, decode, encode, stream_name
+from tests.bombs import publish_batch
 from tests.games import GARBAGE
 
 T = TypeVar("T")
@@ -316,6 +317,10 @@ class Deployment:
                     await future
 
         _run(publish)
+
+    def publish_batch(self, batch: bytes, partition: int = 0) -> int:
+        """Put a batch on the topic as it stands; the offset of its first record."""
+        return _run(partial(publish_batch, self._connection, self.topic, batch, partition))
 
     def flow(self, messages: Sequence[Message], per_second: float) -> "Flow":
         """Records that arrive at a steady pace while a `with` block lasts."""

@@ -62,6 +62,8 @@ from engine.settings import KafkaSettings
 SILENCE_MAX_S: Final = 10.0
 WHOLE_FETCH_BYTES: Final = 4 << 20
 """Bytes of one fetch from one partition, at least, for those who read whole topics: some 20,000 games."""
+POLL_BYTES_MAX: Final = 32 << 20
+"""A poll that has so many bytes of records takes no more; what one partition has unpacked comes on top."""
 _LOOK_AGAIN_S: Final = 0.5
 """How often a waiting poll looks for what nothing wakes it for: new partitions, dead tasks."""
 _BETWEEN_POLLS_S: Final = 1.0
@@ -379,11 +381,13 @@ class KafkaLog:
         return any(TopicPartition(self._topic, partition) in buffers for partition in self._handover.positions)
 
     def _take(self, consumer: AIOKafkaConsumer, games_max: int) -> tuple[Records, ...]:
-        """At most `games_max` records, the partitions in turn, beginning behind the one that was served last.
+        """At most `games_max` records, or enough bytes, the partitions in turn, beginning behind the one that was
+        served last.
 
         Raises an error found in a buffer only when there are no records to return: then nothing is lost by it.
         """
         taken: list[Records] = []
+        room = POLL_BYTES_MAX
         positions = self._handover.positions
         for partition in sorted(positions, key=lambda partition: (partition <= self._served_last, partition)):
             try:
@@ -397,8 +401,9 @@ class KafkaLog:
             positions[partition] = records.next_offset
             taken.append(records)
             games_max -= len(records)
+            room -= records.bytes_held
             self._served_last = partition
-            if games_max <= 0:
+            if games_max <= 0 or room <= 0:
                 break
         return tuple(taken)
 

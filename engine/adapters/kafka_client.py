@@ -129,8 +129,8 @@ async def partition_record(client: AIOKafkaClient, tp: TopicPartition, offset: i
         answer = await _fetch(client, tp, offset, timeout_s)
     except OffsetOutOfRangeError:
         return None
-    records = FetchedRecords(answer[-1], _aborted(answer), offset).take(tp.partition, 1)
-    return records.record(0) if records.offsets.tolist() == [offset] else None
+    record = FetchedRecords(answer[-1], _aborted(answer), offset).first(tp.partition)
+    return record if record is not None and record.offset == offset else None
 
 
 async def partition_records(client: AIOKafkaClient, tp: TopicPartition, timeout_s: float) -> AsyncIterator[Any]:

@@ -65,6 +65,8 @@ def sort_out(
         for name, stream in streams.items():
             streams[name], unfair = _fair(stream, fairness)
             rejected += unfair
+    if records.unread:
+        rejected = [_explained(records, one) for one in rejected]
     return Batch(streams, sorted(rejected))
 
 
@@ -91,6 +93,12 @@ def joined_by_partition(pieces: Iterable[Records]) -> list[Records]:
     for piece in pieces:
         by_partition.setdefault(piece.partition, []).append(piece)
     return [Records.joined(some) for some in by_partition.values()]
+
+
+def _explained(records: Records, rejected: tuple[int, Reason, str]) -> tuple[int, Reason, str]:
+    """The same, with what the log knows of a record that it does not have whole."""
+    row, reason, detail = rejected
+    return row, reason, records.unread.get(int(records.offsets[row]), detail) if reason == "unreadable" else detail
 
 
 def _named(keys: Packed, only: str | None) -> tuple[dict[str, Ints], list[tuple[int, Reason, str]]]:

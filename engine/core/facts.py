@@ -5,7 +5,7 @@ from a count.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -37,6 +37,8 @@ class Records(msgspec.Struct, frozen=True):
     timestamps_ms: Ints
     keys: Packed
     values: Packed
+    unread: Mapping[int, str] = {}
+    """Why the records of these offsets, which no game can be in, are not here as they were written."""
 
     @classmethod
     def of(cls, partition: int, next_offset: int, records: Sequence[Record]) -> "Records":
@@ -62,10 +64,16 @@ class Records(msgspec.Struct, frozen=True):
             np.concatenate([piece.timestamps_ms for piece in pieces]),
             Packed.joined([piece.keys for piece in pieces]),
             Packed.joined([piece.values for piece in pieces]),
+            {offset: why for piece in pieces for offset, why in piece.unread.items()},
         )
 
     def __len__(self) -> int:
         return len(self.offsets)
+
+    @property
+    def bytes_held(self) -> int:
+        """How large the buffer is in which the values stand, and as a rule the keys."""
+        return len(self.values.buffer)
 
     def record(self, row: int) -> Record:
         """The record of that row."""
@@ -80,6 +88,7 @@ class Records(msgspec.Struct, frozen=True):
             self.timestamps_ms[start:stop],
             self.keys.part(start, stop),
             self.values.part(start, stop),
+            self.unread,
         )
 
     def rows(self, rows: Ints | Sequence[int]) -> "Records":
@@ -91,6 +100,7 @@ class Records(msgspec.Struct, frozen=True):
             self.timestamps_ms[rows],
             self.keys.rows(rows),
             self.values.rows(rows),
+            self.unread,
         )
 
 
@@ -108,6 +118,11 @@ class Polled(msgspec.Struct, frozen=True):
     def count(self) -> int:
         """How many records there are."""
         return sum(map(len, self.records))
+
+    @property
+    def bytes_held(self) -> int:
+        """How large the buffers of the records are."""
+        return sum(records.bytes_held for records in self.records)
 
     def with_more(self, more: "Polled") -> "Polled":
         """This and what the next poll brought. Partitions have changed hands in one of the two at most."""

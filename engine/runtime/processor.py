@@ -52,6 +52,8 @@ LOOKED_AT_PER_S: Final = 500
 
 BEHIND_RECORDS: Final = 500
 """So many records at once do not come from tables that are played on: the engine is behind."""
+STEP_BYTES: Final = 32 << 20
+"""So many bytes of records are enough for a step, however few the records are."""
 BEHIND_WAIT_S: Final = 0.05
 BUSY_S: Final = 0.1
 """A poll that ends so much later than it should has not been listening."""
@@ -381,7 +383,7 @@ class Processor:
         try:
             newest = ahead = self._ahead = await self._listen()
             while (missing := limits.batch_games_max - ahead.count) > 0 and not (newest.gained or newest.lost):
-                if newest.count >= BEHIND_RECORDS:
+                if newest.count >= BEHIND_RECORDS and ahead.bytes_held < STEP_BYTES:
                     wait_s = min(BEHIND_WAIT_S, limits.poll_wait_s)
                 elif linger_s and newest is ahead and newest.count:
                     await self._clock.sleep(linger_s)

@@ -28,7 +28,7 @@ from engine.errors import (
 from engine.ports import Clock, DeadLetters, EventLog, ShadowStore, StateStore
 from engine.runtime.health import HealthBoard
 from engine.runtime.patience import Patience
-from engine.runtime.processor import Processor
+from engine.runtime.processor import STEP_BYTES, Processor
 from engine.runtime.streams import Clash, Held
 from schemas.game import DEFAULT_STREAM, Unreadable, stream_name
 
@@ -216,8 +216,8 @@ class Rebuild:
     async def _read(self) -> None:
         """Fold a big batch: what comes until it is big enough, or comes to the end, or comes no more."""
         pieces: dict[int, list[Records]] = {}
-        games = 0
-        while games < FULL_AT * BATCH_GAMES:
+        games = bytes_held = 0
+        while games < FULL_AT * BATCH_GAMES and bytes_held < STEP_BYTES:
             try:
                 polled = await self._poll(BATCH_GAMES)
             except LostRange:
@@ -231,6 +231,7 @@ class Rebuild:
             for records in polled.records:
                 pieces.setdefault(records.partition, []).append(records)
             games += polled.count
+            bytes_held += polled.bytes_held
             self._records += polled.count
             total = sum(end - self._begins[number] for number, end in self._ends.items())
             self._progressed(Progress(self._records, max(total, self._records)))

@@ -3,11 +3,13 @@
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from schemas.game import decode
-from tests.deployment import Deployment, Engine, NewDeployment, chain, in_order
+from schemas.game import decode, encode
+from tests.bombs import Entry, packed_batch
+from tests.deployment import Deployment, Engine, Letter, NewDeployment, chain, in_order
 from tests.servers import RedisServer
 
 GAMES = chain(2_000)
@@ -46,6 +48,50 @@ def test_records_that_retention_took_stop_the_engine_until_the_gap_is_accepted(d
     deployment.done("replay", "--accept-gap")
     assert deployment.total() == 400
     assert deployment.verified()["crash"]["games"] == 400
+
+
+def test_batches_that_unpack_to_gigabytes_cost_neither_memory_nor_the_group(deployment: Deployment) -> None:
+    games = iter(GAMES)
+
+    def some(count: int) -> list[Entry]:
+        return [(b"crash", encode(next(games))) for _ in range(count)]
+
+    big, bomb = 300_000_000, list[Entry]([(b"crash", 500_000_000)])
+    batches: list[tuple[str, list[Entry]]] = [
+        *[("zstd", bomb)] * 4,
+        ("zstd", [*some(3), (b"crash", big), *some(3), (None, big), *some(3)]),
+        ("gzip", [*some(3), (b"crash", big // 2), *some(3)]),
+        ("lz4", [*some(3), (b"crash", big // 2), *some(3)]),
+        ("snappy", [*some(3), (b"crash", big // 20), *some(3)]),
+        ("zstd", [*[(b"crash", 60_000)] * 1_500, *some(3)]),  # none too large, and many of them
+    ]
+    deployment.configure({"kafka": {"session_timeout_ms": 6_000, "heartbeat_interval_ms": 1_000}})
+    with deployment.engine() as engine:
+        deployment.publish_batch(packed_batch("lz4", some(100)))
+        engine.until(lambda: deployment.total() == 100, "the first games are folded")
+        before = _peak_bytes(engine.process.pid)
+        expected, folded = list[Letter](), 100
+        for codec, entries in batches:
+            offset = deployment.publish_batch(packed_batch(codec, entries))
+            bad = [offset + i for i, (_, value) in enumerate(entries) if isinstance(value, int)]
+            expected += [Letter(0, one, "unreadable") for one in bad]
+            folded += len(entries) - len(bad)
+        deployment.publish_batch(packed_batch("none", some(10)))
+        engine.until(lambda: deployment.total() == folded + 10, "the games around and behind them are folded")
+        assert _peak_bytes(engine.process.pid) - before < 300 << 20
+        assert sum(event["event"] == "partition_gained" for event in engine.events) == 1
+    assert deployment.dead_letters() == expected
+    deployment.verified()
+    deployment.done("replay")
+    deployment.verified()
+    letters = deployment.done("dead-letters", "list", "--json").json
+    assert "the value has 500000000 bytes" in letters[0]["detail"]
+
+
+def _peak_bytes(pid: int) -> int:
+    """The most memory that the process has had."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM"))
 
 
 def test_retention_that_overtakes_a_slow_engine_stops_it_too(deployment: Deployment) -> None:

@@ -65,6 +65,17 @@ def test_a_key_that_is_no_name_makes_no_stream() -> None:
     assert [(row, reason) for row, reason, _ in found.rejected] == [(0, "unreadable"), (1, "unreadable")]
 
 
+def test_why_a_record_is_not_there_as_it_was_written_is_its_letters_detail() -> None:
+    read = records((b"a", encode(game(1))), (b"", None), (b"a", b" " * 70_000), (b"b", b"x" * 70_000))
+    read = msgspec.structs.replace(read, unread={101: "cannot be unpacked", 102: "it was long", 103: "so was this"})
+    found = sort_out(read, "a")
+    assert found.rejected[:2] == [(1, "unreadable", "cannot be unpacked"), (2, "unreadable", "it was long")]
+    assert found.rejected[2][1] == "stream"
+    assert "stream b" in found.rejected[2][2]
+    letter = batch.dead_letter("games", read, 1, "unreadable", found.rejected[0][2])
+    assert letter.record == Record(101, 1_101, b"", None)
+
+
 def test_where_there_is_one_stream_alone_the_others_are_rejected_unread() -> None:
     found = sort_out(records((b"a", encode(game(1))), (b"b", b"x"), (None, encode(game(1)))), "a")
     assert list(found.streams) == ["a"]

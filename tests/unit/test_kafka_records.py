@@ -10,7 +10,10 @@ from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
 from aiokafka.record.util import calc_crc32c
 
 from engine.adapters.kafka_records import FetchedRecords
+from engine.adapters.kafka_unpacking import CannotUnpack, unpacked
 from engine.core.facts import Records
+from schemas.game import VALUE_BYTES_MAX
+from tests.bombs import Entry, packed_batch
 
 CODECS = [
     DefaultRecordBatch.CODEC_NONE,
@@ -29,6 +32,11 @@ def batch(base_offset: int, kept: Sequence[int], *, codec: int = 0, producer_id:
     data = bytearray(builder.build())
     data[0:8] = base_offset.to_bytes(8, "big")  # not covered by the checksum, as brokers write it
     return bytes(data)
+
+
+def rebased(data: bytes, base_offset: int) -> bytes:
+    """The batch as a broker puts it there."""
+    return base_offset.to_bytes(8, "big") + data[8:]
 
 
 def fetched(*batches: bytes, next_offset: int = 0, aborted: Sequence[tuple[int, int]] = ()) -> FetchedRecords:
@@ -150,14 +158,119 @@ def test_where_the_log_keeps_the_time_every_record_has_the_batchs() -> None:
     assert fetched(bytes(data), batch(3, range(1))).take(0, 9).timestamps_ms.tolist() == [5_000, 5_000, 5_000, 1_000]
 
 
-def test_a_batch_whose_records_do_not_fill_it_is_an_error_though_its_checksum_is_right() -> None:
-    short = bytearray(batch(10, range(10)))
-    short[57:61] = (9).to_bytes(4, "big")
-    short[17:21] = calc_crc32c(bytes(short[21:])).to_bytes(4, "big")
-    source = fetched(batch(0, range(10)), bytes(short), batch(20, range(10)))
-    assert offsets_of(source.take(0, 100)) == list(range(10))
-    with pytest.raises(CorruptRecordException, match="offset 10"):
-        source.take(0, 100)
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("damage", ["records", "offsets", "middle", "end", "codec"])
+def test_what_was_written_broken_is_there_with_nothing_in_it(codec: int, damage: str) -> None:
+    """Its checksum is right, so trying again would change nothing, and what stands behind it has to be read."""
+    broken = bytearray(batch(10, range(10), codec=codec))
+    match damage:
+        case "records":
+            broken[57:61] = (9).to_bytes(4, "big")
+        case "offsets":
+            broken[57:61] = (2**31 - 1).to_bytes(4, "big")
+        case "middle":
+            broken[85:95] = b"\xff" * 10
+        case "end":
+            del broken[-5:]
+            broken[8:12] = (len(broken) - 12).to_bytes(4, "big")
+        case "codec":
+            broken[22] = 7
+    broken[17:21] = calc_crc32c(bytes(broken[21:])).to_bytes(4, "big")
+    source = fetched(batch(0, range(10)), bytes(broken), batch(20, range(10), codec=codec))
+    taken = []
+    while not source.exhausted:
+        taken.append(source.take(0, 7))
+    records = Records.joined(taken)
+    offsets = records.offsets.tolist()
+    unread = [10] if damage in ("records", "offsets") else list(range(10, 20))
+    assert offsets == [*range(10), *unread, *range(20, 30)]
+    assert records.unread.keys() == set(unread)
+    assert all("offsets 10 to 19" in why for why in records.unread.values())
+    assert [value for value, key in zip(records.values, records.keys, strict=True) if key == b""] == [None] * len(
+        unread
+    )
+    assert records.next_offset == source.next_fetch_offset == 30
+
+
+@pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
+@pytest.mark.parametrize("games_max", [1, 5, 1000])
+def test_a_batch_that_unpacks_to_much_is_read_record_by_record(
+    codec: str, games_max: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.adapters.kafka_records.WHOLE_BYTES", 300_000)
+    monkeypatch.setattr("engine.adapters.kafka_records.PASSED_BYTES", 1_000_000)
+    big = 2_500_000
+    entries: list[Entry] = [
+        *[(b"a", b"%d" % number) for number in range(20)],
+        (b"a", VALUE_BYTES_MAX),
+        (b"b", big),
+        (None, b"between"),
+        (b"k" * 400_000, b"a long key"),
+        (b"c", VALUE_BYTES_MAX + 1),
+        (None, big),
+        (None, None),
+        *[(b"d", 60_000) for _ in range(12)],
+    ]
+    source = fetched(batch(0, range(3)), rebased(packed_batch(codec, entries), 3), batch(3 + len(entries), range(2)))
+    taken = []
+    while not source.exhausted:
+        records = source.take(0, games_max)
+        assert len(records) <= games_max
+        assert records.bytes_held < 1_000_000
+        taken.append(records)
+    records = Records.joined(taken)
+    assert records.offsets.tolist() == list(range(3 + len(entries) + 2))
+    read = list(zip(records.keys, records.values, strict=True))[3:-2]
+    for (key, value), (key_read, value_read) in zip(entries, read, strict=True):
+        whole = b" " * value if isinstance(value, int) else value
+        if key is not None and len(key) > 4096:
+            assert (key_read, value_read) == (key[:4096], b"")
+        else:
+            limit = VALUE_BYTES_MAX + 1 if value == big else None
+            assert (key_read, value_read) == (key, whole if whole is None else whole[:limit])
+    assert {offset: why.split(",")[0] for offset, why in records.unread.items()} == {
+        3 + 21: f"the value has {big} bytes",
+        3 + 23: "the key has 400000 bytes",
+        3 + 25: f"the value has {big} bytes",
+    }
+    one = fetched(rebased(packed_batch(codec, entries), 3), next_offset=25).first(0)
+    assert one is not None
+    assert (one.offset, one.value) == (25, b"between")
+
+
+@pytest.mark.parametrize("codec", ["gzip", "lz4", "zstd"])
+def test_a_batch_that_breaks_off_after_much_keeps_what_came_before(codec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.adapters.kafka_records.WHOLE_BYTES", 300_000)
+    broken = bytearray(rebased(packed_batch(codec, [(b"a", b"5"), (b"a", 3_000_000), (b"a", b"7"), (b"a", b"8")]), 5))
+    del broken[-30:]
+    broken[8:12] = (len(broken) - 12).to_bytes(4, "big")
+    broken[17:21] = calc_crc32c(bytes(broken[21:])).to_bytes(4, "big")
+    source = fetched(bytes(broken), batch(9, range(2)), next_offset=5)
+    records = source.take(0, 100)
+    assert records.offsets.tolist() == [5, 6, 7, 8, 9, 10]
+    assert records.values[0] == b"5"
+    assert records.unread.keys() >= {7, 8}
+
+
+@pytest.mark.parametrize("magic", [0, 1])
+def test_a_message_of_the_formats_before_unpacks_to_so_much_and_no_more(
+    magic: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builder = LegacyRecordBatchBuilder(magic, 1, 1 << 20)
+    for offset in range(3):
+        builder.append(offset, 1_000, b"key", b"%d" % offset, [])
+    data = bytes(builder.build())
+    assert offsets_of(fetched(data).take(0, 9)) == [0, 1, 2]
+    monkeypatch.setattr("engine.adapters.kafka_records.WHOLE_BYTES", 50)
+    source = fetched(data, batch(3, range(1)))
+    records = source.take(0, 9)
+    assert (list(records.unread), records.values[-1]) == ([records.offsets[0]], b"3")
+
+
+def test_no_header_makes_anybody_take_more_memory_than_the_data_may_need() -> None:
+    lying = b"\xff\xff\xff\xff\x0f" + b"\0" * 40
+    with pytest.raises(CannotUnpack, match="says that it is of 4294967295"):
+        list(unpacked(2, lying))
 
 
 def test_a_batch_that_is_cut_off_waits_for_the_next_fetch() -> None:
