@@ -7,6 +7,7 @@ import socket
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
+from itertools import count
 from typing import Any, Final, NamedTuple
 
 import anyio
@@ -43,6 +44,7 @@ class ToldFollower(Follower):
     def __init__(self, *games: Game, generation: str = "6f1c", version: int = 1) -> None:
         super().__init__("crash", MemoryReader(MemoryStore()), SystemClock())
         self.games = [*games]
+        self._commits = count(1)
         self._tell(generation, version)
 
     def commit(self, *games: Game) -> int:
@@ -50,14 +52,14 @@ class ToldFollower(Follower):
         self.games = sorted([*self.games, *games], key=lambda game: game.game_id)
         return self._tell(self.held.generation, self.held.version + 1)
 
-    def commit_more(self, count: int = 1) -> int:
+    def commit_more(self, games: int = 1) -> int:
         """The next version, with so many games more, each after the one before."""
-        return self.commit(*self._more(count))
+        return self.commit(*self._more(games))
 
-    def go_beyond(self, count: int) -> None:
+    def go_beyond(self, games: int) -> None:
         """So many games more, which came from the topic while the store is away."""
-        self.games += self._more(count)
-        self._tell(self.held.generation, self.held.version)
+        self.games += self._more(games)
+        self._tell(self.held.generation, self.held.version, self.held.base or self.held.standing)
 
     def promote(self, generation: str) -> int:
         """The next version, in that generation."""
@@ -72,14 +74,14 @@ class ToldFollower(Follower):
         for subscription in self._subscriptions:
             subscription.end()
 
-    def _more(self, count: int) -> list[Game]:
-        return games_at(*[2.0] * count, first_id=self.games[-1].game_id + 1 if self.games else 1)
+    def _more(self, games: int) -> list[Game]:
+        return games_at(*[2.0] * games, first_id=self.games[-1].game_id + 1 if self.games else 1)
 
-    def _tell(self, generation: str, version: int) -> int:
-        newest_id = self.games[-1].game_id if self.games else 0
-        games, commit_id = len(self.games), f"{version:016x}"
-        standing = Standing(generation, version, "games", 0, games, games, newest_id, commit_id)
-        self._hold(Held(standing, window(self.games)))
+    def _tell(self, generation: str, version: int, base: Standing | None = None) -> int:
+        newest_id, total = self.games[-1].game_id if self.games else 0, len(self.games)
+        commit = f"{next(self._commits):016x}"
+        standing = Standing(generation, version, "games", 0, total, total, newest_id, commit)
+        self._hold(Held(standing, window(self.games), base))
         return version
 
 
@@ -124,6 +126,11 @@ class Event(NamedTuple):
     name: str
     id: str
     data: Any
+
+    @property
+    def version(self) -> str:
+        """Generation and version, of all that its id says."""
+        return self.id.rsplit("-", 2)[0]
 
     @property
     def ids(self) -> list[int]:

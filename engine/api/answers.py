@@ -6,10 +6,10 @@ process is older than one before it. `ETag` stands only on answers that follow f
 """
 
 import hashlib
-import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import lru_cache
+from importlib.metadata import version
 from typing import Any, Final
 
 import anyio
@@ -38,7 +38,7 @@ from engine.api.questions import ZONE_HEADER, Limits
 from engine.api.routes import Asked, Request, Success, find, methods_of
 from engine.api.times import MINUTE_S, Zones
 from engine.api.view import View
-from engine.core.reading import CachedAnswer, Piece, Pieces
+from engine.core.reading import CachedAnswer, Cursor, Piece, Pieces
 from engine.errors import CrashfoldError, Unavailable
 from engine.ports import Clock, LiveReader
 from engine.settings import AnswerSource, Settings
@@ -143,6 +143,7 @@ class Answers:
             None: "computed",
         }
         self._calculate: Callable[[str], float | None] = calculation(settings)
+        self._settings_digest = _settings_digest(settings)
         self._shelves: dict[str, _Shelf] = {}
         self._making: dict[tuple[str, *_Key], anyio.Event] = {}
         self._costly: dict[tuple[str, Any], None] = {}
@@ -161,7 +162,7 @@ class Answers:
         if follower is None or shelf is None or shelf.held is not follower.held or follower.is_replica:
             return None
         known = headers.get("if-none-match")
-        if follower.is_behind or (known is not None and _version_known(known, follower.held) > follower.held.version):
+        if follower.is_behind or (known is not None and not all(map(follower.covers, Cursor.all_in(known)))):
             return None
         found = shelf.answers.get((method, path, query, headers.get(ZONE_HEADER, ""), body))
         if found is None or (found.until_us is not None and self._clock.now_ms() * 1000 >= found.until_us):
@@ -209,7 +210,7 @@ class Answers:
             return problem_reply(problems.unavailable("that version is not there yet", 1))
         known = request.headers.get("if-none-match")
         if found.is_behind or known is not None:
-            await found.catch_up(0 if known is None else _version_known(known, found.held))
+            await found.catch_up(() if known is None else Cursor.all_in(known))
         reply = await self._answer_once(asked, request, found)
         return reply.unless_known(known) if request.method == "GET" else reply
 
@@ -401,9 +402,9 @@ class Answers:
         """The reply, kept for the next who asks if it is worth it."""
         is_replica = follower.is_replica or held.is_beyond
         etag = None
-        if not asked.by_clock and not held.is_beyond and is_whole and held.generation:
+        if not asked.by_clock and not held.is_beyond and is_whole and held.standing.commit:
             zone = asked.terms.zone.name
-            etag = f'"{held.generation}-{held.version}{"" if zone == "UTC" else f"-{zone}"}"'.encode()
+            etag = f'"{held.cursor}-{self._settings_digest}{"" if zone == "UTC" else f"-{zone}"}"'.encode()
         route = asked.route.path
         reply = _success(held, body, "replica" if is_replica else source, etag, route)
         if is_replica:
@@ -424,13 +425,20 @@ class Answers:
         return int((self._clock.now_ms() * 1000 // step_us + 1) * step_us)
 
     def _may_share(self, asked: Asked, follower: Follower, held: Held) -> bool:
-        return bool(self._cache_ttl_s and not asked.by_clock and held.generation) and not (
+        return bool(self._cache_ttl_s and not asked.by_clock and held.standing.commit) and not (
             follower.is_replica or held.is_beyond or asked.route.kind is None
         )
 
     def _request_name(self, asked: Asked, request: Request, held: Held) -> str:
         """What the answer is called in the store: its route, for people, and a digest of all it depends on."""
-        parts = (held.generation, request.method, request.path, request.query, asked.terms.zone.name)
+        parts = (
+            str(held.cursor),
+            self._settings_digest,
+            request.method,
+            request.path,
+            request.query,
+            asked.terms.zone.name,
+        )
         digest = hashlib.sha256(b"\0".join([*(part.encode() for part in parts), request.body])).hexdigest()[:32]
         return f"{aggregate_of(asked) or 'games'}:{digest}"
 
@@ -515,13 +523,6 @@ def _matches(if_none_match: str, etag: str) -> bool:
     return any(tag.strip().removeprefix("W/") == etag for tag in if_none_match.split(","))
 
 
-def _version_known(if_none_match: str, held: Held) -> int:
-    """The newest version of this generation that the client says it has seen; 0 when it says nothing of it. Another
-    process may have shown it."""
-    versions = re.findall(rf'"{re.escape(held.generation)}-(\d{{1,16}})[-"]', if_none_match, re.ASCII)
-    return max(map(int, versions), default=0) if held.generation else 0
-
-
 def _items(asked: Asked, view: View) -> int:
     """About how many items the answer has: what it costs."""
     question, values = asked.question, max(1, len(thresholds_of(asked)))
@@ -551,6 +552,12 @@ def _key(request: Request) -> _Key:
 
 def _names(pieces: tuple[Piece, ...]) -> list[str]:
     return [piece.name for piece in pieces[:10]]
+
+
+def _settings_digest(settings: Settings) -> str:
+    """Names what answers depend on beside the state: another process may have other settings, or be another release."""
+    parts = (version("crashfold"), settings.projections, settings.fairness.salt, settings.fairness.variant)
+    return hashlib.sha256(_encode(parts)).hexdigest()[:8]
 
 
 def calculation(settings: Settings) -> Callable[[str], float | None]:

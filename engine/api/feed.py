@@ -14,14 +14,17 @@ import anyio.abc
 import msgspec
 
 from engine.api.follower import Change, Ended, Follower
-from engine.api.live import Backlog, Calculate, Cursor, Frame
+from engine.api.live import Backlog, Calculate, Frame
 from engine.api.problems import Problem, unavailable
 from engine.api.times import Zones
+from engine.core.reading import Cursor
 from schemas.game import DEFAULT_STREAM
 
 Transport = Literal["sse", "websocket"]
 
 FULL_RETRY_S: Final = 10
+CATCH_UP_S: Final = 2.0
+"""How long a client that has seen a later state elsewhere waits for this process to be as far."""
 GOODBYE_S: Final = 2.0
 """How long a client may take to hear that the stream ends."""
 
@@ -76,7 +79,7 @@ class Feed:
     async def run(self) -> None:
         """Listen to the follower until it ends."""
         async with self._follower.subscribe() as subscription:
-            self._backlog.begin(Cursor.of(self._follower.snapshot()))
+            self._backlog.begin(self._follower.held.cursor)
             self.wake()
             with contextlib.suppress(Ended):
                 while True:
@@ -92,6 +95,10 @@ class Feed:
         """Let all clients look."""
         self.changed.set()
         self.changed = anyio.Event()
+
+    async def catch_up(self, known: Cursor) -> None:
+        """Return when the state that a client knows is covered: it may have been shown to it by another process."""
+        await self._follower.catch_up([known], CATCH_UP_S)
 
     def state(self) -> Change:
         """The newest state."""

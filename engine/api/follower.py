@@ -3,13 +3,14 @@
 Imports the ports, their facts, projections and schemas. What is always true: what is held is of exactly one version,
 and is replaced by what is newer in one assignment, so whoever takes it once and asks it everything gets one version.
 What was served never goes back: a store that has lost writes is waited for, and only after `HOLD_S` taken at its word.
+States are told apart by their `Cursor`, never by a version alone: a store that lost writes gives its numbers again.
 
 While the store is away, the topic takes its place where it can be reached: games are folded into the window as the
 engine folds them, beyond the version that was last read. Versions are the store's own, so what is told of such a
-moment is the last version known, and that it is a replica.
+moment is the last version known, that it is a replica, and a cursor of its own.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final, Literal, Self
 
@@ -21,7 +22,7 @@ import numpy as np
 import structlog
 
 from engine.api.replica import Replica
-from engine.core.reading import Standing, WindowPart
+from engine.core.reading import Cursor, Standing, WindowPart
 from engine.errors import CrashfoldError, StateError, StoreRefused, StoreUnavailable
 from engine.ports import Clock, EventLog, LiveReader, Updates
 from projections.columns import Ints
@@ -49,40 +50,53 @@ STREAMS_MAX: Final = 64
 """Streams followed at once: each holds its window (some 5 MB) and a connection."""
 IDLE_S: Final = 300.0
 
+Verdict = Literal["same", "ahead", "behind"]
+
 _log = structlog.get_logger()
 _NO_BANDS: Final = Bands([])
 
 
 class Change(msgspec.Struct, frozen=True):
-    """What is new in a version. `games` are those that came in since the change before, oldest first, the newest 100
+    """What is new in a state. `games` are those that came in since the change before, oldest first, the newest 100
     at most; `skipped` is how many more there were."""
 
-    generation: str
-    version: int
+    cursor: Cursor
     total_games: int
     games: tuple[Game, ...]
     skipped: int
+    is_restart: bool = False
+    """Whether it builds on nothing that was told before: another generation, or a store that has lost writes."""
 
     def then(self, later: "Change") -> "Change":
         """Both in one: the later state, with the games of both that still fit."""
         games = (*self.games, *later.games)
         dropped = max(0, len(games) - CHANGE_GAMES_MAX)
         return Change(
-            later.generation,
-            later.version,
+            later.cursor,
             later.total_games,
             games[dropped:],
             self.skipped + later.skipped + dropped,
+            self.is_restart or later.is_restart,
         )
 
 
 class Held(msgspec.Struct, frozen=True):
-    """What is held of a stream, all of one version. `window` is in order of id."""
+    """What is held of a stream, all of one state. `window` is in order of id."""
 
     standing: Standing
     window: Games
-    is_beyond: bool = False
-    """Whether games of the topic were folded in that the version does not have."""
+    base: Standing | None = None
+    """What the store had, where games of the topic were folded in that it does not have; else None."""
+
+    @property
+    def is_beyond(self) -> bool:
+        """Whether games of the topic were folded in that the version does not have."""
+        return self.base is not None
+
+    @property
+    def cursor(self) -> Cursor:
+        """What names this state and no other."""
+        return self.standing.cursor
 
     @property
     def generation(self) -> str:
@@ -174,6 +188,8 @@ class Follower:
         self._subscriptions: set[Subscription] = set()
         self._changed = anyio.Event()
         self._told = 0
+        self._reached = 0
+        self._is_continuous = False
         self._fault: str | None = "it was not asked yet"
         self._log_fault: str | None = None
         self._log_scope: anyio.CancelScope | None = None
@@ -234,10 +250,23 @@ class Follower:
         """Whether the store has told of a version that is still being read."""
         return self._told > self._held.version and self._fault is None
 
-    async def catch_up(self, version: int = 0) -> None:
-        """Return when all that was told is held, and that version of this generation: another process may have shown it
-        to somebody who asks here now. What does not come in time is done without: the store may have lost it."""
-        await self.wait_for(max(version, self._told if self._fault is None else 0), CATCH_UP_S)
+    def covers(self, known: Cursor) -> bool:
+        """Whether what is held is that state or a later one, as far as can be told.
+
+        Of one generation, the state that has read further in the topic is the later one, whatever their versions.
+        """
+        standing = self._held.standing
+        if standing.generation != known.generation:
+            return standing.version >= known.version
+        return max(standing.next_offset, self._reached) >= known.next_offset
+
+    async def catch_up(self, known: Iterable[Cursor] = (), timeout_s: float = CATCH_UP_S) -> None:
+        """Return when all that was told is held, and these states are covered: another process may have shown them to
+        somebody who asks here now. What does not come in time is done without: the store may have lost it."""
+        told, cursors = self._told, [*known]
+        with anyio.move_on_after(timeout_s):
+            while (self._fault is None and self._held.version < told) or not all(map(self.covers, cursors)):
+                await self._changed.wait()
 
     async def wait_for(self, version: int, timeout_s: float) -> bool:
         """Whether that version or a later one is held, now or before `timeout_s` is over."""
@@ -278,6 +307,7 @@ class Follower:
     async def _keep_up(self, updates: Updates) -> CrashfoldError:
         """Read whatever is told; why that came to an end."""
         news = _News()
+        self._is_continuous = False  # who knows what happened while nobody listened
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._listen, updates, news)
             try:
@@ -285,7 +315,7 @@ class Follower:
                     await self._refresh()
                     with anyio.move_on_after(LOOK_EVERY_S):
                         await news.wait()
-                        while self._told <= self._held.version and news.fault is None:
+                        while self._told <= self._held.version and (self._fault or news.fault) is None:
                             await news.wait()  # it was read together with an earlier one
                 fault = news.fault
             except CrashfoldError as error:
@@ -301,6 +331,8 @@ class Follower:
                 if told is not None and told.version > max(self._told, self._held.version):
                     self._told = told.version
                     news.come()
+                elif told is not None and self._fault is not None:
+                    news.come()  # a store that went back counts up again
         except CrashfoldError as error:
             news.fault = error
             news.come()
@@ -321,11 +353,14 @@ class Follower:
         try:
             async with new_log() as event_log:
                 held = self._held
-                async for standing, window in replica.follow(event_log, held.standing, held.window):
-                    if standing != self._held.standing:
-                        self._hold(Held(standing, window, is_beyond=True))
+                base = held.base or held.standing
+                async for now in replica.follow(event_log, held.standing, held.window):
+                    self._reached = now.next_offset
+                    if now.standing != self._held.standing:
+                        self._hold(Held(now.standing, now.window, base))
                     self._log_fault = None
                     self._confirm()
+                    self._wake()
         except CrashfoldError as error:
             if self._log_fault is None:
                 _log.warning("log_away", stream=self.stream, fault=str(error))
@@ -343,22 +378,40 @@ class Follower:
             return
         if self._told == told:
             self._told = min(told, part.standing.version)  # it is there, or the store has lost it since
-        match _compare(held, part.standing):
+        match self._compare(part.standing):
             case "same":
                 self._is_there()
                 return
             case "behind" if not self._gives_in(part.standing):
                 return
-        window = await _appended(held, part)
+        window = await _appended(held, part) if self._is_continuous else None
         if window is None:
             part = await self._reader.read_window(self.stream, 0)
             if part is None:
                 return
             window = await _games(part.games)
         # Meanwhile the topic may have been folded further than the store was then.
-        if self._held is held or _compare(self._held, part.standing) == "ahead":
+        if self._held is held or self._compare(part.standing) == "ahead":
             self._hold(Held(part.standing, window))
             self._is_there()
+
+    def _compare(self, stored: Standing) -> Verdict:
+        """How the store stands to what is held.
+
+        Of one generation, a state is a function of the topic's prefix: what has read as far has all the games, even
+        where a store that lost writes has counted up again to another version.
+        """
+        held, known = self._held, self._held.standing
+        if not known.generation:
+            return "ahead"
+        if stored.cursor == known.cursor and not held.is_beyond:
+            return "same"
+        if stored.generation != known.generation and stored.version > known.version and self._is_continuous:
+            return "ahead"  # it was promoted, be it to an earlier moment
+        same_topic = (stored.topic, stored.partition) == (known.topic, known.partition)
+        if same_topic and stored.next_offset >= known.next_offset:
+            return "ahead"
+        return "ahead" if stored.total_games > known.total_games else "behind"
 
     def _hold(self, held: Held) -> None:
         """Replace what is held, and tell."""
@@ -373,12 +426,14 @@ class Follower:
         if self._fault is not None:
             _log.info("store_followed", stream=self.stream, version=self._held.version)
         self._fault = self._log_fault = self._behind_since_s = None
+        self._is_continuous = True
         if self._log_scope is not None:
             self._log_scope.cancel()
             self._log_scope = None
         self._confirm()
 
     def _is_away(self, fault: str) -> None:
+        self._is_continuous = False
         if self._fault is None:
             _log.warning("store_away", stream=self.stream, fault=fault, version=self._held.version)
             self._fault = fault
@@ -386,11 +441,18 @@ class Follower:
         self._fault = fault
 
     def _gives_in(self, standing: Standing) -> bool:
-        """Whether the store, which is behind what is held, was waited for long enough."""
+        """Whether the store, which is behind what is held, was waited for long enough.
+
+        One that has lost nothing is only behind the topic: the engine will make it catch up.
+        """
+        known = self._held.base or self._held.standing
+        self._is_away(f"it is at version {standing.version}, behind what was read before")
+        if standing.generation == known.generation and standing.total_games >= known.total_games:
+            self._behind_since_s = None
+            return False
         now_s = self._clock.monotonic_s()
         if self._behind_since_s is None:
             self._behind_since_s = now_s
-        self._is_away(f"it is at version {standing.version}, behind what was read before")
         return now_s - self._behind_since_s >= HOLD_S
 
     def _confirm(self) -> None:
@@ -412,42 +474,44 @@ class Follower:
             self._subscriptions.discard(subscription)
 
 
-Verdict = Literal["same", "ahead", "behind"]
-
-
 def change_between(before: Held, after: Held) -> Change:
     """What is new in `after`."""
     ids, cells = after.window.ids, after.window.columns.cells
+    is_restart = not _goes_on(before, after)
     first = int(ids.searchsorted(before.standing.newest_id, "right"))
     more = after.total_games - before.total_games
-    if more == len(ids) - first and before.generation == after.generation:
+    if more == len(ids) - first and not is_restart:
         return _change(after, cells[:, first:], more)
     new = ~np.isin(ids, before.window.ids, assume_unique=True)
-    return _change(after, cells[:, new], max(int(new.sum()), more))
+    return _change(after, cells[:, new], max(int(new.sum()), more), is_restart)
 
 
-def _change(held: Held, cells: Ints, count: int) -> Change:
+def _change(held: Held, cells: Ints, count: int, is_restart: bool = False) -> Change:
     games = tuple(games_of(cells[:, -CHANGE_GAMES_MAX:])) if cells.shape[1] else ()
-    return Change(held.generation, held.version, held.total_games, games, max(0, count - len(games)))
+    return Change(held.cursor, held.total_games, games, max(0, count - len(games)), is_restart)
 
 
-def _compare(held: Held, stored: Standing) -> Verdict:
-    """How the store stands to what is held. Of one generation, a state is a function of the topic's prefix."""
-    known = held.standing
-    if not known.generation:
-        return "ahead"
-    same_topic = (stored.topic, stored.partition) == (known.topic, known.partition)
-    further = same_topic and stored.next_offset >= known.next_offset
-    if stored.generation == known.generation:
-        if stored.version == known.version and stored.next_offset == known.next_offset and not held.is_beyond:
-            return "same"
-        return "ahead" if stored.version > known.version and (further or not held.is_beyond) else "behind"
-    return "ahead" if further or (stored.version > known.version and not held.is_beyond) else "behind"
+def _goes_on(before: Held, after: Held) -> bool:
+    """Whether `after` has all that `before` had, as far as its window reaches, and goes back in nothing."""
+    if (
+        before.generation != after.generation
+        or before.version > after.version
+        or before.total_games > after.total_games
+    ):
+        return False
+    old, new = before.window, after.window
+    if old.columns.shares_memory_with(new.columns):
+        return True
+    if not len(new):
+        return not len(old)
+    kept = old.part(int(old.ids.searchsorted(new.ids[0])), len(old))
+    rows = new.ids.searchsorted(kept.ids)
+    return bool((rows < len(new)).all() and (new.columns.cells[:, rows] == kept.columns.cells).all())
 
 
 async def _appended(held: Held, part: WindowPart) -> Games | None:
     """The window with the newer games behind it; None when those alone do not make up the difference."""
-    if part.standing.generation != held.generation or part.standing.version < held.version:
+    if part.standing.generation != held.generation or part.standing.version <= held.version or held.is_beyond:
         return None
     if part.standing.total_games - held.total_games != len(part.games):
         return None  # a late game took its place, or games went by that the window no longer has

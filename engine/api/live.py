@@ -4,7 +4,7 @@ Pure. Imports msgspec and the read side's own views. What is always true: a chan
 clients there are, and a client that is told everything in `Backlog.after` misses no game and sees none twice.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Literal, TypeVar
 
 import msgspec
@@ -13,6 +13,7 @@ from engine.api.follower import Change
 from engine.api.games import GameObject, shown
 from engine.api.times import Zone
 from engine.api.view import View
+from engine.core.reading import Cursor
 from projections.games import Bands, Games
 
 FRAMES_MAX: Final = 64
@@ -32,42 +33,6 @@ Calculate = Callable[[str], float | None]
 EventName = Literal["commit", "snapshot"]
 
 T = TypeVar("T")
-
-
-class Cursor(msgspec.Struct, frozen=True):
-    """How much a client knows: everything up to a version of a generation.
-
-    While the store is away, games of the topic come in beyond its last version; what tells those moments apart is
-    `total_games`. An event's id does not have it: None.
-    """
-
-    generation: str
-    version: int
-    total_games: int | None = None
-
-    @classmethod
-    def of(cls, change: Change) -> "Cursor":
-        """What a client knows that was told this change."""
-        return cls(change.generation, change.version, change.total_games)
-
-    @classmethod
-    def parse(cls, event_id: str | None) -> "Cursor | None":
-        """What `Last-Event-ID` says; None when it is none of ours."""
-        generation, _, version = (event_id or "").rpartition("-")
-        if not generation or not (version.isascii() and version.isdecimal() and len(version) <= 16):
-            return None
-        return cls(generation, int(version))
-
-    @property
-    def event_id(self) -> str:
-        """`<generation>-<version>`."""
-        return f"{self.generation}-{self.version}"
-
-    def fits(self, other: "Cursor") -> bool:
-        """Whether it may be the same moment, as far as both say."""
-        if (self.generation, self.version) != (other.generation, other.version):
-            return False
-        return self.total_games == other.total_games or None in (self.total_games, other.total_games)
 
 
 class LiveState(msgspec.Struct, frozen=True):
@@ -94,7 +59,7 @@ class Frame:
     def __init__(self, name: EventName, change: Change, since: Cursor | None, calculate: Calculate) -> None:
         self.name = name
         self.change = change
-        self.cursor = Cursor.of(change)
+        self.cursor = change.cursor
         self.since = since
         """What a client must know for this change to be all it lacks; None for a snapshot, which needs nothing."""
         self._calculate = calculate
@@ -111,8 +76,8 @@ class Frame:
 
     def _print_event(self, zone: Zone) -> bytes:
         change = self.change
-        data = LiveState(change.version, change.total_games, self._shown(zone), change.skipped)
-        head = f"event: {self.name}\nid: {self.cursor.event_id}\ndata: "
+        data = LiveState(change.cursor.version, change.total_games, self._shown(zone), change.skipped)
+        head = f"event: {self.name}\nid: {self.cursor}\ndata: "
         return head.encode() + msgspec.json.encode(data) + b"\n\n"
 
     def _print_messages(self, zone: Zone) -> tuple[str, ...]:
@@ -138,51 +103,32 @@ class Backlog:
         self._newest = newest
 
     def add(self, change: Change) -> None:
-        """Remember a change. One of another generation, or that goes back, builds on nothing that is kept."""
+        """Remember a change. One that builds on nothing that was told before starts over."""
         newest = self._newest
-        if newest == Cursor.of(change):
+        if newest == change.cursor:
             return
-        if newest is not None and _goes_on(newest, change):
-            self._frames.append(Frame("commit", change, newest, self._calculate))
-            del self._frames[: -self._frames_max]
-            self._newest = Cursor.of(change)
-        else:
-            self.begin(Cursor.of(change))
+        if newest is None or change.is_restart:
+            self.begin(change.cursor)
+            return
+        self._frames.append(Frame("commit", change, newest, self._calculate))
+        del self._frames[: -self._frames_max]
+        self._newest = change.cursor
 
     def after(self, known: Cursor) -> Sequence[Frame] | None:
         """What a client lacks that knows `known`, oldest first; None when only the newest state can say."""
-        if self._newest is None or self._newest == known:
+        if self._newest == known:
             return ()
         for index in range(len(self._frames) - 1, -1, -1):
             if self._frames[index].since == known:
                 return self._frames[index:]
-        if known.total_games is not None:
-            return None
-        moments = {moment for moment in self._moments() if moment.fits(known)}
-        return self.after(moments.pop()) if len(moments) == 1 else None
-
-    def _moments(self) -> Iterator[Cursor]:
-        """Every moment that is known here, in any order."""
-        for frame in self._frames:
-            if frame.since is not None:
-                yield frame.since
-        if self._newest is not None:
-            yield self._newest
+        return None
 
     def snapshot(self, state: Change) -> Frame:
         """The newest state as a frame, the same one as long as it is the same state."""
         kept = self._snapshot
-        if kept is None or kept.cursor != Cursor.of(state):
+        if kept is None or kept.cursor != state.cursor:
             kept = self._snapshot = Frame("snapshot", state, None, self._calculate)
         return kept
-
-
-def _goes_on(newest: Cursor, change: Change) -> bool:
-    return (
-        newest.generation == change.generation
-        and newest.version <= change.version
-        and (newest.total_games or 0) <= change.total_games
-    )
 
 
 def newest_id(change: Change) -> int:

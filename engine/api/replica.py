@@ -2,16 +2,18 @@
 
 Imports the ports, the engine's rules for records, and projections. What is always true: the same games end up in the
 window as would in the store's, for they are sifted and folded by the same functions; without any aggregate, since
-everything else is computed from the window.
+everything else is computed from the window. And what a replica holds has an identity that follows from the commit it began with
+and the records since, whatever batches they came in: two processes never give one name to two states.
 """
 
+import hashlib
 from collections.abc import AsyncIterator
 from typing import Final
 
 import anyio.to_thread
 import msgspec
 
-from engine.core.batch import after, sort_out
+from engine.core.batch import StreamBatch, after, sort_out
 from engine.core.facts import Records
 from engine.core.fairness import FairnessCheck
 from engine.core.reading import Standing
@@ -25,6 +27,15 @@ from projections.stream import BASE, Plan, StreamState
 GAMES_MAX: Final = 5_000
 """Records of one step: some milliseconds of work between requests."""
 WAIT_S: Final = 0.5
+
+
+class Replicated(msgspec.Struct, frozen=True):
+    """What a replica holds after a look at the topic: where the stream stands, its window, and how far it has read."""
+
+    standing: Standing
+    window: Games
+    next_offset: int
+    """The next offset to read; `standing` has that behind the stream's last record."""
 
 
 class Replica:
@@ -44,15 +55,15 @@ class Replica:
 
     async def follow(
         self, event_log: EventLog, standing: Standing, window: Games
-    ) -> AsyncIterator[tuple[Standing, Games]]:
-        """Where the stream stands and its window, after each look at the topic, from `standing` and `window` on.
+    ) -> AsyncIterator[Replicated]:
+        """What the stream has become, after each look at the topic, from `standing` and `window` on.
 
-        `next_offset` is that behind the last game folded. Raises LogUnavailable, LostRange, and StateError when the
-        topic is another one.
+        Raises LogUnavailable, LostRange, and StateError when the topic is another one.
         """
         if event_log.topic != standing.topic:
             raise StateError(f"the stream was made from topic {standing.topic}, not {event_log.topic}")
         state = await anyio.to_thread.run_sync(self._state, standing, window)
+        next_offset = standing.next_offset
         while True:
             polled = await event_log.poll(GAMES_MAX, WAIT_S)
             if standing.partition in polled.gained:
@@ -63,7 +74,8 @@ class Replica:
             for records in polled.records:
                 if records.partition == standing.partition:
                     state, standing = self._folded(state, standing, records)
-            yield standing, state.window
+                    next_offset = records.next_offset
+            yield Replicated(standing, state.window, next_offset)
 
     def _state(self, standing: Standing, window: Games) -> StreamState:
         """The state whose window that is, with no aggregates."""
@@ -80,13 +92,21 @@ class Replica:
         if not len(found.rows):
             return state, standing
         folded = state.fold_cells(found.cells)
-        if not folded.accepted:
-            return state, standing
         totals = folded.state.totals
         moved = msgspec.structs.replace(
             standing,
             next_offset=int(records.offsets[found.rows[-1]]) + 1,
             total_games=totals.games,
             newest_id=totals.newest_id or 0,
+            commit=_chained(standing.commit, records, found),
         )
         return folded.state, moved
+
+
+def _chained(commit: str, records: Records, found: StreamBatch) -> str:
+    """The identity of what that commit and these records make, one record after the other."""
+    offsets = records.offsets[found.rows]
+    for offset, cells in zip(offsets.tolist(), found.cells.T, strict=True):
+        link = b"%b\0%d\0%b" % (commit.encode(), offset, cells.tobytes())
+        commit = hashlib.blake2b(link, digest_size=8).hexdigest()
+    return commit

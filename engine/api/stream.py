@@ -22,9 +22,10 @@ from litestar.types import Receive, Scope, Send
 
 from engine.api import operations, problems, questions
 from engine.api.feed import Feed, Live, Transport
-from engine.api.live import CONNECTION_ESTABLISHED, HEARTBEAT, RETRY, Cursor, EventName, Frame, newest_id
+from engine.api.live import CONNECTION_ESTABLISHED, HEARTBEAT, RETRY, EventName, Frame, newest_id
 from engine.api.problems import Problem
 from engine.api.times import Zone
+from engine.core.reading import Cursor
 
 GOING_AWAY: Final = 1001
 """The close code of a server that stops (RFC 6455)."""
@@ -41,10 +42,11 @@ _SSE_HEADERS: Final = (
     ("vary", "X-Timezone"),
 )
 _DESCRIPTION: Final = """Server-sent events. On connecting `snapshot`, the newest 100 games; then `commit` after every
-commit, with the games that it brought. The id of an event is `<generation>-<version>`: sent back as `Last-Event-ID`,
-the stream goes on from there, or with a snapshot where that is too long ago. A comment comes every 15 s."""
+commit, with the games that it brought. The id of an event begins with `<generation>-<version>` and names one state:
+sent back as `Last-Event-ID`, the stream goes on from there, or with a snapshot where that is too long ago or was lost.
+A comment comes every 15 s."""
 _EXAMPLE: Final = (
-    "event: commit\nid: 6f1c-1742\n"
+    "event: commit\nid: 6f1c-1742-91d3b6a70c25e84f-20117\n"
     'data: {"version":1742,"total_games":20000,"games":[{"gameId":"9007","hashValue":null,"crashPoint":2.07,'
     '"calculatedPoint":null,"crashedFloor":2,"endTime":"2026-01-15T12:34:56+00:00","prepareTime":null,'
     '"beginTime":null}],"skipped":0}\n\n'
@@ -119,6 +121,8 @@ class _EventStream(ASGIResponse):
             return await client.write(frame.event(self._zone))
 
         async def tell() -> bool:
+            if self._known is not None:
+                await self._feed.catch_up(self._known)
             return await client.write(RETRY) and await _tell(
                 self._feed, self._known, write_frame, lambda: client.write(HEARTBEAT), self._live.limits.heartbeat_s
             )
@@ -149,7 +153,7 @@ async def _serve_websocket(socket: WebSocket[Any, Any, Any], live: Live, feed: F
         return True
 
     async def tell() -> bool:
-        return await client.write(CONNECTION_ESTABLISHED) and await _tell(feed, Cursor.of(state), write_frame)
+        return await client.write(CONNECTION_ESTABLISHED) and await _tell(feed, state.cursor, write_frame)
 
     client = _Client(live, "websocket", socket.scope, text)
     await socket.accept()

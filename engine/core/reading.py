@@ -1,8 +1,44 @@
 """What the read side asks the store for while others write to it, and what it is told. Frozen values, no I/O."""
 
-from typing import TypeAlias
+import re
+from collections.abc import Iterator
+from typing import Final, TypeAlias
 
 import msgspec
+
+_CURSOR: Final = re.compile(r"(.{1,100})-(\d{1,16})-([0-9a-f]{16})-(\d{1,19})(?:[-;].*)?", re.ASCII)
+
+
+class Cursor(msgspec.Struct, frozen=True):
+    """The identity of one state of a stream, as `ETag` and event ids carry it.
+
+    A version alone is none: a store that loses writes gives the same numbers to other states. `commit` names one
+    commit, or what a replica has folded behind one. `next_offset` says how far that is, so that a process which has
+    never seen this state knows whether it is behind it.
+    """
+
+    generation: str
+    version: int
+    commit: str
+    next_offset: int
+
+    @classmethod
+    def parse(cls, text: str | None) -> "Cursor | None":
+        """The cursor that a text begins with; None when it is none of ours."""
+        found = _CURSOR.fullmatch(text or "")
+        return None if found is None else cls(found[1], int(found[2]), found[3], int(found[4]))
+
+    @classmethod
+    def all_in(cls, tags: str) -> "Iterator[Cursor]":
+        """The cursors in a list of entity tags, such as `If-None-Match` has."""
+        for tag in tags.split('"')[1::2]:
+            cursor = cls.parse(tag)
+            if cursor is not None:
+                yield cursor
+
+    def __str__(self) -> str:
+        """`<generation>-<version>-<commit>-<next_offset>`."""
+        return f"{self.generation}-{self.version}-{self.commit}-{self.next_offset}"
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -20,6 +56,11 @@ class Standing(msgspec.Struct, frozen=True):
     """The id of the commit that made this version, which no other has; '' in a state stored before commits had them."""
     topic_id: str | None = None
     """Which topic of that name the stream was folded from; None where brokers know no ids."""
+
+    @property
+    def cursor(self) -> Cursor:
+        """What names this state and no other."""
+        return Cursor(self.generation, self.version, self.commit, self.next_offset)
 
 
 class Text(msgspec.Struct, frozen=True):

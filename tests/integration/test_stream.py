@@ -11,6 +11,9 @@ from engine.api.live import FRAMES_MAX
 from tests.games import games_at
 from tests.live import DEADLINE_S, ToldFollower, eventually, parse_events, serving
 
+LOST = "0123456789abcdef"
+"""A commit that nobody remembers."""
+
 
 @pytest.fixture(autouse=True)
 def many_files() -> Iterator[None]:
@@ -26,14 +29,14 @@ async def test_a_new_client_gets_the_newest_hundred_games_and_then_every_commit_
     with anyio.fail_after(DEADLINE_S):
         async with serving(follower) as running, running.events() as events:
             snapshot = await anext(events)
-            assert (snapshot.name, snapshot.id) == ("snapshot", "6f1c-1")
+            assert (snapshot.name, snapshot.version) == ("snapshot", "6f1c-1")
             assert snapshot.ids == [*range(51, 151)]
             assert (snapshot.data["version"], snapshot.data["total_games"]) == (1, 150)
             assert running.meter.clients["sse"] == 1
             for version in range(2, 20):
                 assert follower.commit_more(version) == version
                 commit = await anext(events)
-                assert (commit.name, commit.id) == ("commit", f"6f1c-{version}")
+                assert (commit.name, commit.version) == ("commit", f"6f1c-{version}")
                 assert commit.ids == [game.game_id for game in follower.games[-version:]]
                 assert commit.data["total_games"] == len(follower.games)
                 assert commit.data["skipped"] == 0
@@ -83,7 +86,13 @@ async def test_a_client_that_comes_back_gets_what_it_missed() -> None:
                 assert (await anext(events)).ids == [8]
 
 
-@pytest.mark.parametrize("last_event_id", ["0000-2", "6f1c-1", "6f1c-999999", "6f1c-x", "6f1c", "-1", "", "6f1c-٣"])
+@pytest.mark.parametrize(
+    "last_event_id",
+    [
+        *("0000-2", "6f1c-7", "6f1c-x", "6f1c", "-1", "", "6f1c-٣"),
+        *(f"0000-2-{LOST}-1", f"6f1c-7-{LOST}-1", f"6f1c-6-{LOST}-0", f"6f1c-7-{LOST}", f"6f1c-7-{LOST}-٣"),
+    ],
+)
 async def test_a_client_that_knows_what_nobody_remembers_gets_a_snapshot(last_event_id: str) -> None:
     follower = ToldFollower(*games_at(2.0), version=7)
     with anyio.fail_after(DEADLINE_S):
@@ -91,7 +100,7 @@ async def test_a_client_that_knows_what_nobody_remembers_gets_a_snapshot(last_ev
             headers = [(b"Last-Event-ID", last_event_id.encode())]
             async with running.client.stream("GET", "/api/stream", headers=headers) as response:
                 event = await anext(parse_events(response.aiter_lines()))
-            assert (event.name, event.id, event.ids) == ("snapshot", "6f1c-7", [1])
+            assert (event.name, event.version, event.ids) == ("snapshot", "6f1c-7", [1])
 
 
 async def test_a_client_that_missed_more_than_is_kept_gets_a_snapshot() -> None:
@@ -113,10 +122,10 @@ async def test_a_new_generation_and_a_store_that_lost_its_last_writes_start_over
             await anext(events)
             follower.promote("aa00")
             promoted = await anext(events)
-            assert (promoted.name, promoted.id, promoted.ids) == ("snapshot", "aa00-11", [1, 2])
+            assert (promoted.name, promoted.version, promoted.ids) == ("snapshot", "aa00-11", [1, 2])
             follower.lose(9)
             lost = await anext(events)
-            assert (lost.name, lost.id) == ("snapshot", "aa00-9")
+            assert (lost.name, lost.version) == ("snapshot", "aa00-9")
             follower.commit_more()
             assert (await anext(events)).ids == [3]
 
@@ -128,10 +137,47 @@ async def test_games_of_the_topic_come_while_the_store_is_away_and_none_comes_ag
             await anext(events)
             follower.go_beyond(2)
             beyond = await anext(events)
-            assert (beyond.name, beyond.id, beyond.ids) == ("commit", "6f1c-10", [2, 3])
+            assert (beyond.name, beyond.version, beyond.ids) == ("commit", "6f1c-10", [2, 3])
             follower.commit_more()
             back = await anext(events)
-            assert (back.name, back.id, back.ids) == ("commit", "6f1c-11", [4])
+            assert (back.name, back.version, back.ids) == ("commit", "6f1c-11", [4])
+
+
+async def test_what_is_told_of_a_replica_has_an_id_of_its_own_each_time() -> None:
+    """A client that leaves in the outage goes on where it was, or hears of the newest state; it misses nothing."""
+    follower = ToldFollower(*games_at(2.0), version=10)
+    with anyio.fail_after(DEADLINE_S):
+        async with serving(follower) as running, running.events() as events:
+            told = [await anext(events)]
+            for _ in range(3):
+                follower.go_beyond(2)
+                told.append(await anext(events))
+            assert len({event.id for event in told}) == 4
+            assert {event.version for event in told} == {"6f1c-10"}
+            async with running.events(**{"Last-Event-ID": told[1].id}) as again:
+                assert [(await anext(again)).ids for _ in range(2)] == [[4, 5], [6, 7]]
+            for _ in range(FRAMES_MAX + 1):
+                follower.commit_more()
+                await anext(events)
+            async with running.events(**{"Last-Event-ID": told[1].id}) as again:
+                assert (await anext(again)).name == "snapshot"
+
+
+async def test_a_client_that_has_seen_more_elsewhere_waits_until_this_process_has_it_too() -> None:
+    """No snapshot of what it knows, and then the same version once more."""
+    ahead, follower = ToldFollower(*games_at(2.0)), ToldFollower(*games_at(2.0))
+    for _ in range(3):
+        ahead.commit_more()
+    known = str(ahead.held.cursor)
+    with anyio.fail_after(DEADLINE_S):
+        async with serving(follower) as running, running.events() as other:
+            await anext(other)
+            async with running.events(**{"Last-Event-ID": known}) as events:
+                for _ in range(4):
+                    follower.commit_more()
+                    await anext(other)
+                event = await anext(events)
+                assert (event.name, event.ids) == ("commit", [5])
 
 
 async def test_a_quiet_stream_and_a_busy_one_have_a_heartbeat() -> None:
@@ -220,8 +266,8 @@ async def test_a_client_that_falls_behind_gets_the_newest_state_and_no_longer_qu
             for _ in range(commits):
                 version = follower.commit_more(10)
                 await anyio.sleep(0)
-            text = await read_until(slow, f"id: 6f1c-{version}\n")
-            ids = [line.removeprefix("id: 6f1c-") for line in text.splitlines() if line.startswith("id: ")]
+            text = await read_until(slow, f"id: {follower.held.cursor}\n")
+            ids = [line.split("-")[1] for line in text.splitlines() if line.startswith("id: ")]
             assert [int(number) for number in ids] == sorted({int(number) for number in ids})
             assert len(ids) < commits
             assert text.count("event: snapshot") >= 2

@@ -11,6 +11,7 @@ from engine.adapters.memory_reader import MemoryReader
 from engine.adapters.memory_store import MemoryStore, Trouble
 from engine.api.edge import RateLimit
 from engine.api.follower import CHANGE_GAMES_MAX, Change, Ended, Follower, Followers, Subscription
+from engine.core.reading import Cursor
 from engine.errors import StoreRefused, StoreUnavailable
 from projections.settings import ProjectionSettings
 from tests.api_server import Writer
@@ -56,7 +57,7 @@ async def test_a_subscriber_is_told_the_games_of_every_version(store: MemoryStor
         for number in range(3, 30):
             version = await writer.commit([game(number)])
             change = await subscription.next()
-            assert (change.version, change.total_games, ids(change), change.skipped) == (version, number, [number], 0)
+            assert (change.cursor.version, change.total_games, ids(change), change.skipped) == (version, number, [number], 0)
         assert follower.held.window.ids.tolist() == list(range(20, 30))
 
 
@@ -79,9 +80,9 @@ async def test_more_games_than_the_window_holds_are_counted_as_skipped(store: Me
 async def test_who_is_slow_gets_the_newest_state_and_never_a_longer_queue() -> None:
     subscription = Subscription()
     for version in range(1, 500):
-        subscription.put(Change("g", version, version, (game(version),), 0))
+        subscription.put(Change(Cursor("g", version, "0" * 16, version), version, (game(version),), 0))
     change = await subscription.next()
-    assert (change.version, len(change.games), change.skipped) == (499, CHANGE_GAMES_MAX, 399)
+    assert (change.cursor.version, len(change.games), change.skipped) == (499, CHANGE_GAMES_MAX, 399)
     assert ids(change) == list(range(400, 500))
 
 
@@ -213,5 +214,5 @@ async def test_what_was_told_is_waited_for_until_it_is_held(store: MemoryStore, 
 async def test_a_version_that_the_store_lost_is_not_waited_for_long(store: MemoryStore, writer: Writer) -> None:
     await writer.commit([game(1)])
     async with followed(store) as follower:
-        await follower.catch_up(7)
+        await follower.catch_up([Cursor("g1", 7, "0" * 16, 7)])
         assert follower.held.version == 1
