@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -52,6 +53,10 @@ class Writer:
         self.version = 0
         self._position: Position | None = None
         self._offset = 0
+
+    def saved(self) -> "Writer":
+        """A writer that goes on from here, as an engine does after Redis went back to this moment."""
+        return copy(self)
 
     async def commit(self, games: Sequence[Game], *, offset: int | None = None) -> int:
         """Fold the games and commit; the version. `offset` is where the topic goes on behind them."""

@@ -2,7 +2,7 @@
 
 Imports the ports, the engine's rules for records, and projections. What is always true: the same games end up in the
 window as would in the store's, for they are sifted and folded by the same functions; without any aggregate, since
-everything else is computed from the window. And what a replica holds has an identity that follows from the commit it began with
+everything else is computed from the window. And the name of what a replica holds follows from the commit it began with
 and the records since, whatever batches they came in: two processes never give one name to two states.
 """
 
@@ -53,9 +53,7 @@ class Replica:
         self._only = only
         self._fairness = fairness
 
-    async def follow(
-        self, event_log: EventLog, standing: Standing, window: Games
-    ) -> AsyncIterator[Replicated]:
+    async def follow(self, event_log: EventLog, standing: Standing, window: Games) -> AsyncIterator[Replicated]:
         """What the stream has become, after each look at the topic, from `standing` and `window` on.
 
         Raises LogUnavailable, LostRange, and StateError when the topic is another one.

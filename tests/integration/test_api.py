@@ -268,18 +268,34 @@ async def test_no_key_that_is_missing_or_spoiled_is_a_defect_of_the_answer(sourc
             assert "request_failed" not in server.log()
 
 
-async def test_an_etag_names_generation_version_and_zone_and_spares_the_body(client: httpx.AsyncClient) -> None:
+async def test_an_etag_names_the_commit_and_the_zone_and_spares_the_body(client: httpx.AsyncClient) -> None:
     for url in (f"{ROOT}/occurrences/min-crash-point/2", f"{ROOT}/occurrences/min-crash-point/2.71", "/api/games"):
-        for zone, etag in ((None, '"g1-1"'), ("UTC", '"g1-1"'), ("Europe/Vienna", '"g1-1-Europe/Vienna"')):
-            headers = {} if zone is None else {"X-Timezone": zone}
+        plain = (await client.get(url)).headers["etag"]
+        assert plain.startswith('"g1-1-')
+        for zone, etag in (("UTC", plain), ("Europe/Vienna", f'{plain[:-1]}-Europe/Vienna"')):
+            headers = {"X-Timezone": zone}
             for _ in range(2):
                 assert (await client.get(url, headers=headers)).headers["etag"] == etag
                 for known in (etag, f'"x", W/{etag}', "*"):
                     told = await client.get(url, headers={**headers, "If-None-Match": known})
                     assert (told.status_code, told.content, told.headers["etag"]) == (304, b"", etag)
                     assert told.headers["vary"] == "X-Timezone"
-                told = await client.get(url, headers={**headers, "If-None-Match": '"g1-2"'})
-                assert told.status_code == 200
+                commit = plain.split("-")[2]
+                for other in ('"g1-2"', '"g1-1"', plain.replace(commit, commit[::-1]), plain.replace("1-", "2-")):
+                    told = await client.get(url, headers={**headers, "If-None-Match": other})
+                    assert told.status_code == 200
+
+
+async def test_another_salt_or_other_predicates_have_other_tags(redis_url: str) -> None:
+    """They make other answers of the same version."""
+    await _fill(redis_url, [game(1, 2.0)])
+    tags = set()
+    others = ("--fairness.salt=other", "--fairness.variant=nine_digits", "--projections.min=[2, 3]")
+    for flags in ([], *([flag] for flag in others)):
+        with api_server(redis_url, *flags) as server:
+            async with server.client() as client:
+                tags.add((await client.get("/api/games")).headers["etag"])
+    assert len(tags) == 4
 
 
 async def test_answers_by_the_clock_have_no_etag_and_those_of_a_moment_have(client: httpx.AsyncClient) -> None:
@@ -293,13 +309,13 @@ async def test_answers_by_the_clock_have_no_etag_and_those_of_a_moment_have(clie
         assert told.headers["cache-control"] == "no-store"
         at = "&at=" if "?" in path else "?at="
         told = await client.get(f"{ROOT}/{path}{at}2026-01-15T12:34:56Z")
-        assert told.headers["etag"] == '"g1-1"'
+        assert told.headers["etag"].startswith('"g1-1-')
 
 
 async def test_post_answers_are_never_304(client: httpx.AsyncClient) -> None:
     path, body = BODIES[0]
     told = await client.post(f"{ROOT}/{path}", json=body, headers={"If-None-Match": "*"})
-    assert (told.status_code, told.headers["etag"]) == (200, '"g1-1"')
+    assert (told.status_code, told.headers["etag"][:6]) == (200, '"g1-1-')
 
 
 @pytest.mark.parametrize(
@@ -674,12 +690,12 @@ async def test_a_rebuilt_generation_is_followed(each_redis_url: str) -> None:
         await writer.commit([game(1, 2.0), game(2, 1.0)])
         with api_server(each_redis_url) as server:
             async with server.client() as client:
-                assert (await client.get("/api/games")).headers["etag"] == '"g1-1"'
+                assert (await client.get("/api/games")).headers["etag"].startswith('"g1-1-')
                 shadow = Writer(store.shadow(), generation="g2")
                 await shadow.commit([game(1, 3.0), game(2, 1.0)])
                 await store.shadow().promote("crash")
                 told = await client.get("/api/games?min_version=2")
-                assert told.headers["etag"] == '"g2-2"'
+                assert told.headers["etag"].startswith('"g2-2-')
                 assert [shown["crashPoint"] for shown in told.json()["data"]] == [1.0, 3.0]
 
 

@@ -264,7 +264,7 @@ async def test_a_client_that_falls_behind_gets_the_newest_state_and_no_longer_qu
             slow = await running.open_without_reading()
             await eventually(lambda: running.meter.clients["sse"] == 1)
             for _ in range(commits):
-                version = follower.commit_more(10)
+                follower.commit_more(10)
                 await anyio.sleep(0)
             text = await read_until(slow, f"id: {follower.held.cursor}\n")
             ids = [line.split("-")[1] for line in text.splitlines() if line.startswith("id: ")]

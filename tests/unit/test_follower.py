@@ -1,6 +1,6 @@
 """The follower on the memory twins: what subscribers are told, what is held, and when a store is believed."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import anyio
@@ -46,6 +46,11 @@ async def followed(store: MemoryStore) -> AsyncIterator[Follower]:
         yield follower
 
 
+async def until(holds: Callable[[], bool]) -> None:
+    while not holds():
+        await anyio.sleep(0.01)
+
+
 def ids(change: Change) -> list[int]:
     return [one.game_id for one in change.games]
 
@@ -57,7 +62,12 @@ async def test_a_subscriber_is_told_the_games_of_every_version(store: MemoryStor
         for number in range(3, 30):
             version = await writer.commit([game(number)])
             change = await subscription.next()
-            assert (change.cursor.version, change.total_games, ids(change), change.skipped) == (version, number, [number], 0)
+            assert (change.cursor.version, change.total_games, ids(change), change.skipped) == (
+                version,
+                number,
+                [number],
+                0,
+            )
         assert follower.held.window.ids.tolist() == list(range(20, 30))
 
 
@@ -101,26 +111,60 @@ async def test_subscriptions_end_with_the_follower(store: MemoryStore, writer: W
             await late.next()
 
 
-async def test_a_store_that_lost_its_last_commits_is_not_believed_until_it_is_ahead(
+async def test_a_store_that_lost_its_last_commits_is_not_believed_until_it_has_caught_up(
     store: MemoryStore, writer: Writer
 ) -> None:
     await writer.commit([game(1)])
-    then = store.snapshot()
-    before = writer.state
+    then, again = store.snapshot(), writer.saved()
     for number in (2, 3):
         await writer.commit([game(number)])
-    async with followed(store) as follower:
-        assert follower.held.version == 3
+    async with followed(store) as follower, follower.subscribe() as subscription:
+        known = follower.held.cursor
         store.restore(then)
-        while not follower.is_replica:
-            await anyio.sleep(0.01)
+        await until(lambda: follower.is_replica)
         assert (follower.held.version, follower.held.total_games) == (3, 3)
-        again = writer
-        again.state, again._position, again._offset = before, then.live["crash"].checkpoint.position, 1
-        for number in (2, 3, 4):
-            await again.commit([game(number)])
-        assert await follower.wait_for(4, PATIENCE_S)
-        assert (follower.held.total_games, follower.is_replica) == (4, False)
+        assert await again.commit([game(number) for number in (2, 3, 4)]) == 2
+        await until(lambda: not follower.is_replica)
+        assert (follower.held.version, follower.held.total_games) == (2, 4)
+        change = await subscription.next()
+        assert (change.is_restart, change.total_games) == (True, 4)
+        assert await again.commit([game(5)]) == known.version
+        change = await subscription.next()
+        assert (change.cursor.version, change.is_restart, ids(change)) == (known.version, False, [5])
+        assert change.cursor != known
+
+
+@pytest.mark.parametrize("commits", [[[2, 5, 6]], [[2, 5], [6]], [[2], [5], [6]], [[2], [5], [6], [7]]])
+async def test_the_window_of_another_history_is_read_whole_whatever_its_version(
+    store: MemoryStore, writer: Writer, commits: list[list[int]]
+) -> None:
+    """Also where it has as many games more as there are new ones, and differs below them alone."""
+    await writer.commit([game(1)])
+    then, again = store.snapshot(), writer.saved()
+    for number in (3, 5):
+        await writer.commit([game(number)])
+    async with followed(store) as follower, follower.subscribe() as subscription:
+        store.fail_next(Trouble.UNAVAILABLE, method="updates")
+        await until(lambda: follower.is_replica)
+        store.restore(then)
+        for numbers in commits:
+            await again.commit([game(number) for number in numbers])
+        await until(lambda: not follower.is_replica)
+        assert follower.held.window.ids.tolist() == [1, *(number for numbers in commits for number in numbers)]
+        assert follower.held.version == 1 + len(commits)
+        assert (await subscription.next()).is_restart
+
+
+async def test_a_store_that_is_read_again_after_a_fault_goes_on_where_it_was(
+    store: MemoryStore, writer: Writer
+) -> None:
+    await writer.commit([game(number) for number in range(1, 15)])
+    async with followed(store) as follower, follower.subscribe() as subscription:
+        store.fail_next(Trouble.UNAVAILABLE, method="updates")
+        await until(lambda: follower.is_replica)
+        await writer.commit([game(20)])
+        change = await subscription.next()
+        assert (change.is_restart, ids(change), change.skipped) == (False, [20], 0)
 
 
 async def test_a_store_that_does_not_answer_makes_a_replica_until_it_does(store: MemoryStore, writer: Writer) -> None:
