@@ -12,7 +12,7 @@ alone, folds few big pieces instead of many small ones. When a game was folded s
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 from typing import Any, Final
@@ -359,6 +359,23 @@ class StreamState:
                 cells = self._held.columns.cells[:BAND, low - base : high - base]
                 fields[f"{BLOCK}{block}"] = Columns.of(np.ascontiguousarray(cells)).to_bytes()
         return fields
+
+
+def games_before(stored: Mapping[str, bytes], first_id: int) -> int:
+    """How many games of the stream came before those that begin with `first_id`, by the stored fields of a state.
+
+    With the window itself they must be all games of the stream, else something is lost. Raises ValueError when the
+    fields cannot be read.
+    """
+    if BASE not in stored:
+        raise ValueError("there is no base")
+    totals, _ = msgspec.msgpack.decode(stored[BASE], type=tuple[Totals, list[msgspec.Raw]])
+    count = totals.games
+    for name, data in stored.items():
+        if name.startswith(BLOCK):
+            ids = Columns.from_bytes(BAND, data)[ID]
+            count += int(np.count_nonzero((ids > (totals.newest_id or 0)) & (ids < first_id)))
+    return count
 
 
 def _arrays_in(value: object) -> Iterator[np.ndarray]:

@@ -60,7 +60,9 @@ class MemoryReader:
         if not isinstance(window, SortedSet):
             raise StateError(f"{keys.GAMES} of stream {stream} is no sorted set; `crashfold replay` rebuilds")
         games = [member for game_id, member in sorted(window.members.items()) if game_id > above_id]
-        return WindowPart(standing, len(window.members), games)
+        stored = {} if above_id else self._data.live[stream].model.get(keys.CHECKPOINT, {})
+        assert isinstance(stored, dict)
+        return WindowPart(standing, len(window.members), games, dict(stored))
 
     async def cached(self, stream: str, version: int, request: str) -> bytes | None:
         """See `LiveReader`."""

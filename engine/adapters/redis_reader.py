@@ -4,6 +4,7 @@ Imports the client, its line and the packing beside it. Every read is one MULTI,
 between; all reads share one line to their server, but for whole windows, which have another: nobody waits for them.
 """
 
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
@@ -31,6 +32,11 @@ STREAMS_MAX: Final = 1_000
 """Connections for subscriptions, one a stream."""
 
 _STANDING: Final = ("generation", "topic", "partition", "next_offset", "total_games", "newest", "commit", "topic_id")
+
+_NUMBER: Final = re.compile(r"[0-9]{1,16}")
+_NUMBERS_END: Final = 2**63
+_NAME: Final = re.compile(r"[0-9A-Za-z._-]{1,64}")
+_COMMIT: Final = re.compile(r"[0-9a-f]{16}")
 
 _decode_update = msgspec.json.Decoder(Update).decode
 
@@ -100,11 +106,16 @@ class RedisReader:
         names = self._keys(stream)
         games = names.key(keys.GAMES)
         commands: list[Command] = [("ZCARD", games), ("ZRANGEBYSCORE", games, f"({above_id}", "+inf")]
-        standing, replies = await self._read(names, commands, is_bulk=not above_id)
-        for reply in replies:
+        if not above_id:
+            commands.append(("HGETALL", names.checkpoint))
+        standing, (count, members, *fields) = await self._read(names, commands, is_bulk=not above_id)
+        for reply in (count, members):
             if isinstance(reply, ResponseError):
                 raise StateError(f"{games} has another type: {packing.WAY_OUT}")
-        return None if standing is None else WindowPart(standing, *replies)
+        if standing is None:
+            return None
+        stored = packing.state(dict(zip(fields[0][::2], fields[0][1::2], strict=True))) if fields else {}
+        return WindowPart(standing, count, members, stored)
 
     async def cached(self, stream: str, version: int, request: str) -> bytes | None:
         """See `LiveReader`."""
@@ -197,24 +208,41 @@ class _Updates:
 
 
 def _standing(names: Keys, fields: list[bytes | None], version: bytes | None) -> Standing | None:
-    if fields[0] is None:
+    """Where the stream stands; None without a checkpoint. Raises StateError for what no engine has written: headers are
+    made of it, and numbers are computed with."""
+    if all(field is None for field in fields):
         return None
-    generation, topic, partition, next_offset, *numbers, commit, topic_id = ((part or b"").decode() for part in fields)
-    total_games, newest = numbers
+    if version is None:
+        raise StateError(f"{names.version} is missing: {packing.WAY_OUT}")
     try:
-        return Standing(
+        generation, topic, partition, next_offset, total_games, newest, commit = (
+            (part or b"").decode() for part in fields
+        )
+        standing = Standing(
             generation,
-            int(version or b"0"),
+            _number(version.decode()),
             topic,
-            int(partition),
+            _number(partition),
             packing.offset(names.checkpoint, next_offset),
-            int(total_games),
-            int(newest or "0"),
+            _number(total_games),
+            _number(newest or "0"),
             commit,
             topic_id or None,
         )
     except ValueError:
-        raise StateError(f"{names.checkpoint} is no checkpoint: {packing.WAY_OUT}") from None
+        raise StateError(f"{names.checkpoint} or {names.version} is spoiled: {packing.WAY_OUT}") from None
+    if _NAME.fullmatch(generation) is None or (commit and _COMMIT.fullmatch(commit) is None):
+        raise StateError(f"{names.checkpoint} has no generation or commit that is one: {packing.WAY_OUT}")
+    if not 0 <= standing.next_offset < _NUMBERS_END or standing.total_games < (standing.newest_id > 0):
+        raise StateError(f"{names.checkpoint} counts what cannot be: {packing.WAY_OUT}")
+    return standing
+
+
+def _number(text: str) -> int:
+    """A count or an id. Raises ValueError for what an engine does not write."""
+    if _NUMBER.fullmatch(text) is None:
+        raise ValueError(text)
+    return int(text)
 
 
 def _command(names: Keys, piece: Piece) -> Command:

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from functools import lru_cache
 from importlib.metadata import version
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import anyio
 import anyio.lowlevel
@@ -19,7 +20,7 @@ import msgspec
 import structlog
 
 from engine.api import problems, questions
-from engine.api.follower import CATCH_UP_S, Follower, Followers, Held
+from engine.api.follower import CATCH_UP_S, Follower, Followers, Held, TooManyStreams
 from engine.api.games import GamesPage
 from engine.api.meter import Aggregate, ApiMeter, Source
 from engine.api.past import NO_PAST, Past
@@ -44,11 +45,15 @@ from engine.ports import Clock, LiveReader
 from engine.settings import AnswerSource, Settings
 from schemas import fairness
 
+FULL_RETRY_S: Final = 10
+"""When to come again where all places for streams are taken."""
 MIN_VERSION_WAIT_S: Final = 5.0
 READS_MAX: Final = 3
 """How often pieces are read anew because a commit came in between."""
 KEPT_BYTES_MAX: Final = 32 << 20
 """Answers kept in memory of one version of a stream."""
+KEPT_BYTES_IN_ALL_MAX: Final = 96 << 20
+"""Of all streams."""
 SHARED_BYTES_MAX: Final = 256 << 10
 """A bigger answer is not kept in the store."""
 SHARED_BYTES_PER_S: Final = 128 << 10
@@ -60,6 +65,8 @@ COSTLY_KNOWN: Final = 1_024
 INLINE_ITEMS: Final = 3_000
 """Bigger answers are made in a thread, so that streams and other requests go on meanwhile."""
 THREADS: Final = 2
+SPOILED: Final = (msgspec.MsgspecError, ValueError, ArithmeticError, RecursionError)
+"""What reading a stored value raises when no engine has written it."""
 
 JSON: Final = b"application/json"
 PROBLEM: Final = problems.MEDIA_TYPE.encode()
@@ -104,14 +111,52 @@ class _Shelf:
     def __init__(self, held: Held) -> None:
         self.held = held
         self.answers: dict[_Key, _Kept] = {}
-        self.room = KEPT_BYTES_MAX
+        self.weight = 0
 
     def put(self, key: _Key, kept: _Kept) -> None:
-        """Keep it, if there is room."""
-        weight = len(kept.reply.body) + len(key[2]) + len(key[4]) + 1_000
-        if weight <= self.room:
-            self.room -= weight
-            self.answers[key] = kept
+        """Keep it, in the place of what it replaces, and of the oldest ones where there is no room."""
+        weight = _weight(key, kept)
+        if weight > KEPT_BYTES_MAX:
+            return
+        self._take(key)
+        while self.weight + weight > KEPT_BYTES_MAX:
+            self._take(next(iter(self.answers)))
+        self.answers[key] = kept
+        self.weight += weight
+
+    def _take(self, key: _Key) -> None:
+        kept = self.answers.pop(key, None)
+        if kept is not None:
+            self.weight -= _weight(key, kept)
+
+
+class _Shelves:
+    """The answers kept of all streams. Those of a follower go with it, or when it holds something else."""
+
+    def __init__(self) -> None:
+        self._by_follower: WeakKeyDictionary[Follower, _Shelf] = WeakKeyDictionary()
+
+    def of(self, follower: Follower) -> _Shelf | None:
+        """The answers of what is held now; None when there are none."""
+        shelf = self._by_follower.get(follower)
+        return shelf if shelf is not None and shelf.held is follower.held else None
+
+    def put(self, follower: Follower, key: _Key, kept: _Kept) -> None:
+        """Keep an answer of what is held now."""
+        shelf = self.of(follower) or _Shelf(follower.held)
+        self._by_follower.pop(follower, None)  # the dictionary is in order of use
+        self._by_follower[follower] = shelf
+        shelf.put(key, kept)
+        shelves = [*self._by_follower.items()]
+        total = sum(shelf.weight for _, shelf in shelves)
+        for other, stale in shelves[:-1]:
+            if total > KEPT_BYTES_IN_ALL_MAX or stale.held is not other.held:
+                total -= stale.weight
+                del self._by_follower[other]
+
+
+def _weight(key: _Key, kept: _Kept) -> int:
+    return len(kept.reply.body) + len(key[2]) + len(key[4]) + 1_000
 
 
 class Answers:
@@ -144,7 +189,7 @@ class Answers:
         }
         self._calculate: Callable[[str], float | None] = calculation(settings)
         self._settings_digest = _settings_digest(settings)
-        self._shelves: dict[str, _Shelf] = {}
+        self._shelves = _Shelves()
         self._making: dict[tuple[str, *_Key], anyio.Event] = {}
         self._costly: dict[tuple[str, Any], None] = {}
         self._to_share: list[CachedAnswer] = []
@@ -158,8 +203,9 @@ class Answers:
         stream = self._followers.default_stream
         if "stream=" in query:
             stream = questions.split_query(query).get("stream", stream)
-        follower, shelf = self._followers.get(stream), self._shelves.get(stream)
-        if follower is None or shelf is None or shelf.held is not follower.held or follower.is_replica:
+        follower = self._followers.get(stream)
+        shelf = None if follower is None else self._shelves.of(follower)
+        if follower is None or shelf is None or follower.is_replica:
             return None
         known = headers.get("if-none-match")
         if follower.is_behind or (known is not None and not all(map(follower.covers, Cursor.all_in(known)))):
@@ -175,8 +221,12 @@ class Answers:
         """The follower of a stream, or what is against it."""
         try:
             follower = await self._followers.follow(stream)
+        except TooManyStreams:
+            return problems.unavailable("as many streams are listened to here as may be", FULL_RETRY_S)
         except Unavailable:
             return problems.unavailable("the store cannot be reached, and nothing is held of this stream", 1)
+        except CrashfoldError:
+            return problems.unavailable("the store refuses or has no state of this stream that can be read", 1)
         return follower or problems.not_found("there is no such stream")
 
     async def answer(self, request: Request) -> Reply:
@@ -198,6 +248,8 @@ class Answers:
                 await self._reader.keep(batch)
             except CrashfoldError as error:
                 _log.debug("answers_not_shared", fault=str(error))
+            except Exception:  # nobody waits for it
+                _log.exception("answers_not_shared")
             await self._clock.sleep(SHARE_EVERY_S)
 
     async def _answer_asked(self, asked: Asked, request: Request) -> Reply:
@@ -224,8 +276,8 @@ class Answers:
         key = (follower.stream, *_key(request))
         while (making := self._making.get(key)) is not None:
             await making.wait()
-            shelf = self._shelves.get(follower.stream)
-            if shelf is not None and shelf.held is follower.held and (kept := shelf.answers.get(key[1:])) is not None:
+            shelf = self._shelves.of(follower)
+            if shelf is not None and (kept := shelf.answers.get(key[1:])) is not None:
                 return kept.reply
         made = self._making[key] = anyio.Event()
         try:
@@ -318,7 +370,7 @@ class Answers:
         held, pieces = read
         try:
             return held, past_of(asked, wanted, pieces, held.window), True
-        except (msgspec.MsgspecError, ValueError, ArithmeticError):
+        except SPOILED:
             _log.error("past_unreadable", stream=follower.stream, version=held.version)
             return held, NO_PAST, False
 
@@ -384,7 +436,10 @@ class Answers:
         is_whole: bool = True,
     ) -> Reply:
         if isinstance(data, Problem):
-            return problem_reply(data, *_version_headers(held, "replica" if follower.is_replica else source))
+            if data.status == 404 and not is_whole:  # nobody knows, which is not the same as none
+                data = problems.unavailable("what lies before the window cannot be read now", 1)
+            source = "replica" if follower.is_replica or not is_whole else source
+            return problem_reply(data, *_version_headers(held, source))
         body = _encode(data if isinstance(data, GamesPage) else Success(data=data))
         return self._body_reply(asked, request, follower, held, body, source, is_whole=is_whole)
 
@@ -400,7 +455,7 @@ class Answers:
         is_whole: bool = True,
     ) -> Reply:
         """The reply, kept for the next who asks if it is worth it."""
-        is_replica = follower.is_replica or held.is_beyond
+        is_replica = follower.is_replica or held.is_beyond or not is_whole
         etag = None
         if not asked.by_clock and not held.is_beyond and is_whole and held.standing.commit:
             zone = asked.terms.zone.name
@@ -410,11 +465,8 @@ class Answers:
         if is_replica:
             return _aged(reply, follower.age_s)
         if held is follower.held and _is_kept(asked) and (etag is not None or asked.by_clock):
-            shelf = self._shelves.get(follower.stream)
-            if shelf is None or shelf.held is not held:
-                shelf = self._shelves[follower.stream] = _Shelf(held)
             later = reply if source == "precomputed" else _success(held, body, "cached", etag, route)
-            shelf.put(_key(request), _Kept(later, self._valid_until_us(asked)))
+            self._shelves.put(follower, _key(request), _Kept(later, self._valid_until_us(asked)))
         return reply
 
     def _valid_until_us(self, asked: Asked) -> int | None:
@@ -470,7 +522,7 @@ def _built(wanted: Precomputed, pieces: Pieces, view: View) -> Any:
     """The answer from the pieces. One that cannot be read is as good as missing."""
     try:
         return wanted.build(pieces.values, pieces.standing, view)
-    except (msgspec.MsgspecError, ValueError, ArithmeticError):
+    except SPOILED:
         return Lack.MISSING
 
 

@@ -12,6 +12,7 @@ from typing import Final, Literal, Protocol
 import anyio
 import anyio.abc
 import msgspec
+import structlog
 
 from engine.api.follower import Change, Ended, Follower
 from engine.api.live import Backlog, Calculate, Frame
@@ -27,6 +28,9 @@ CATCH_UP_S: Final = 2.0
 """How long a client that has seen a later state elsewhere waits for this process to be as far."""
 GOODBYE_S: Final = 2.0
 """How long a client may take to hear that the stream ends."""
+
+
+_log = structlog.get_logger()
 
 
 class LiveMeter(Protocol):
@@ -76,8 +80,16 @@ class Feed:
         self.ended = False
         """Nothing comes any more: clients are to go, and may come back."""
 
+    def use(self) -> None:
+        """Note that somebody has asked for it."""
+        self._follower.use()
+
+    def used(self) -> contextlib.AbstractContextManager[None]:
+        """Keep the follower from being let go while the block runs: a client listens."""
+        return self._follower.used()
+
     async def run(self) -> None:
-        """Listen to the follower until it ends."""
+        """Listen to the follower until it ends, clients or not: one that comes back finds what it missed."""
         async with self._follower.subscribe() as subscription:
             self._backlog.begin(self._follower.held.cursor)
             self.wake()
@@ -171,7 +183,9 @@ class Live:
             if stream not in self._feeds:
                 feed = self._feeds[stream] = Feed(follower, self._calculate)
                 self._tasks.start_soon(self._run, stream, feed)
-        return self._feeds[stream]
+        feed = self._feeds[stream]
+        feed.use()
+        return feed
 
     def refusal(self, transport: Transport) -> Problem | None:
         """Why no further client may come, if so."""
@@ -183,10 +197,10 @@ class Live:
         return None
 
     @contextlib.contextmanager
-    def client(self, transport: Transport) -> Iterator[anyio.CancelScope]:
-        """Count a client while the block runs, which is cancelled when the client lingers on after `stop`."""
+    def client(self, transport: Transport, feed: Feed) -> Iterator[anyio.CancelScope]:
+        """Count a client of a feed while the block runs, which is cancelled when the client lingers on after `stop`."""
         clients = self._clients[transport]
-        with anyio.CancelScope() as scope:
+        with feed.used(), anyio.CancelScope() as scope:
             clients.add(scope)
             self.meter.live_clients(transport, len(clients))
             try:
@@ -198,6 +212,9 @@ class Live:
     async def _run(self, stream: str, feed: Feed) -> None:
         try:
             await feed.run()
+        except Exception:  # its clients come back, and get another feed
+            _log.exception("feed_failed", stream=stream)
         finally:
-            del self._feeds[stream]
+            if self._feeds.get(stream) is feed:
+                del self._feeds[stream]
             feed.end()

@@ -10,8 +10,8 @@ engine folds them, beyond the version that was last read. Versions are the store
 moment is the last version known, that it is a replica, and a cursor of its own.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager
 from typing import Final, Literal, Self
 
 import anyio
@@ -23,16 +23,19 @@ import structlog
 
 from engine.api.replica import Replica
 from engine.core.reading import Cursor, Standing, WindowPart
-from engine.errors import CrashfoldError, StateError, StoreRefused, StoreUnavailable
+from engine.errors import CrashfoldError, StateError, StoreUnavailable, Unavailable
 from engine.ports import Clock, EventLog, LiveReader, Updates
 from projections.columns import Ints
 from projections.games import Bands, Games, games_of
+from projections.stream import games_before
 from schemas.game import DEFAULT_STREAM, Game, Unreadable, decode
 
 CHANGE_GAMES_MAX: Final = 100
 """Games that a change brings along, at most: the newest."""
 LOOK_EVERY_S: Final = 1.0
 """How often the store is asked although it said nothing: a connection may be dead without a word."""
+CHANNEL_RETRY_S: Final = 30.0
+"""How often a channel that was refused is tried again."""
 SILENT_S: Final = 3.0
 """A store that has not answered for so long is as good as away."""
 RETRY_S: Final = 0.25
@@ -49,6 +52,8 @@ INLINE_GAMES: Final = 1_000
 STREAMS_MAX: Final = 64
 """Streams followed at once: each holds its window (some 5 MB) and a connection."""
 IDLE_S: Final = 300.0
+START_WAIT_S: Final = 3.0
+"""How long a question waits for a stream that is not followed yet."""
 
 Verdict = Literal["same", "ahead", "behind"]
 
@@ -196,6 +201,8 @@ class Follower:
         self._behind_since_s: float | None = None
         self._confirmed_s = clock.monotonic_s()
         self._used_s = clock.monotonic_s()
+        self._users = 0
+        self._channel_fault: str | None = None
         self._ended = False
 
     @property
@@ -224,18 +231,33 @@ class Follower:
         return max(0.0, self._clock.monotonic_s() - self._confirmed_s)
 
     @property
-    def is_subscribed(self) -> bool:
-        """Whether anybody wants changes."""
-        return bool(self._subscriptions)
+    def channel_fault(self) -> str | None:
+        """Why nothing is told of new versions, which are looked for instead; None while it is."""
+        return self._channel_fault
+
+    @property
+    def is_used(self) -> bool:
+        """Whether a live client is there."""
+        return self._users > 0
 
     @property
     def idle_s(self) -> float:
         """For how long nobody has used it."""
-        return 0.0 if self._subscriptions else self._clock.monotonic_s() - self._used_s
+        return 0.0 if self._users else self._clock.monotonic_s() - self._used_s
 
     def use(self) -> None:
         """Note that somebody does."""
         self._used_s = self._clock.monotonic_s()
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """Note that somebody does, as long as the block runs."""
+        self._users += 1
+        try:
+            yield
+        finally:
+            self._users -= 1
+            self.use()
 
     def snapshot(self) -> Change:
         """What a new subscriber is shown first: the newest games."""
@@ -296,18 +318,39 @@ class Follower:
 
     async def _follow_store(self) -> None:
         while True:
+            fault: CrashfoldError | None
+            self._is_continuous = False  # who knows what happened while nobody looked
             try:
                 async with self._reader.updates(self.stream) as updates:
+                    self._tells(None)
                     fault = await self._keep_up(updates)
             except CrashfoldError as error:
-                fault = error
-            self._is_away(str(fault))
-            await self._clock.sleep(RETRY_S)
+                fault = await self._look_for_updates(error)
+            if fault is not None:
+                self._is_away(str(fault))
+                await self._clock.sleep(RETRY_S if isinstance(fault, Unavailable) else LOOK_EVERY_S)
+
+    async def _look_for_updates(self, untold: CrashfoldError) -> CrashfoldError | None:
+        """Look for new versions instead of being told, which `untold` keeps from us: a user may have the right to the
+        keys and none to the channel. Why that came to an end; None when it is time to try the channel again."""
+        lasts_s = LOOK_EVERY_S if isinstance(untold, Unavailable) else CHANNEL_RETRY_S
+        try:
+            for _ in range(int(lasts_s / RETRY_S)):
+                await self._refresh()
+                self._tells(str(untold))
+                await self._clock.sleep(RETRY_S)
+        except CrashfoldError as error:
+            return error
+        return None
+
+    def _tells(self, fault: str | None) -> None:
+        if fault is not None and self._channel_fault is None:
+            _log.warning("channel_refused", stream=self.stream, fault=fault)
+        self._channel_fault = fault
 
     async def _keep_up(self, updates: Updates) -> CrashfoldError:
         """Read whatever is told; why that came to an end."""
         news = _News()
-        self._is_continuous = False  # who knows what happened while nobody listened
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._listen, updates, news)
             try:
@@ -354,13 +397,14 @@ class Follower:
             async with new_log() as event_log:
                 held = self._held
                 base = held.base or held.standing
-                async for now in replica.follow(event_log, held.standing, held.window):
-                    self._reached = now.next_offset
-                    if now.standing != self._held.standing:
-                        self._hold(Held(now.standing, now.window, base))
-                    self._log_fault = None
-                    self._confirm()
-                    self._wake()
+                async with aclosing(replica.follow(event_log, held.standing, held.window)) as looks:
+                    async for now in looks:
+                        self._reached = now.next_offset
+                        if now.standing != self._held.standing:
+                            self._hold(Held(now.standing, now.window, base))
+                        self._log_fault = None
+                        self._confirm()
+                        self._wake()
         except CrashfoldError as error:
             if self._log_fault is None:
                 _log.warning("log_away", stream=self.stream, fault=str(error))
@@ -390,8 +434,10 @@ class Follower:
             if part is None:
                 return
             window = await _games(part.games)
+            _prove(part, window)
         # Meanwhile the topic may have been folded further than the store was then.
         if self._held is held or self._compare(part.standing) == "ahead":
+            self._reached = 0
             self._hold(Held(part.standing, window))
             self._is_there()
 
@@ -515,8 +561,27 @@ async def _appended(held: Held, part: WindowPart) -> Games | None:
         return None
     if part.standing.total_games - held.total_games != len(part.games):
         return None  # a late game took its place, or games went by that the window no longer has
-    window = held.window.append(await _games(part.games))
-    return window.last(part.window_games) if len(window) >= part.window_games else None
+    more = await _games(part.games)
+    if len(more) and more.ids[-1] != part.standing.newest_id:
+        return None
+    window = held.window.append(more)
+    return window.last(part.window_games) if len(held.window) <= part.window_games <= len(window) else None
+
+
+def _prove(part: WindowPart, window: Games) -> None:
+    """Raise StateError when the store has lost games of the window, or whatever else makes it another one."""
+    ids, standing = window.ids, part.standing
+    try:
+        before = games_before(part.stored, int(ids[0]) if len(ids) else standing.newest_id + 1)
+    except (msgspec.MsgspecError, ValueError):
+        raise StateError("the state before the window cannot be read; `crashfold replay` rebuilds") from None
+    if before + len(window) != standing.total_games:
+        raise StateError(
+            f"of {standing.total_games} games {before} came before the window, which has {len(window)}; some are lost, "
+            "`crashfold replay` rebuilds"
+        )
+    if (int(ids[-1]) if len(ids) else 0) != standing.newest_id:
+        raise StateError("the window does not end with the newest game; `crashfold replay` rebuilds")
 
 
 async def _games(members: Sequence[bytes]) -> Games:
@@ -533,7 +598,31 @@ def _decoded(members: Sequence[bytes]) -> Games:
         if isinstance(game, Unreadable):
             raise StateError(f"the window holds something that is no game ({game.detail}); `crashfold replay` rebuilds")
         games.append(game)
-    return Games.of(_NO_BANDS, games)
+    found = Games.of(_NO_BANDS, games)
+    if (np.diff(found.ids) <= 0).any():
+        raise StateError("the window is out of order; `crashfold replay` rebuilds")
+    return found
+
+
+class TooManyStreams(Unavailable):
+    """As many streams are followed as may be, and each has somebody who listens."""
+
+
+class _Start:
+    """A stream that is about to be followed, and what came of it: a follower, None when there is no such stream, or an
+    error."""
+
+    def __init__(self) -> None:
+        self.done = anyio.Event()
+        self.follower: Follower | None = None
+        self.error: CrashfoldError | None = StoreUnavailable("this process is about to end")
+
+
+class _Running(msgspec.Struct, frozen=True):
+    """A follower that runs; `scope` ends it."""
+
+    follower: Follower
+    scope: anyio.CancelScope
 
 
 class Followers:
@@ -561,11 +650,13 @@ class Followers:
         self._new_log = new_log
         self._streams_max = streams_max
         self._idle_s = idle_s
-        self._running: dict[str, tuple[Follower, anyio.CancelScope]] = {}
-        self._starting: dict[str, anyio.Lock] = {}
+        self._running: dict[str, _Running] = {}
+        self._starting: dict[str, _Start] = {}
         self._tasks: anyio.abc.TaskGroup | None = None
         self.is_started = False
         """Whether the store has answered, so that there is something to answer from."""
+        self.start_fault = "it was not asked yet"
+        """Why not, as far as that is known."""
 
     @property
     def default_stream(self) -> str:
@@ -587,81 +678,111 @@ class Followers:
 
     def all(self) -> list[Follower]:
         """Those that run now."""
-        return [follower for follower, _ in self._running.values()]
+        return [running.follower for running in self._running.values()]
 
     def get(self, stream: str) -> Follower | None:
         """The follower of a stream that is followed already."""
         found = self._running.get(stream)
         if found is None:
             return None
-        found[0].use()
-        return found[0]
+        found.follower.use()
+        return found.follower
 
     async def follow(self, stream: str) -> Follower | None:
         """The follower of a stream, with something to answer from; None when there is no such stream.
 
-        Raises Unavailable when it is not followed yet and the store is away, or when there are too many.
+        A window that takes long to read is read on for those who ask again. Raises a CrashfoldError when the stream is
+        not followed yet: Unavailable when the store is away or slow, TooManyStreams, or what the store refuses.
         """
         if self._only_stream is not None and stream != self._only_stream:
             return None
         if (follower := self.get(stream)) is not None:
             return follower
-        lock = self._starting.setdefault(stream, anyio.Lock())
-        try:
-            async with lock:
-                return self.get(stream) or await self._start(stream)
-        finally:
-            if lock.statistics().tasks_waiting == 0:
-                self._starting.pop(stream, None)
+        start = self._starting.get(stream)
+        if start is None:
+            if self._tasks is None:
+                raise StoreUnavailable("this process is about to end")
+            start = self._starting[stream] = _Start()
+            self._tasks.start_soon(self._start, stream, start)
+        with anyio.move_on_after(START_WAIT_S):
+            await start.done.wait()
+        if not start.done.is_set():
+            raise StoreUnavailable("the stream is still being read")
+        if start.error is not None:
+            raise start.error.with_traceback(None)
+        return start.follower
 
     async def _begin(self) -> None:
         """Follow the default stream before anybody asks, as soon as the store answers."""
-        while not self.is_started:
+        fault = ""
+        while True:
             try:
                 await self.follow(self.default_stream)
+                return
             except CrashfoldError as error:
-                _log.warning("store_away", stream=self.default_stream, fault=str(error))
+                if str(error) != fault:
+                    fault = str(error)
+                    _log.warning("store_away", stream=self.default_stream, fault=fault)
+                self.start_fault = fault
                 await self._clock.sleep(LOOK_EVERY_S)
 
-    async def _start(self, stream: str) -> Follower | None:
-        if len(self._running) >= self._streams_max and not self._let_one_go():
-            raise StoreRefused(f"{self._streams_max} streams are followed already; try again later")
+    async def _start(self, stream: str, start: _Start) -> None:
+        """Read what the store has of a stream, and follow it."""
+        try:
+            start.follower = await self._started(stream)
+            start.error = None
+        except CrashfoldError as error:
+            start.error = error
+        except Exception:  # whatever a stream holds is its own trouble
+            _log.exception("follower_failed", stream=stream)
+            start.error = StateError("the stream cannot be read; the log says why")
+        finally:
+            if self._starting.get(stream) is start:
+                del self._starting[stream]
+            start.done.set()
+
+    async def _started(self, stream: str) -> Follower | None:
+        # Quicker to tell than a whole window, where the store is slow, or there is no such stream.
+        if await self._reader.standing(stream) is None and stream != self._only_stream:
+            self.is_started = True
+            return None
+        self._make_room()
         replica = None if self._replica is None else self._replica(stream)
         follower = Follower(stream, self._reader, self._clock, replica, self._new_log)
-        is_known = await follower.load()
+        await follower.load()
         self.is_started = True
-        if not is_known and stream != self._only_stream:
-            return None
+        self._make_room()
         if self._tasks is None:
             raise StoreUnavailable("this process is about to end")
-        scope = anyio.CancelScope()
-        self._running[stream] = (follower, scope)
-        self._tasks.start_soon(self._run, follower, scope)
+        running = self._running[stream] = _Running(follower, anyio.CancelScope())
+        self._tasks.start_soon(self._run, running)
         return follower
 
-    async def _run(self, follower: Follower, scope: anyio.CancelScope) -> None:
+    async def _run(self, running: _Running) -> None:
+        stream = running.follower.stream
         try:
-            with scope:
-                await follower.run()
+            with running.scope:
+                await running.follower.run()
+        except Exception:  # it is followed anew when somebody asks
+            _log.exception("follower_failed", stream=stream)
         finally:
-            self._running.pop(follower.stream, None)
+            if self._running.get(stream) is running:
+                del self._running[stream]
 
     async def _let_idle_go(self) -> None:
         while True:
             await self._clock.sleep(self._idle_s / 4)
-            for follower, scope in list(self._running.values()):
+            for running in list(self._running.values()):
+                follower = running.follower
                 if follower.stream != self.default_stream and follower.idle_s > self._idle_s:
-                    scope.cancel()
+                    running.scope.cancel()
 
-    def _let_one_go(self) -> bool:
-        """End the follower that was not used for longest; False when all are in use."""
-        idle = [
-            (follower.idle_s, follower.stream)
-            for follower in self.all()
-            if follower.stream != self.default_stream and not follower.is_subscribed
-        ]
+    def _make_room(self) -> None:
+        """Let the follower go that was not used for longest, if there is no place. Raises TooManyStreams."""
+        if len(self._running) < self._streams_max:
+            return
+        idle = [one for one in self.all() if one.stream != self.default_stream and not one.is_used]
         if not idle:
-            return False
-        _, stream = max(idle)
-        self._running.pop(stream)[1].cancel()
-        return True
+            raise TooManyStreams(f"{self._streams_max} streams are listened to already; try again later")
+        longest = max(idle, key=lambda one: one.idle_s)
+        self._running.pop(longest.stream).scope.cancel()

@@ -29,12 +29,16 @@ class ApiHealth:
 
     def started(self) -> list[str]:
         """Why nothing can be answered yet."""
-        return [] if self._followers.is_started else ["the store was not reached yet"]
+        if self._followers.is_started:
+            return []
+        return [f"the store was not reached yet: {self._followers.start_fault}"]
 
     def notes(self) -> list[str]:
         """What is not as it should be, though everything is answered."""
         notes = []
         for follower in self._followers.all():
+            if follower.channel_fault is not None:
+                notes.append(f"stream {follower.stream} is looked after, not told of: {follower.channel_fault}")
             if follower.is_replica:
                 notes.append(
                     f"stream {follower.stream} is a replica, {follower.age_s:.1f} s old: the store:"

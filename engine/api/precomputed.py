@@ -11,6 +11,7 @@ read than the window is to walk. Of these two the window gives the answer, and t
 
 from collections.abc import Callable, Sequence
 from enum import Enum
+from itertools import pairwise
 from typing import Any, Final
 
 import msgspec
@@ -43,6 +44,8 @@ from schemas.predicate import Predicate
 
 _BUCKET: Final = len(keys.bucket(0)) - 1
 """Characters before the number in the field of a bucket."""
+
+COUNT_DIGITS_MAX: Final = 16
 
 _decode_sample = msgspec.json.Decoder(Sample).decode
 _decode_buckets = msgspec.json.Decoder(list[Interval]).decode
@@ -134,7 +137,7 @@ def _occurrences(threshold: Threshold, games: int) -> Precomputed:
         sample, count = values[0][0], values[1][0]
         if sample is None or count is None:
             return Lack.MISSING
-        fields = _fields(sample, int(count), view)
+        fields = _fields(sample, count, games, standing, view)
         params = SampleParams(games=games)
         return OccurrencesAnswer(by_time=False, params=params, occurrences=Occurrences(**fields), **threshold.echo)
 
@@ -149,7 +152,7 @@ def _occurrences_batch(thresholds: Sequence[Threshold], question: questions.Occu
         if sample is None or None in counts:
             return Lack.MISSING
         results = {
-            threshold.label: ComparedOccurrences(**_fields(sample, int(count), view))
+            threshold.label: ComparedOccurrences(**_fields(sample, count, question.games, standing, view))
             for threshold, count in zip(thresholds, counts, strict=True)
         }
         return OccurrencesBatchAnswer(False, SampleParams(games=question.games), False, results)
@@ -158,8 +161,11 @@ def _occurrences_batch(thresholds: Sequence[Threshold], question: questions.Occu
     return Precomputed((Fields(keys.SAMPLES, (field,)), *pieces), build)
 
 
-def _fields(stored: bytes, count: int, view: View) -> dict[str, Any]:
+def _fields(stored: bytes, counted: bytes, games: int, standing: Standing, view: View) -> dict[str, Any]:
     sample = _decode_sample(stored)
+    if sample.total_games != min(games, standing.total_games):
+        raise ValueError("the sample is of another size")
+    count = _count(counted, sample.total_games)
     times = (sample.first_game_time, sample.last_game_time)
     first, last = (None if time_ms is None else view.zone.isoformat(time_ms * 1000) for time_ms in times)
     return {
@@ -169,6 +175,22 @@ def _fields(stored: bytes, count: int, view: View) -> dict[str, Any]:
         "first_game_time": first,
         "last_game_time": last,
     }
+
+
+def _count(text: bytes, at_most: int) -> int:
+    """A stored count. Raises ValueError for one that cannot be."""
+    if not (text.isdigit() and len(text) <= COUNT_DIGITS_MAX and int(text) <= at_most):
+        raise ValueError("a count is spoiled")
+    return int(text)
+
+
+def _descending(games: Sequence[Game], predicate: Predicate) -> Sequence[Game]:
+    """Matches as they are stored. Raises ValueError for games that do not match, or stand in another order."""
+    if any(newer.game_id <= older.game_id for newer, older in pairwise(games)) or not all(
+        predicate.matches(round(game.crash_point * 100)) for game in games
+    ):
+        raise ValueError("the last games are spoiled")
+    return games
 
 
 def _intervals(threshold: Threshold, question: questions.IntervalsQuestion) -> Precomputed:
@@ -195,6 +217,8 @@ def _intervals(threshold: Threshold, question: questions.IntervalsQuestion) -> P
         items = []
         for start in starts:
             count, total = stored[start].count, stored[start].total_games
+            if not 0 <= count <= total <= standing.total_games or start % step_s:
+                raise ValueError("a bucket is spoiled")
             begin, end = printed[start], printed[start + step_s]
             items.append(IntervalItem(begin, end, count, total, percentage(count, total)))
         return IntervalsAnswer(threshold.value, question.interval_minutes, question.hours, len(items), items)
@@ -232,9 +256,12 @@ def _last_games_of(
 ) -> list[LastGameAnswer | None] | None:
     """The last game of each threshold, None where there is none; None when one is missing that should be there."""
     found: list[tuple[Game, int] | None] = []
-    for stored, (count,) in zip(values[::2], values[1::2], strict=True):
+    for threshold, stored, (count,) in zip(thresholds, values[::2], values[1::2], strict=True):
         if stored is not None:
             last = _decode_last_game(stored)
+            _descending([last], threshold.predicate)
+            if not 1 <= last.ordinal <= standing.total_games or last.game_id > standing.newest_id:
+                raise ValueError("the last game is spoiled")
             found.append((last, standing.total_games - last.ordinal))
         elif count == b"0":
             found.append(None)
@@ -246,9 +273,9 @@ def _last_games_of(
 def _last_games(threshold: Threshold, limit: int) -> Precomputed:
     def build(values: Sequence[Any], standing: Standing, view: View) -> LastGamesAnswer | Lack:
         stored, (count,) = values
-        if count is None or len(stored) < min(limit, int(count)):
+        if count is None or len(stored) != min(limit, _count(count, standing.total_games)):
             return Lack.MISSING
-        games = shown(view, _decode_games(b"[" + b",".join(stored) + b"]"))
+        games = shown(view, [*_descending(_decode_games(_joined(stored)), predicate)])
         return LastGamesAnswer(limit=limit, count=len(games), games=games, **threshold.echo)
 
     predicate = threshold.predicate
@@ -282,36 +309,54 @@ def past_wanted(asked: Asked, view: View, settings: ProjectionSettings, total_ga
 
 def past_pieces(asked: Asked, predicates: Sequence[Predicate]) -> tuple[Piece, ...]:
     """What to read of the past of those predicates."""
-    if aggregate_of(asked) == "series":
-        return tuple(First(keys.series(predicate), SERIES_KEPT) for predicate in predicates)
     pieces: list[Piece] = [AllFields(keys.GAPS)]
     for predicate in predicates:
-        pieces += (Text(keys.last_game(predicate)), First(keys.last_games(predicate), LAST_GAMES_KEPT))
-    return tuple(pieces)
+        pieces.append(Fields(keys.occurrences(predicate), ("count",)))
+        if aggregate_of(asked) == "series":
+            pieces.append(First(keys.series(predicate), SERIES_KEPT))
+        else:
+            pieces += (Text(keys.last_game(predicate)), First(keys.last_games(predicate), LAST_GAMES_KEPT))
+    return tuple(pieces[1:] if aggregate_of(asked) == "series" else pieces)
 
 
 def past_of(asked: Asked, predicates: Sequence[Predicate], read: Pieces, window: Games) -> Past:
-    """The past, from what was read of `past_pieces`."""
+    """The past, from what was read of `past_pieces`. Raises ValueError, or what decoding raises, when it is spoiled."""
+    values, total = read.values, read.standing.total_games
     if aggregate_of(asked) == "series":
         openings = {}
-        for predicate, stored in zip(predicates, read.values, strict=True):
-            opening = opening_of(window, _decode_series(_joined(stored)))
+        for predicate, counted, stored in zip(predicates, values[::2], values[1::2], strict=True):
+            runs = _decode_series(_joined(stored))
+            if not runs and _count(_only(counted), total) < total:
+                raise ValueError("series are missing")
+            opening = opening_of(window, runs)
             if opening is not None:
                 openings[predicate] = opening
         return Past(openings=openings)
-    fields = read.values[0]
-    assert isinstance(fields, dict)
+    fields = values[0]
+    if not isinstance(fields, dict):
+        raise ValueError("the gaps are spoiled")
     gaps = {int(first): int(last) for first, last in fields.items()}
     matches = {}
-    for number, predicate in enumerate(predicates):
-        newest, stored = read.values[1 + 2 * number], read.values[2 + 2 * number]
+    for predicate, counted, newest, stored in zip(predicates, values[1::3], values[2::3], values[3::3], strict=True):
         last_game = _decode_last_game(newest) if isinstance(newest, bytes) else None
-        games = _decode_games(_joined(stored))
-        matches[predicate] = older_matches(window, read.standing.total_games, last_game, games, gaps)
+        games = _descending(_decode_games(_joined(stored)), predicate)
+        count = _count(_only(counted), total)
+        if len(games) != min(count, LAST_GAMES_KEPT) or (last_game is None) != (count == 0):
+            raise ValueError("last games are missing")
+        matches[predicate] = older_matches(window, total, last_game, games, gaps)
     return Past(matches=matches)
+
+
+def _only(fields: Read) -> bytes:
+    """The one field that was read. Raises ValueError when it is missing."""
+    found = fields[0] if isinstance(fields, list) else None
+    if found is None:
+        raise ValueError("a count is missing")
+    return found
 
 
 def _joined(elements: Read) -> bytes:
     """The JSON elements of a list as one array."""
-    assert isinstance(elements, list)
+    if not isinstance(elements, list):
+        raise ValueError("this is no list")
     return b"[" + b",".join(element for element in elements if element is not None) + b"]"

@@ -7,7 +7,7 @@ and the records since, whatever batches they came in: two processes never give o
 """
 
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Final
 
 import anyio.to_thread
@@ -53,7 +53,7 @@ class Replica:
         self._only = only
         self._fairness = fairness
 
-    async def follow(self, event_log: EventLog, standing: Standing, window: Games) -> AsyncIterator[Replicated]:
+    async def follow(self, event_log: EventLog, standing: Standing, window: Games) -> AsyncGenerator[Replicated, None]:
         """What the stream has become, after each look at the topic, from `standing` and `window` on.
 
         Raises LogUnavailable, LostRange, and StateError when the topic is another one.

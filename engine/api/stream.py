@@ -127,7 +127,7 @@ class _EventStream(ASGIResponse):
                 self._feed, self._known, write_frame, lambda: client.write(HEARTBEAT), self._live.limits.heartbeat_s
             )
 
-        client = _Client(self._live, "sse", scope, body)
+        client = _Client(self._live, self._feed, "sse", scope, body)
         await self.start_response(send)
         await client.attend(receive, tell, last_word=b"")
 
@@ -155,7 +155,7 @@ async def _serve_websocket(socket: WebSocket[Any, Any, Any], live: Live, feed: F
     async def tell() -> bool:
         return await client.write(CONNECTION_ESTABLISHED) and await _tell(feed, state.cursor, write_frame)
 
-    client = _Client(live, "websocket", socket.scope, text)
+    client = _Client(live, feed, "websocket", socket.scope, text)
     await socket.accept()
     await client.attend(socket.receive, tell, last_word=None)
 
@@ -163,8 +163,11 @@ async def _serve_websocket(socket: WebSocket[Any, Any, Any], live: Live, feed: F
 class _Client:
     """One client, over either transport. `send` takes what the transport writes."""
 
-    def __init__(self, live: Live, transport: Transport, scope: Any, send: Callable[[Any], Awaitable[None]]) -> None:
+    def __init__(
+        self, live: Live, feed: Feed, transport: Transport, scope: Any, send: Callable[[Any], Awaitable[None]]
+    ) -> None:
         self._live = live
+        self._feed = feed
         self._transport: Transport = transport
         self._scope = scope
         self._send = send
@@ -179,7 +182,7 @@ class _Client:
         self, receive: Callable[[], Awaitable[Any]], tell: Callable[[], Awaitable[bool]], last_word: Any
     ) -> None:
         """Serve it until `tell` is over, which says whether the client has kept up, or it goes."""
-        with self._live.client(self._transport) as whole:
+        with self._live.client(self._transport, self._feed) as whole:
             try:
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(self._watch, receive, tasks.cancel_scope)

@@ -101,11 +101,15 @@ class Pieces(msgspec.Struct, frozen=True):
 
 
 class WindowPart(msgspec.Struct, frozen=True):
-    """The games of a window above some id, as JSON, in order of id; and how many games the whole window has."""
+    """The games of a window above some id, as JSON, in order of id; and how many games the whole window has.
+
+    `stored` are the fields of the state that say how many came before a whole window; none with a part of one.
+    """
 
     standing: Standing
     window_games: int
     games: list[bytes]
+    stored: dict[str, bytes] = {}
 
 
 class CachedAnswer(msgspec.Struct, frozen=True):

@@ -10,9 +10,9 @@ from engine.adapters.clock import SystemClock
 from engine.adapters.memory_reader import MemoryReader
 from engine.adapters.memory_store import MemoryStore, Trouble
 from engine.api.edge import RateLimit
-from engine.api.follower import CHANGE_GAMES_MAX, Change, Ended, Follower, Followers, Subscription
+from engine.api.follower import CHANGE_GAMES_MAX, Change, Ended, Follower, Followers, Subscription, TooManyStreams
 from engine.core.reading import Cursor
-from engine.errors import StoreRefused, StoreUnavailable
+from engine.errors import StoreUnavailable
 from projections.settings import ProjectionSettings
 from tests.api_server import Writer
 from tests.games import game
@@ -144,7 +144,7 @@ async def test_the_window_of_another_history_is_read_whole_whatever_its_version(
     for number in (3, 5):
         await writer.commit([game(number)])
     async with followed(store) as follower, follower.subscribe() as subscription:
-        store.fail_next(Trouble.UNAVAILABLE, method="updates")
+        store.fail_next(Trouble.UNAVAILABLE, method="read_window")
         await until(lambda: follower.is_replica)
         store.restore(then)
         for numbers in commits:
@@ -160,7 +160,7 @@ async def test_a_store_that_is_read_again_after_a_fault_goes_on_where_it_was(
 ) -> None:
     await writer.commit([game(number) for number in range(1, 15)])
     async with followed(store) as follower, follower.subscribe() as subscription:
-        store.fail_next(Trouble.UNAVAILABLE, method="updates")
+        store.fail_next(Trouble.UNAVAILABLE, method="read_window")
         await until(lambda: follower.is_replica)
         await writer.commit([game(20)])
         change = await subscription.next()
@@ -195,9 +195,10 @@ async def test_streams_that_nobody_uses_make_room_for_others(store: MemoryStore)
         one, two = followers.get("b"), followers.get("c")
         assert one is not None
         assert two is not None
-        async with one.subscribe(), two.subscribe():
-            with pytest.raises(StoreRefused):
-                await followers.follow("a")
+        with one.used(), two.used(), pytest.raises(TooManyStreams):
+            await followers.follow("a")
+        async with one.subscribe(), two.subscribe():  # a feed listens on when its last client has gone
+            assert await followers.follow("a") is not None
 
 
 async def test_a_stream_that_cannot_be_read_yet_says_so(store: MemoryStore, writer: Writer) -> None:
