@@ -113,6 +113,8 @@ class RedisReader:
             if isinstance(reply, ResponseError):
                 raise StateError(f"{games} has another type: {packing.WAY_OUT}")
         if standing is None:
+            if count:
+                raise StateError(f"{games} stands there without a checkpoint: {packing.WAY_OUT}")
             return None
         stored = packing.state(dict(zip(fields[0][::2], fields[0][1::2], strict=True))) if fields else {}
         return WindowPart(standing, count, members, stored)
@@ -210,7 +212,7 @@ class _Updates:
 def _standing(names: Keys, fields: list[bytes | None], version: bytes | None) -> Standing | None:
     """Where the stream stands; None without a checkpoint. Raises StateError for what no engine has written: headers are
     made of it, and numbers are computed with."""
-    if all(field is None for field in fields):
+    if all(field is None for field in fields) and version is None:
         return None
     if version is None:
         raise StateError(f"{names.version} is missing: {packing.WAY_OUT}")

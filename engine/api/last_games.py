@@ -105,7 +105,7 @@ def answers_of(
 
 def _newest(view: View, thresholds: Sequence[Threshold]) -> list[LastGameAnswer | None]:
     hundredths, total = view.games.hundredths, len(view.games)
-    rows = [_newest_match(hundredths, threshold.predicate) for threshold in thresholds]
+    rows = [newest_match(hundredths, threshold.predicate) for threshold in thresholds]
     inside = sorted({row for row in rows if row is not None})
     games = dict(zip(inside, games_of(view.games.columns.cells[:, inside]), strict=True))
     found: list[tuple[Game, int] | None] = []
@@ -127,7 +127,7 @@ def _older(view: View, threshold: Threshold) -> list[OlderMatch]:
     return [match for match in matches if view.exists(match.game.end_time)]
 
 
-def _newest_match(hundredths: Ints, predicate: Predicate) -> int | None:
+def newest_match(hundredths: Ints, predicate: Predicate) -> int | None:
     """The last row that matches, looked for from the end in ever larger strides."""
     stop, stride = len(hundredths), _STRIDE
     while stop:

@@ -20,7 +20,7 @@ import numpy as np
 from engine.api import questions
 from engine.api.games import shown
 from engine.api.intervals import IntervalItem, IntervalsAnswer
-from engine.api.last_games import LastGameAnswer, LastGamesAnswer, answers_of
+from engine.api.last_games import LastGameAnswer, LastGamesAnswer, answers_of, newest_match
 from engine.api.meter import Aggregate
 from engine.api.occurrences import (
     ComparedOccurrences,
@@ -193,6 +193,17 @@ def _descending(games: Sequence[Game], predicate: Predicate) -> Sequence[Game]:
     return games
 
 
+def _check_newest(games: Sequence[Game], predicate: Predicate, view: View) -> None:
+    """Raise ValueError when these do not begin with the newest match: the window knows it, if it has one at all."""
+    row = newest_match(view.games.hundredths, predicate)
+    found = games[0].game_id if games else 0
+    if row is None:
+        if found and len(view.games) and found >= view.games.ids[0]:
+            raise ValueError("the last games are spoiled")
+    elif found != view.games.ids[row]:
+        raise ValueError("the last games are spoiled")
+
+
 def _intervals(threshold: Threshold, question: questions.IntervalsQuestion) -> Precomputed:
     step_s = question.interval_minutes * MINUTE_S
 
@@ -214,6 +225,10 @@ def _intervals(threshold: Threshold, question: questions.IntervalsQuestion) -> P
         starts = sorted(start for start in stored if start >= oldest)
         lines = sorted({*starts, *(start + step_s for start in starts)})  # most buckets end where another begins
         printed = dict(zip(lines, view.zone.isoformats(np.array(lines, np.int64) * 1000), strict=True)) if lines else {}
+        times = view.games.end_times
+        inside = np.count_nonzero((times >= oldest * 1000) & (times < (newest + step_s) * 1000))
+        if sum(stored[start].total_games for start in starts) < inside:
+            return Lack.MISSING  # the window alone has more
         items = []
         for start in starts:
             count, total = stored[start].count, stored[start].total_games
@@ -259,8 +274,8 @@ def _last_games_of(
     for threshold, stored, (count,) in zip(thresholds, values[::2], values[1::2], strict=True):
         if stored is not None:
             last = _decode_last_game(stored)
-            _descending([last], threshold.predicate)
-            if not 1 <= last.ordinal <= standing.total_games or last.game_id > standing.newest_id:
+            _check_newest([last], threshold.predicate, view)
+            if not 1 <= last.ordinal <= standing.total_games:
                 raise ValueError("the last game is spoiled")
             found.append((last, standing.total_games - last.ordinal))
         elif count == b"0":
@@ -275,8 +290,10 @@ def _last_games(threshold: Threshold, limit: int) -> Precomputed:
         stored, (count,) = values
         if count is None or len(stored) != min(limit, _count(count, standing.total_games)):
             return Lack.MISSING
-        games = shown(view, [*_descending(_decode_games(_joined(stored)), predicate)])
-        return LastGamesAnswer(limit=limit, count=len(games), games=games, **threshold.echo)
+        games = _descending(_decode_games(_joined(stored)), predicate)
+        _check_newest(games, predicate, view)
+        objects = shown(view, [*games])
+        return LastGamesAnswer(limit=limit, count=len(objects), games=objects, **threshold.echo)
 
     predicate = threshold.predicate
     return Precomputed(
@@ -326,7 +343,7 @@ def past_of(asked: Asked, predicates: Sequence[Predicate], read: Pieces, window:
         openings = {}
         for predicate, counted, stored in zip(predicates, values[::2], values[1::2], strict=True):
             runs = _decode_series(_joined(stored))
-            if not runs and _count(_only(counted), total) < total:
+            if (not runs and _count(_only(counted), total) < total) or not _covers(runs, predicate, window):
                 raise ValueError("series are missing")
             opening = opening_of(window, runs)
             if opening is not None:
@@ -345,6 +362,16 @@ def past_of(asked: Asked, predicates: Sequence[Predicate], read: Pieces, window:
             raise ValueError("last games are missing")
         matches[predicate] = older_matches(window, total, last_game, games, gaps)
     return Past(matches=matches)
+
+
+def _covers(runs: Sequence[Series], predicate: Predicate, window: Games) -> bool:
+    """Whether the run that the window's first game belongs to is among them, if it must be."""
+    if not len(window) or predicate.matches(int(window.hundredths[0])):
+        return True
+    first = int(window.ids[0])
+    if len(runs) >= SERIES_KEPT and runs[-1].start_game > first:
+        return True
+    return any(run.start_game <= first <= run.end_game for run in runs)
 
 
 def _only(fields: Read) -> bytes:
