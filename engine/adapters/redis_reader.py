@@ -31,7 +31,9 @@ WINDOW_TIMEOUT_S: Final = 15.0
 STREAMS_MAX: Final = 1_000
 """Connections for subscriptions, one a stream."""
 
-_STANDING: Final = ("generation", "topic", "partition", "next_offset", "total_games", "newest", "commit", "topic_id")
+_STANDING: Final = (
+    *("generation", "topic", "partition", "next_offset", "total_games", "newest", "commit", "begun", "topic_id"),
+)
 
 _NUMBER: Final = re.compile(r"[0-9]{1,16}")
 _NUMBERS_END: Final = 2**63
@@ -217,7 +219,7 @@ def _standing(names: Keys, fields: list[bytes | None], version: bytes | None) ->
     if version is None:
         raise StateError(f"{names.version} is missing: {packing.WAY_OUT}")
     try:
-        generation, topic, partition, next_offset, total_games, newest, commit = (
+        generation, topic, partition, next_offset, total_games, newest, commit, begun, topic_id = (
             (part or b"").decode() for part in fields
         )
         standing = Standing(
@@ -235,6 +237,8 @@ def _standing(names: Keys, fields: list[bytes | None], version: bytes | None) ->
         raise StateError(f"{names.checkpoint} or {names.version} is spoiled: {packing.WAY_OUT}") from None
     if _NAME.fullmatch(generation) is None or (commit and _COMMIT.fullmatch(commit) is None):
         raise StateError(f"{names.checkpoint} has no generation or commit that is one: {packing.WAY_OUT}")
+    if begun and begun != version.decode():
+        raise StateError(f"{names.checkpoint} is of a commit that broke off or ran twice: {packing.WAY_OUT}")
     if not 0 <= standing.next_offset < _NUMBERS_END or standing.total_games < (standing.newest_id > 0):
         raise StateError(f"{names.checkpoint} counts what cannot be: {packing.WAY_OUT}")
     return standing
