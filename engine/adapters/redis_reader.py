@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
 from typing import Any, Final, Self
 
+import anyio
 import msgspec
 from redis.exceptions import RedisError, ResponseError
 
@@ -201,14 +202,14 @@ class _Updates:
         self._message = message
 
     async def next(self, wait_s: float) -> Update | None:
-        """See `Updates`."""
-        told = await self._message(wait_s)
-        if told is None:
-            return None
-        try:
-            return _decode_update(told)
-        except msgspec.MsgspecError:
-            return None  # somebody else's word on our channel
+        """See `Updates`. What is said on the channel and is no update, such as a trial of rights, is passed over."""
+        until_s = anyio.current_time() + wait_s
+        while (told := await self._message(max(0.0, until_s - anyio.current_time()))) is not None:
+            try:
+                return _decode_update(told)
+            except msgspec.MsgspecError:
+                continue
+        return None
 
 
 def _standing(names: Keys, fields: list[bytes | None], version: bytes | None) -> Standing | None:

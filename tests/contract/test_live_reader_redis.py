@@ -10,6 +10,7 @@ from engine.adapters.redis import RedisStore
 from engine.adapters.redis_reader import RedisReader
 from engine.core.reading import CachedAnswer
 from engine.errors import StoreUnavailable
+from schemas.aggregates import Update
 from tests.contract.live_reader import LiveReaderContract
 from tests.contract.state_store import PATIENCE_S, numbered
 from tests.servers import RedisServer
@@ -42,10 +43,14 @@ async def test_an_answer_stands_under_the_key_of_its_version_and_expires(
         assert 50 < await redis.ttl("test:{crash}:cache:7:series:x") <= 60
 
 
-async def test_what_is_said_on_the_channel_and_is_no_update_is_none(reader: RedisReader, each_redis_url: str) -> None:
+async def test_what_is_said_on_the_channel_and_is_no_update_is_passed_over(
+    reader: RedisReader, each_redis_url: str
+) -> None:
     async with Redis.from_url(each_redis_url) as redis, reader.updates("crash") as updates:
-        await redis.publish("test:{crash}:updates", "{}")
-        assert await updates.next(PATIENCE_S) is None
+        for word in ("{}", "", b"\xff", '{"version":1,"total_games":1,"newest":1}', "{}"):
+            await redis.publish("test:{crash}:updates", word)
+        assert await updates.next(PATIENCE_S) == Update(1, 1, 1)
+        assert await updates.next(0.01) is None
 
 
 async def test_a_server_that_dies_is_noticed_and_found_again(new_redis: Callable[..., RedisServer]) -> None:
