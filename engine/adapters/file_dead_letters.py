@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import anyio.to_thread
 import msgspec
@@ -56,14 +56,4 @@ def _append(path: Path, lines: bytes) -> None:
 
 
 def _line(letter: StoredDeadLetter) -> bytes:
-    return msgspec.json.encode(shown(letter)) + b"\n"
-
-
-def shown(letter: StoredDeadLetter) -> dict[str, Any]:
-    """A letter as JSON can show it."""
-    fields = msgspec.structs.asdict(letter)
-    return fields | {"key": _text(letter.key), "value": _text(letter.value)}
-
-
-def _text(data: bytes | None) -> str | None:
-    return None if data is None else data.decode("utf-8", "backslashreplace")
+    return msgspec.json.encode(letter.shown()) + b"\n"

@@ -133,17 +133,22 @@ async def partition_record(client: AIOKafkaClient, tp: TopicPartition, offset: i
     return record if record is not None and record.offset == offset else None
 
 
-async def partition_records(client: AIOKafkaClient, tp: TopicPartition, timeout_s: float) -> AsyncIterator[Any]:
-    """All committed records that the partition holds now, as the parser makes them, in their order."""
+async def partition_records(
+    client: AIOKafkaClient, tp: TopicPartition, timeout_s: float, begin: int | None = None, end: int | None = None
+) -> AsyncIterator[Any]:
+    """The committed records that the partition holds now, as the parser makes them, in their order: all of them, or
+    those from `begin` and before `end`."""
     bounds = await partition_bounds(client, tp, timeout_s)
-    offset = bounds.begin
-    while offset < bounds.end:
+    offset = bounds.begin if begin is None else max(begin, bounds.begin)
+    stop = bounds.end if end is None else min(end, bounds.end)
+    while offset < stop:
         answer = await _fetch(client, tp, offset, timeout_s)
         fetched = FetchedRecords(answer[-1], _aborted(answer), offset)
         if fetched.exhausted and fetched.next_fetch_offset == offset:
-            raise CorruptRecordException(f"{tp} has nothing at {offset}, below its end {bounds.end}")
+            raise CorruptRecordException(f"{tp} has nothing at {offset}, below its end {stop}")
         for record in fetched.parsed():
-            yield record
+            if record.offset < stop:
+                yield record
         offset = fetched.next_fetch_offset
 
 

@@ -5,7 +5,7 @@ Imports aiokafka. What a sink took is on the topic once `flush` has returned; wh
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -21,12 +21,13 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.produce import ProduceRequest
 
-from engine.adapters.dead_letters import StoredDeadLetter
+from engine.adapters.dead_letters import ListedDeadLetter, Listing, Mark, Stored, StoredDeadLetter
 from engine.adapters.kafka_client import (
     begin,
     close_producer,
     connected,
     connection_options,
+    partition_bounds,
     partition_records,
     request_timeout_s,
     topic_partitions,
@@ -44,6 +45,8 @@ _BATCH_BYTES: Final = 128 * 1024
 _ONE_BY_ONE: Final = 1
 """So few bytes that each record is a batch of its own."""
 _REQUEST_BYTES_MAX: Final = 1024 * 1024
+_BLOCK_RECORDS: Final = 2_000
+"""Read at once when only the newest letters are wanted."""
 _KEEP_FOREVER: Final = {"retention.ms": "-1", "cleanup.policy": "delete"}
 
 
@@ -111,8 +114,9 @@ class KafkaSink:
         *,
         headers: Sequence[tuple[str, bytes]] = (),
         partition: int | None = None,
-    ) -> None:
-        """Take a record; without `partition`, the key decides as it does with Kafka's own clients.
+    ) -> "asyncio.Future[Any]":
+        """Take a record; without `partition`, the key decides as it does with Kafka's own clients. Once it is on the
+        topic, and so after a flush, the result of what is returned has the record's `partition` and `offset`.
 
         Waits while too many are unacknowledged. Cancelled, it has either taken the record or not.
         Raises LogUnavailable or LogRefused when this or an earlier record cannot be delivered.
@@ -122,9 +126,12 @@ class KafkaSink:
             if self._producer is None:
                 raise LogUnavailable("the sink was left")
             with anyio.fail_after(self._timeout_s):
-                sent = await self._producer.send(topic, value, key, partition, headers=list(headers))
+                sent: asyncio.Future[Any] = await self._producer.send(
+                    topic, value, key, partition, headers=list(headers)
+                )
             self._in_flight += 1
             sent.add_done_callback(self._note)
+        return sent
 
     async def flush(self) -> None:
         """Wait until every record that was taken is on its topic. Raises LogUnavailable."""
@@ -219,28 +226,43 @@ class KafkaDeadLetters:
         async with KafkaSink(self._connection, idempotent=self._idempotent):
             pass
 
-    async def read(self) -> AsyncIterator[StoredDeadLetter]:
-        """All letters that stand there now, each once, oldest first within a partition; none without the topic.
+    async def mark(self, marks: Sequence[tuple[ListedDeadLetter, Mark]]) -> None:
+        """Write what became of letters, each to the partition where its letter stands; returns once all replicas have
+        it. Raises LogUnavailable, and then some may stand there."""
+        sink = await self._entered_sink()
+        for listed, mark in marks:
+            await sink.send(self._topic, None, b"", headers=mark.headers(), partition=listed.partition)
+        await sink.flush()
 
-        Raises LogUnavailable.
+    async def read(self, *, values: bool = True) -> list[ListedDeadLetter]:
+        """All letters that stand there now, each once, oldest first; none without the topic.
+
+        What takes memory are the values: there may be hundreds of thousands of letters. Raises LogUnavailable.
         """
-        seen: set[tuple[str, int, int]] = set()
-        async for letter in self._read_all():
-            if letter.origin not in seen:
-                seen.add(letter.origin)
-                yield letter
-
-    async def _read_all(self) -> AsyncIterator[StoredDeadLetter]:
+        listing = Listing(values=values)
         timeout_s = request_timeout_s(self._connection)
         with kafka_errors(f"reading {self._topic}"):
             async with connected(self._connection) as client:
                 for partition in sorted(await topic_partitions(client, self._topic, timeout_s)):
                     tp = TopicPartition(self._topic, partition)
                     async for record in partition_records(client, tp, timeout_s):
-                        facts = Record(record.offset, record.timestamp, record.key, record.value)
-                        letter = StoredDeadLetter.from_record(facts, record.headers)
-                        if letter is not None:
-                            yield letter
+                        listing.add(_stored(partition, record))
+        return listing.letters()
+
+    async def newest(self, limit: int) -> list[ListedDeadLetter]:
+        """The newest letters, newest first, those that were retried among them but not those that were discarded.
+
+        For `GET /api/dead-letters`: `shown_by_api` makes of each what that answers. It reads from the end, no further
+        than it must (a mark stands behind its letter), so it is quick however many letters there are; of a letter that
+        stands there twice the later time counts, and `retry_of` is not known. Raises LogUnavailable.
+        """
+        found: list[ListedDeadLetter] = []
+        timeout_s = request_timeout_s(self._connection)
+        with kafka_errors(f"reading {self._topic}"):
+            async with connected(self._connection) as client:
+                for partition in sorted(await topic_partitions(client, self._topic, timeout_s)):
+                    found += await _newest(client, TopicPartition(self._topic, partition), limit, timeout_s)
+        return sorted(found, key=lambda one: one.time_ms, reverse=True)[:limit]
 
     async def _entered_sink(self) -> KafkaSink:
         if self._sink is None:
@@ -266,3 +288,25 @@ async def _try_to_write(client: AIOKafkaClient, topic: str, timeout_s: float) ->
         for _partition, code, *_ in answers:
             if code == TopicAuthorizationFailedError.errno:
                 raise TopicAuthorizationFailedError(topic)
+
+
+async def _newest(client: AIOKafkaClient, tp: TopicPartition, limit: int, timeout_s: float) -> list[ListedDeadLetter]:
+    """The newest letters of a partition, at least `limit` if there are as many, read block by block from its end."""
+    bounds = await partition_bounds(client, tp, timeout_s)
+    end, blocks = bounds.end, list[list[Stored]]()
+    while True:
+        begin = max(bounds.begin, end - _BLOCK_RECORDS)
+        blocks.append(
+            [_stored(tp.partition, one) async for one in partition_records(client, tp, timeout_s, begin, end)]
+        )
+        listing = Listing()
+        for stored in (one for block in blocks for one in reversed(block)):
+            listing.add(stored)
+        letters = [one for one in listing.letters() if one.mark is None or one.mark.became == "retried"]
+        if len(letters) >= limit or begin == bounds.begin:
+            return letters
+        end = begin
+
+
+def _stored(partition: int, record: Any) -> Stored:
+    return Stored(partition, Record(record.offset, record.timestamp, record.key, record.value), record.headers)

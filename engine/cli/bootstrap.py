@@ -21,7 +21,7 @@ from engine.adapters.service_manager import tell_service_manager
 from engine.adapters.worker_reports import Gathered, report
 from engine.core.fairness import FairnessCheck
 from engine.core.health import Health
-from engine.errors import CrashfoldError
+from engine.errors import ConfigurationError, CrashfoldError
 from engine.meter import Meter, NullMeter
 from engine.ports import DeadLetters, EventLog, StateStore
 from engine.runtime.health import HealthBoard
@@ -32,6 +32,7 @@ from engine.runtime.tasks import task_group
 from engine.runtime.workers import Workers
 from engine.settings import Settings
 from projections import Plan, plan
+from schemas.game import is_stream_name
 
 CLOCK = SystemClock()
 
@@ -205,7 +206,7 @@ async def serve_metrics(settings: Settings, metrics: Metrics, port: int | None) 
 async def streams_of(settings: Settings, store: StateStore, event_log: EventLog, wanted: str | None) -> list[str]:
     """The stream that was asked for, or all that an engine has met on the topic. Raises CrashfoldError for none."""
     if wanted is not None:
-        return [wanted]
+        return [await known_stream(settings, store, wanted)]
     partitions = sorted(await event_log.partitions())
     streams = await known_streams(store, event_log.topic, partitions, only_stream(settings))
     if not streams:
@@ -213,6 +214,20 @@ async def streams_of(settings: Settings, store: StateStore, event_log: EventLog,
             f"no stream of topic {event_log.topic} is known yet: run `crashfold run` first, or name one by --stream"
         )
     return streams
+
+
+async def known_stream(settings: Settings, store: StateStore, stream: str) -> str:
+    """The stream, if something is stored of it. Raises CrashfoldError; ConfigurationError for one that cannot be."""
+    if not is_stream_name(stream):
+        raise ConfigurationError(f"--stream {stream}: a stream name is 1 to 64 of A-Z a-z 0-9 . _ -")
+    only = only_stream(settings)
+    if only is not None and stream != only:
+        raise ConfigurationError(
+            f"--stream {stream}: this deployment is of the stream {only} alone (engine.stream, redis.key_prefix)"
+        )
+    if await store.positions([stream]) == [None]:
+        raise CrashfoldError(f"nothing is stored of a stream {stream}; `crashfold status` lists those there are")
+    return stream
 
 
 def plan_of(settings: Settings) -> Plan:

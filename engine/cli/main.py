@@ -8,8 +8,9 @@ import traceback
 from collections.abc import Sequence
 from importlib.metadata import version
 from types import TracebackType
+from typing import Literal
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Parameter
 
 from benchmarks.harness import app as bench_app
 from engine.cli.config import app as config_app
@@ -17,7 +18,7 @@ from engine.cli.dead_letters import app as dead_letters_app
 from engine.cli.demo import demo
 from engine.cli.doctor import doctor
 from engine.cli.options import with_settings_as_flags
-from engine.cli.output import help_console, print_error, print_traceback, standard_streams
+from engine.cli.output import help_console, print_error, print_script, print_traceback, standard_streams
 from engine.cli.publish import publish
 from engine.cli.replay import replay
 from engine.cli.run import run
@@ -29,6 +30,12 @@ from engine.settings import masked_text
 
 USAGE = 2
 
+
+def _default_shown(value: object) -> str | None:
+    """A default in the help; none that says no more than that a flag was not given."""
+    return None if value in (None, False, ()) else str(value)
+
+
 app = App(
     name="crashfold",
     help="Precomputed analytics for crash games: Kafka in, exactly-once aggregates in Redis out.",
@@ -36,8 +43,22 @@ app = App(
     help_format="plaintext",
     result_action="return_value",
     console=help_console(),
+    default_parameter=Parameter(negative=(), show_default=_default_shown),
 )
-for command in (run, serve, replay, verify, publish, demo, status, doctor):
+
+
+def completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
+    """Print the completion script of a shell: `eval "$(crashfold completion bash)"`, or write it where the shell looks.
+
+    Parameters
+    ----------
+    shell
+        bash, zsh or fish.
+    """
+    print_script(app.generate_completion(shell=shell))
+
+
+for command in (run, serve, replay, verify, publish, demo, status, doctor, completion):
     app.command(command)
 app.command(dead_letters_app)
 app.command(config_app)

@@ -29,6 +29,11 @@ def print_json(result: msgspec.Struct | dict[str, Any] | list[Any]) -> None:
     _write(json.dumps(msgspec.to_builtins(result), indent=2) + "\n")
 
 
+def print_script(text: str) -> None:
+    """Text of our own for another program, on standard output, as it is."""
+    _write(text if text.endswith("\n") else text + "\n")
+
+
 def print_line(text: str) -> None:
     """A line for people, on standard output."""
     _write(visible(text) + "\n")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from engine.cli import options, output
-from engine.cli.bootstrap import only_stream, open_log, open_store, plan_of, streams_of
+from engine.cli.bootstrap import known_stream, only_stream, open_log, open_store, plan_of, streams_of
 from engine.cli.options import Common
 from engine.errors import LogUnavailable
 from engine.runtime.status import Status
@@ -65,5 +65,6 @@ async def read_status(settings: Settings, stream: str | None = None, file: Path 
                 streams = await streams_of(settings, store, event_log, stream)
                 return await status_of(store, event_log, event_log.topic, plan, streams, None)
         except LogUnavailable as error:
-            named = [name for name in (stream or only,) if name is not None]
+            wanted = None if stream is None else await known_stream(settings, store, stream)
+            named = [name for name in (wanted or only,) if name is not None]
             return await status_of(store, None, settings.kafka.topic, plan, named, str(error))

@@ -6,7 +6,7 @@ from engine.cli import options, output
 from engine.cli.bootstrap import fairness_of, open_log, open_store, plan_of, streams_of
 from engine.cli.options import Common
 from engine.cli.replay import progress_bar
-from engine.errors import Unavailable
+from engine.errors import CrashfoldError, Unavailable
 from engine.runtime.verify import CannotCompare, VerifyReport
 from engine.runtime.verify import verify as verify_streams
 from engine.settings import Settings
@@ -33,8 +33,10 @@ def verify(
     settings = options.settings(common)
     try:
         report = options.run(verify_topic, settings, stream, file)
-    except Unavailable as error:
-        raise CannotCompare(str(error)) from error
+    except CrashfoldError as error:
+        if isinstance(error, Unavailable) or error.exit_code == CrashfoldError.exit_code:  # 1 is for differences
+            raise CannotCompare(str(error)) from error
+        raise
     if json:
         output.print_json(report)
     else:

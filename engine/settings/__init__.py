@@ -13,7 +13,15 @@ from engine.settings.addresses import (
     masked_url,
     redis_address,
 )
-from engine.settings.catalogue import CONFIG_VARIABLE, DEFAULT_FILE, Setting, markdown, printed, settings_by_name
+from engine.settings.catalogue import (
+    CONFIG_VARIABLE,
+    DEFAULT_FILE,
+    Setting,
+    markdown,
+    printed,
+    settings_by_name,
+    toml_value,
+)
 from engine.settings.layers import Loaded, Row, describe, load
 from engine.settings.tree import (
     AnswerSource,
@@ -52,4 +60,5 @@ __all__ = [
     "printed",
     "redis_address",
     "settings_by_name",
+    "toml_value",
 ]

@@ -90,6 +90,23 @@ def printed(value: object) -> str:
             return json.dumps(value)
 
 
+def toml_value(value: object) -> str:
+    """A plain value as TOML has it."""
+    match value:
+        case str():
+            return '"' + "".join(_toml_character(char) for char in value) + '"'
+        case list() | tuple():
+            return f"[{', '.join(map(toml_value, value))}]"
+        case _:
+            return printed(value)
+
+
+def _toml_character(char: str) -> str:
+    if char in '"\\':
+        return "\\" + char
+    return char if char.isprintable() else f"\\U{ord(char):08x}"
+
+
 def markdown() -> str:
     """The page docs/settings.md."""
     lines = [_PAGE_HEAD]

@@ -8,7 +8,8 @@ import anyio.to_thread
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-from engine.adapters.dead_letters import StoredDeadLetter
+from engine.adapters import kafka_sink
+from engine.adapters.dead_letters import Mark, StoredDeadLetter, shown_by_api
 from engine.adapters.kafka_sink import KafkaDeadLetters, KafkaSink
 from engine.adapters.kafka_topics import ensure_topic, topic_exists
 from engine.errors import LogRefused, LogUnavailable
@@ -35,7 +36,7 @@ class _Shelf(Shelf):
 
     async def stored(self) -> list[StoredDeadLetter]:
         async with self.opened() as dead_letters:
-            return [stored async for stored in dead_letters.read()]
+            return [listed.letter for listed in await dead_letters.read()]
 
 
 class TestTansu(DeadLettersContract):
@@ -75,6 +76,33 @@ class TestApacheKafka(DeadLettersContract):
             "key_bytes": b"5",
         }
 
+    async def test_the_newest_letters_are_read_from_the_end_with_what_became_of_them(
+        self, shelf: _Shelf, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(kafka_sink, "_BLOCK_RECORDS", 3)
+        async with shelf.opened() as dead_letters:
+            assert await dead_letters.newest(5) == []
+            await dead_letters.put([letter(offset) for offset in range(10)])
+            stored = await dead_letters.read()
+            retried = Mark("retried", stored[8].letter.origin, 1_700_000_000_000, ("games", 0, 77))
+            discarded = Mark("discarded", stored[7].letter.origin, 1_700_000_000_000)
+            await dead_letters.mark([(stored[8], retried), (stored[7], discarded)])
+            await dead_letters.put([letter(8), letter(77)])
+            newest = [shown_by_api(one) for one in await dead_letters.newest(5)]
+            assert [(one["offset"], one["retried"]) for one in newest] == [
+                *((77, False), (8, True), (9, False), (6, False), (5, False))
+            ]
+            assert list(newest[0]) == [
+                *("topic", "partition", "offset", "reason", "detail", "time", "key", "value", "retried")
+            ]
+            assert (newest[0]["key"], newest[0]["value"]) == ("crash", "{}")
+            assert len(await dead_letters.newest(500)) == 10
+            every = {one.letter.offset: one for one in await dead_letters.read(values=False)}
+        assert len(every) == 11, "a letter that stands there twice is one, marked as it was"
+        assert every[8].mark == retried
+        assert every[77].retry_of == ("games", 0, 8)
+        assert [offset for offset, one in every.items() if not one.is_open] == [7, 8]
+
 
 async def test_letters_go_on_when_the_broker_is_back(new_kafka: Callable[..., KafkaCluster]) -> None:
     cluster = new_kafka()
@@ -87,7 +115,7 @@ async def test_letters_go_on_when_the_broker_is_back(new_kafka: Callable[..., Ka
         with anyio.fail_after(DEADLINE_S):
             while not await _is_put(dead_letters):
                 pass
-        assert {stored.offset async for stored in dead_letters.read()} == {1, 2}
+        assert {listed.letter.offset for listed in await dead_letters.read()} == {1, 2}
 
 
 async def _is_put(dead_letters: KafkaDeadLetters) -> bool:

@@ -3,6 +3,8 @@
 import gzip
 import json
 import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from msgspec import structs
 
@@ -33,6 +35,9 @@ def test_jsonl_gz_and_csv_say_the_same(deployment: Deployment) -> None:
     verified = deployment.verified()["crash"]
     assert (verified["games"], verified["duplicates"], verified["rejected"]) == (300, 600, 0)
 
+    for stream, code in (("nosuch", 78), ("no such", 78)):
+        assert deployment.run("status", "--stream", stream).code == code
+    assert deployment.run("verify", "--stream", "nosuch").code == 78
     status = deployment.done("status", "--json").json
     assert status["topic"] == deployment.topic
     assert status["partitions"] == [{"partition": 0, "begin": 0, "end": 900, "next_offset": 900}]
@@ -40,6 +45,19 @@ def test_jsonl_gz_and_csv_say_the_same(deployment: Deployment) -> None:
     wanted = {"stream": "crash", "games": 300, "newest_id": 300, "window_games": 300, "lag_records": 0}
     assert stream.items() >= {**wanted, "next_offset": 900, "settings_match": True}.items()
     assert "crash" in deployment.done("status").out
+
+
+def test_a_stream_that_nobody_knows_is_an_error(new_deployment: NewDeployment, redis_url: str) -> None:
+    deployment = new_deployment(redis_url, key_prefix="analytics:{stream}")
+    assert deployment.run("verify").code == 2, "1 would say that something differs"
+    deployment.publish(in_order(GAMES[:3]))
+    deployment.caught_up()
+    (known,) = deployment.done("status", "--stream", "crash", "--json").json["streams"]
+    assert known["games"] == 3
+    unknown = deployment.run("status", "--stream", "nosuch", "--json")
+    assert (unknown.code, unknown.out) == (1, "")
+    assert "nosuch" in unknown.err
+    assert deployment.run("verify", "--stream", "nosuch").code == 2
 
 
 def test_lines_that_are_no_games_are_named_and_left_out(deployment: Deployment) -> None:
@@ -95,44 +113,104 @@ def test_a_file_that_is_not_there_is_an_error_without_a_traceback(deployment: De
     assert "Traceback" not in done.err
 
 
-def test_dead_letters_are_listed_shown_and_retried(new_deployment: NewDeployment, redis_url: str) -> None:
-    deployment = new_deployment(redis_url)
+def test_dead_letters_are_listed_shown_retried_and_discarded(new_deployment: NewDeployment, redis_url: str) -> None:
+    deployment = new_deployment(redis_url, partitions=2)
     game = encode(GAMES[5])
+    long = b'{"game_id":1,"note":"' + b"x" * 10_000 + b'","crash_point":2.0}'
     deployment.publish(
         [
-            *in_order(GAMES[:5]),
-            Message(0, b"crash", b"garbage"),
-            Message(0, b"other", game),
-            Message(0, b"crash", encode(GAMES[0]).replace(b'"game_id":1,', b'"game_id":2,')),
-            Message(0, b"crash", None),
+            *in_order(GAMES[:5], partition=1),
+            Message(1, b"crash", b"garbage"),
+            Message(1, b"other", game),
+            Message(1, b"crash", encode(GAMES[0]).replace(b'"game_id":1,', b'"game_id":2,')),
+            Message(1, b"crash", None),
+            Message(1, None, long),
         ]
     )
     assert deployment.done("dead-letters", "list", "--json").json == []
     deployment.caught_up()
-    letters = deployment.done("dead-letters", "list", "--json").json
+
+    def listed(*flags: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = deployment.done("dead-letters", "list", "--json", *flags).json
+        return found
+
+    def named(*flags: str) -> list[str]:
+        return [f"{one['partition']}:{one['offset']}" for one in listed(*flags)]
+
+    letters = listed()
     assert [(one["partition"], one["offset"], one["reason"]) for one in letters] == [
-        (0, 5, "unreadable"),
-        (0, 6, "stream"),
-        (0, 7, "conflict"),
-        (0, 8, "unreadable"),
+        (1, 5, "unreadable"),
+        (1, 6, "stream"),
+        (1, 7, "conflict"),
+        (1, 8, "unreadable"),
+        (1, 9, "unreadable"),
     ]
     assert letters[3]["value"] is None
-    assert len(deployment.done("dead-letters", "list", "--reason", "stream", "--json").json) == 1
-    assert "0:5" in deployment.done("dead-letters", "list").out
-    shown = deployment.done("dead-letters", "show", "0:5", "--json").json
+    assert all(datetime.now(UTC) - datetime.fromisoformat(one["time"]) < timedelta(minutes=5) for one in letters)
+    assert named("--reason", "stream") == ["1:6"]
+    assert named("--stream", "other") == named("--key", "other") == ["1:6"]
+    assert named("--stream", "crash") == ["1:5", "1:7", "1:8", "1:9"]
+    assert named("--since", "1h", "--limit", "2") == ["1:8", "1:9"]
+    assert named("--since", "2099-01-01T00:00Z") == []
+    assert deployment.run("dead-letters", "list", "--since", "yesterday").code == 78
+    assert deployment.done("dead-letters", "list", "--counts", "--json").json == {
+        "conflict": 1,
+        "stream": 1,
+        "unreadable": 3,
+    }
+    told = deployment.done("dead-letters", "list").out
+    assert "5 dead letters: 1 conflict, 1 stream, 3 unreadable" in told
+    assert "1:5" in told
+    shown = deployment.done("dead-letters", "show", "1:5", "--json").json
     assert (shown["value"], shown["key"], shown["topic"]) == ("garbage", "crash", deployment.topic)
-    assert deployment.run("dead-letters", "show", "0:99").code == 1
-    assert deployment.run("dead-letters", "retry").code == 1
+    assert deployment.run("dead-letters", "show", "1:99").code == 1
+    for verb in ("retry", "discard"):
+        assert deployment.run("dead-letters", verb).code == 1
+        assert deployment.run("dead-letters", verb, "1:5", "--all").code == 1
 
-    deployment.done("dead-letters", "retry", "0:6")
+    deployment.done("dead-letters", "retry", "1:6")
+    assert "1:6" not in named(), "a letter that was retried is listed no more"
+    again = deployment.run("dead-letters", "retry", "1:6")
+    assert (again.code, "retried" in again.err) == (1, True)
     deployment.caught_up()
-    assert deployment.dead_letters()[-1] == Letter(0, 9, "stream"), "still of another stream"
-    deployment.done("dead-letters", "retry", "0:5", "0:7")
-    partly = deployment.run("dead-letters", "retry", "--all")
-    assert partly.code == 1, "nothing is left of a tombstone to publish"
-    assert "0:8" in partly.err
-    deployment.caught_up()
+    assert deployment.dead_letters()[-1] == Letter(1, 10, "stream"), "still of another stream, and on its partition"
+    for _ in range(3):
+        partly = deployment.run("dead-letters", "retry", "--all")
+        assert partly.code == 1, "nothing is left of a tombstone to publish"
+        assert "1:8" in partly.err
+        deployment.caught_up()
+        assert len(listed()) == 5, "a letter that comes again takes the place of the one that was retried"
+    newest = next(one for one in listed() if one["key"] is None)
+    assert newest["value_bytes"] == len(long), "the whole record was published again, not what the letter holds"
+    assert newest["retry_of"] in named("--all")
+
+    deployment.done("dead-letters", "discard", "1:8", f"{newest['partition']}:{newest['offset']}")
+    assert {"1:8", f"{newest['partition']}:{newest['offset']}"} & set(named()) == set()
+    deployment.done("dead-letters", "discard", "--reason", "conflict")
+    assert deployment.done("dead-letters", "list", "--counts", "--json").json == {"stream": 1, "unreadable": 1}
+    everything = {f"{one['partition']}:{one['offset']}": one for one in listed("--all")}
+    assert (everything["1:8"]["discarded"], everything["1:8"]["retried"]) == (True, False)
+    assert everything["1:6"]["retried_as"] == "1:10"
+    assert everything["1:10"]["retry_of"] == "1:6"
+    assert "discarded" in deployment.done("dead-letters", "list", "--all").out
     assert deployment.verified()["crash"]["games"] == 5
+    assert deployment.run("replay", "--accept-gap").code == 0
+    assert len(listed("--all")) == len(everything), "a rebuild hands letters over again, and marks hold"
+
+
+def test_a_letter_whose_record_is_gone_is_retried_when_it_holds_all_of_it(deployment: Deployment) -> None:
+    long = b'{"note":"' + b"x" * 10_000 + b'"}'
+    deployment.publish([Message(0, b"crash", long), Message(0, b"crash", b"{}"), *in_order(GAMES[:1])])
+    deployment.caught_up()
+    deployment.delete_before(2)
+    refused = deployment.run("dead-letters", "retry", "--all")
+    assert refused.code == 1
+    assert "1 records published again" in refused.out
+    assert "0:0: the topic no longer has its record" in refused.err
+    assert [one["offset"] for one in deployment.done("dead-letters", "list", "--json").json] == [0]
+    deployment.recreate_topic()
+    deployment.publish([Message(0, b"crash", encode(GAMES[0]))])
+    assert deployment.run("dead-letters", "retry", "0:0").code == 1, "another record stands at its offset now"
 
 
 def test_verify_names_every_key_that_is_not_as_it_should_be(deployment: Deployment) -> None:

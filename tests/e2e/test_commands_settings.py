@@ -1,11 +1,12 @@
 """Settings, usage, `doctor` and probes: what a person meets first, and what they are told when something is wrong."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from engine.adapters.embedded import free_port
-from tests.deployment import Deployment, chain, in_order
+from tests.deployment import COMMAND, Deployment, chain, in_order
 from tests.servers import RedisServer
 
 
@@ -43,6 +44,46 @@ def test_every_setting_is_shown_with_its_source_and_secrets_are_masked(nowhere: 
         assert "a-token-of-many-characters" not in output
         assert "s3cret-word" not in output
     assert rows["api.token"]["source"] == "env CRASHFOLD_API__TOKEN_FILE"
+
+
+@pytest.mark.parametrize("text", ["plain", 'a "quoted" \\ \x1b\n\u202e\x7f 🚀', "# no comment", "'''", "é"])
+def test_what_config_show_prints_is_a_settings_file_of_the_same_settings(nowhere: Deployment, text: str) -> None:
+    flags = ["--kafka.client_id", text, "--projections.min", "1.5,2,1000", "--engine.linger_ms", "7"]
+    shown = nowhere.run("config", "show", *flags, env={"CRASHFOLD_API__TOKEN": "a-token-of-many-characters"})
+    assert shown.code == 0, shown.err
+    assert all(char.isprintable() or char == "\n" for char in shown.out)
+    lines = shown.out.splitlines()
+    assert any(line.startswith("# token = ") and "CRASHFOLD_API__TOKEN_FILE" in line for line in lines)
+    assert "# flag --kafka.client_id" in shown.out
+    before = {row["name"]: row["value"] for row in nowhere.run("config", "show", "--json", *flags).json}
+    nowhere.config.write_text(shown.out)
+    after = {row["name"]: row["value"] for row in nowhere.run("config", "show", "--json").json}
+    assert after["kafka.client_id"] == text
+    assert after == before | {"redis.url": after["redis.url"]}, "all but the address, whose password was masked"
+
+
+def test_help_has_no_flags_that_say_nothing() -> None:
+    def told(*words: str) -> str:
+        return subprocess.run([COMMAND, *words, "--help"], capture_output=True, text=True, check=True).stdout
+
+    for words in (["run"], ["replay"], ["publish"], ["dead-letters", "retry"], ["bench", "growth"]):
+        for noise in ("--no-", "default: ()", "default: False", "default: None", "default: ]"):
+            assert noise not in told(*words), words
+    assert "[default: 20000]" in told("demo")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_completes_commands_and_flags(shell: str) -> None:
+    script = subprocess.run([COMMAND, "completion", shell], capture_output=True, text=True, check=True).stdout
+    assert "dead-letters" in script
+    if shell != "bash":
+        return
+    ask = 'eval "$(cat)"; COMP_WORDS=($0 "$@"); COMP_CWORD=$#; _crashfold; echo "${COMPREPLY[@]}"'
+    asked = ((["ver"], "verify"), (["replay", "--acc"], "--accept-gap"), (["dead-letters", "dis"], "discard"))
+    for words, wanted in asked:
+        command = ["bash", "-c", ask, "crashfold", *words]
+        done = subprocess.run(command, input=script, capture_output=True, text=True, check=False)
+        assert wanted in done.stdout.split(), done
 
 
 @pytest.mark.parametrize(

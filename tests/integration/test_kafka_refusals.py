@@ -245,7 +245,7 @@ async def test_a_dead_letter_fits_however_large_its_record_was(guarded: Guarded,
     await ensure_topic(connection, name, configs={"max.message.bytes": "16384"})
     async with KafkaDeadLetters(name, connection) as letters:
         await letters.put([letter(n, key=bytes(2 << 20), value=bytes(2 << 20), detail="x" * 9999) for n in range(50)])
-        assert len([stored async for stored in letters.read()]) == 50
+        assert len(await letters.read()) == 50
 
 
 async def test_a_producer_that_may_not_be_numbered_is_refused(guarded: Guarded, unique: Unique) -> None:
