@@ -10,6 +10,7 @@
     │   ├── FingerprintMismatch       predicates, sizes or projections changed: rebuild
     │   ├── LostRange                 records that the checkpoint needs are gone: accept the gap or rebuild
     │   ├── TopicRecreated            the topic is not the one that was read: rebuild
+    │   ├── FewerGames                a rebuild would bring fewer games than the live state has: accept the gap
     │   ├── TopicCompacted            the topic drops records that a rebuild would need: mend its settings
     │   └── StreamMoved               a known stream turned up on another partition: rebuild
     └── Unavailable              75   a server cannot be reached or refuses for now: try again
@@ -68,6 +69,10 @@ class LostRange(StateError):
 
 class TopicRecreated(StateError):
     """The topic holds other records than those that were read."""
+
+
+class FewerGames(StateError):
+    """A rebuild would bring fewer games than the live state has, or none at all."""
 
 
 class TopicCompacted(StateError):

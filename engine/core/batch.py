@@ -87,6 +87,13 @@ def after(stream: StreamBatch, records: Records, next_offset: int) -> StreamBatc
     return StreamBatch(stream.name, stream.rows[first:], stream.cells[:, first:]) if first else stream
 
 
+def cut(stream: StreamBatch, records: Records, offset: int) -> tuple[StreamBatch, StreamBatch]:
+    """The games of the stream below that offset, and the others."""
+    at = int(np.searchsorted(records.offsets[stream.rows], offset))
+    below = StreamBatch(stream.name, stream.rows[:at], stream.cells[:, :at])
+    return below, StreamBatch(stream.name, stream.rows[at:], stream.cells[:, at:])
+
+
 def joined_by_partition(pieces: Iterable[Records]) -> list[Records]:
     """Records of several partitions, each partition's in the order in which they were read, as one of each."""
     by_partition: dict[int, list[Records]] = {}

@@ -128,6 +128,10 @@ class Processor:
         self._fallen: dict[str, Clash] = {}
         self._ahead: Polled | None = None
         self._out_of_range: LostRange | None = None
+        self.count_at: dict[str, int] = {}
+        """Of some streams, offsets up to which their games are to be counted while they are folded."""
+        self.counted: dict[str, int] = {}
+        """What came of that, once records at that offset or beyond it were folded."""
         self._look_due_s = 0.0
         self._recognise_due_s = 0.0
         self._settled_s = self._settling_took_s = 0.0
@@ -238,12 +242,18 @@ class Processor:
             fresh = batches.after(found, records, stream.next_offset)
             if stream.first_offset is None:
                 stream.first_offset = int(records.offsets[fresh.rows[0]]) if len(fresh.rows) else records.next_offset
-            before, folded = stream.state, stream.state.fold_cells(fresh.cells)
-            stream.state, stream.kept = folded.state, min(stream.kept, folded.kept)
-            letters += [batches.rejected_letter(topic, records, fresh, rejected) for rejected in folded.rejected]
-            self._meter.folded(folded.accepted, folded.duplicates, folded.late_accepted)
-            if live:
-                faults += self._faults(before, folded)
+            parts: tuple[batches.StreamBatch, ...] = (fresh,)
+            if name in self.count_at and self.count_at[name] < records.next_offset:
+                parts = batches.cut(fresh, records, self.count_at.pop(name))
+            for part in parts:
+                before, folded = stream.state, stream.state.fold_cells(part.cells)
+                stream.state, stream.kept = folded.state, min(stream.kept, folded.kept)
+                letters += [batches.rejected_letter(topic, records, part, rejected) for rejected in folded.rejected]
+                self._meter.folded(folded.accepted, folded.duplicates, folded.late_accepted)
+                if part is not parts[-1]:
+                    self.counted[name] = stream.state.games
+                if live:
+                    faults += self._faults(before, folded)
         letters += [
             batches.dead_letter(topic, records, row, reason, detail)
             for row, reason, detail in sorted_out.rejected

@@ -19,6 +19,7 @@ from engine.core.start import Begin, Lost, was_recreated, where_to_begin
 from engine.errors import (
     ConfigurationError,
     CrashfoldError,
+    FewerGames,
     LostRange,
     StateError,
     TopicCompacted,
@@ -113,7 +114,7 @@ class Rebuild:
         self._live = live
         self._shadow = shadow
         self._dead_letters = NoDeadLetters() if dead_letters is None else dead_letters
-        self._processor = new_processor(_FreshStore(shadow), self._dead_letters)
+        self._processor = new_processor(_FreshStore(shadow, self._meet), self._dead_letters)
         self._request = request
         # Where there is one stream alone, its checkpoint passes whatever else is on the topic: all of it is read.
         self._stream = None if self._processor.only_stream is not None else request.stream
@@ -130,6 +131,8 @@ class Rebuild:
         self._homes: dict[str, int] = {}
         self._from_elsewhere: set[str] = set()
         """The streams whose live offsets say nothing about this topic's."""
+        self._lives: dict[str, _Live] = {}
+        """What the live states were when their streams were met; without those that are not there or damaged."""
         self._damaged: set[str] = set()
         """The streams whose live state cannot be read, so that it is never ahead."""
         self._done: dict[str, Rebuilt] = {}
@@ -142,8 +145,7 @@ class Rebuild:
         await self._begin()
         while not self._at_end():
             await self._read()
-        if self._request.stream is not None and not self._homes:
-            raise CrashfoldError(f"{self._log.topic} has no record of stream {self._request.stream}")
+        await self._refuse_fewer_games()
         for stream, number in list(self._homes.items()):
             held = await self._brought_up(stream, number)
             if self._request.dry_run:
@@ -316,21 +318,74 @@ class Rebuild:
             for stream, position in zip(streams, positions, strict=True)
         }
 
-    async def _compare_with_live(self, stream: str, number: int) -> None:
-        """Find out whether the offsets of the live state mean the same records as these, and refuse to swap in less
-        than it has because the topic no longer holds what it was folded from. A live state that cannot be read is what
-        is to be mended."""
+    async def _meet(self, stream: str) -> None:
+        """Note what the live state of a stream is whose first records are about to be folded, and have the games
+        counted where that stands: only there the two counts can be compared, for the live engine may be behind or go
+        on meanwhile. A live state that cannot be read is what is to be mended."""
         try:
             stored = await self._from_store(lambda: self._live.load(stream))
         except StateError as error:
             log.warning("live_state_damaged", stream=stream, error=str(error))
             self._damaged.add(stream)
             return
-        begin = self._begins[number]
-        if stored is None:
+        if stored is not None:
+            self._lives[stream] = _Live(stored.checkpoint, stored.total_games)
+            self._processor.count_at[stream] = stored.checkpoint.next_offset
+
+    async def _refuse_fewer_games(self) -> None:
+        """Raise FewerGames when a stream would have fewer games than its live state has, or nothing was found at all,
+        unless that was asked for."""
+        request, topic = self._request, self._log.topic
+        if request.stream is not None and not self._homes:
+            raise FewerGames(f"{topic} has no record of stream {request.stream}: there is nothing to rebuild it from.")
+        if request.accept_gap or request.dry_run or request.to_offset is not None:
+            return
+        held = self._processor.held
+        if not any(stream not in held or held[stream].games for stream in self._homes):
+            raise FewerGames(
+                f"{topic} has no game: there is nothing to rebuild from, and the live state stays as it is. See that "
+                "kafka.topic or --file names the right one."
+            )
+        for stream in self._homes:
+            if stream in held:
+                await self._compare_counts(stream, held[stream].games)
+        if request.stream is None:
+            for stream in sorted({name for one in self._manifests.values() if one for name in one.streams}):
+                if stream not in self._homes:
+                    await self._compare_counts(stream, 0)
+
+    async def _compare_counts(self, stream: str, games: int) -> None:
+        """Raise FewerGames when the live state of the stream has more games, of the same records as far as offsets
+        mean the same, unless that was asked for."""
+        request, live = self._request, self._lives.get(stream)
+        if request.accept_gap or request.dry_run or request.to_offset is not None:
+            return
+        if stream not in self._homes or stream in self._from_elsewhere:
+            with suppress(StateError):
+                stored = await self._from_store(lambda: self._live.load(stream))
+                live = None if stored is None else _Live(stored.checkpoint, stored.total_games)
+        elif stream in self._processor.counted:
+            games = self._processor.counted[stream]
+        elif live is not None and live.checkpoint.next_offset > self._processor.folded_to[self._homes[stream]]:
+            return  # the live engine is ahead: promoting says so, and the rebuild reads on
+        if live is not None and games < live.games:
+            raise FewerGames(
+                f"a rebuild of stream {stream} from {self._log.topic} would have {games} games up to offset "
+                f"{live.checkpoint.next_offset}, and the live state has {live.games}: compaction or retention removed "
+                "records, the topic or file is another one, or these settings reject more. The live state stays; if "
+                "fewer games are what you want, add --accept-gap."
+            )
+
+    async def _compare_with_live(self, stream: str, number: int) -> None:
+        """Find out whether the offsets of the live state mean the same records as these, and refuse to swap in less
+        than it has because the topic no longer holds what it was folded from."""
+        if stream in self._damaged:
+            return
+        begin, live = self._begins[number], self._lives.get(stream)
+        if live is None:
             self._compare_with_what_was(stream, number)
             return
-        checkpoint = stored.checkpoint
+        checkpoint = live.checkpoint
         if checkpoint.topic != self._log.topic or checkpoint.partition != number:
             self._from_elsewhere.add(stream)
             return
@@ -375,6 +430,7 @@ class Rebuild:
         allow_back = self._request.to_offset is not None or stream in self._from_elsewhere | self._damaged
         for _ in range(CATCH_UP_TRIES):
             await self._look_at_topic()
+            await self._compare_counts(stream, held.games)
             _refuse_rivals(await self._processor.commit({stream}))
             match await self._from_store(lambda: self._shadow.promote(stream, allow_back=allow_back)):
                 case Promoted(version):
@@ -436,11 +492,20 @@ class Rebuild:
         return await self._patience.with_store(ask)
 
 
-class _FreshStore:
-    """The shadow's store for a processor: a stream is first met with nothing, whatever an earlier rebuild left."""
+class _Live(msgspec.Struct, frozen=True):
+    """The checkpoint of a live state, and how many games it has."""
 
-    def __init__(self, shadow: ShadowStore) -> None:
+    checkpoint: Checkpoint
+    games: int
+
+
+class _FreshStore:
+    """The shadow's store for a processor: a stream is first met with nothing, whatever an earlier rebuild left; `meet`
+    is awaited before."""
+
+    def __init__(self, shadow: ShadowStore, meet: Callable[[str], Awaitable[None]]) -> None:
         self._shadow = shadow
+        self._meet = meet
         self._met: set[str] = set()
         self.positions = shadow.positions
         self.read_manifest = shadow.read_manifest
@@ -452,6 +517,7 @@ class _FreshStore:
         """Nothing, and see to it that there is nothing; later what was committed since."""
         if stream in self._met:
             return await self._shadow.load(stream)
+        await self._meet(stream)
         await self._shadow.clear([stream])
         self._met.add(stream)
         return None

@@ -47,6 +47,23 @@ def test_a_file_is_folded_verified_and_replayed_like_a_topic(deployment: Deploym
     assert not deployment.redis.exists("analytics:occurrences:min:10")
 
 
+def test_a_file_with_fewer_games_or_none_is_not_swapped_in_unasked(deployment: Deployment) -> None:
+    full, fewer, none = (deployment.directory / f"{name}.jsonl" for name in ("full", "fewer", "none"))
+    values = [encode(game) + b"\n" for game in GAMES]
+    full.write_bytes(b"".join(values))
+    fewer.write_bytes(b"".join(values[:51]))
+    none.write_bytes(b"game_id,crash_point\n")
+    deployment.done("replay", "--file", str(full))
+    before = deployment.all_keys()
+    for file, message in ((fewer, "would have 51 games"), (none, "has no game")):
+        refused = deployment.run("replay", "--file", str(file))
+        assert refused.code == 78
+        assert message in refused.err
+        assert deployment.all_keys() == before
+    deployment.done("replay", "--file", str(fewer), "--accept-gap")
+    assert deployment.total() == 51
+
+
 def test_a_file_is_followed_as_it_grows(deployment: Deployment) -> None:
     file = deployment.directory / "games.jsonl"
     file.write_bytes(b"")

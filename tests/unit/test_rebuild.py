@@ -9,7 +9,7 @@ import pytest
 
 from engine.adapters.memory_log import MemoryLog
 from engine.adapters.memory_store import MemoryStore, Trouble
-from engine.errors import ConfigurationError, CrashfoldError, LostRange, StreamMoved, TopicRecreated
+from engine.errors import ConfigurationError, CrashfoldError, FewerGames, LostRange, StreamMoved, TopicRecreated
 from engine.ports import DeadLetters, StateStore
 from engine.runtime import processor, rebuild
 from engine.runtime.processor import Limits, Processor
@@ -310,6 +310,125 @@ async def test_a_state_that_would_lose_games_is_not_swapped_in_unasked(deploymen
     assert await deployment.games() == len(GAMES)
     await deployment.rebuild(Request(accept_gap=True))
     assert await deployment.games() == len(GAMES) - 30
+    await deployment.check()
+
+
+async def test_nor_is_one_from_which_compaction_took_records(deployment: Deployment) -> None:
+    deployment.publish(*GAMES)
+    await deployment.run()
+    before = deployment.store.snapshot()
+    deployment.topic.remove(7)
+    with pytest.raises(FewerGames, match=r"39 games up to offset 40, and the live state has 40: .*accept-gap"):
+        await deployment.rebuild()
+    assert deployment.store.snapshot().live == before.live
+    report = await deployment.rebuild(Request(dry_run=True))
+    assert [one.games for one in report.streams] == [39]
+    await deployment.rebuild(Request(accept_gap=True))
+    assert await deployment.games() == 39
+
+
+@pytest.mark.parametrize("position", [1, 19, 20, 21])
+async def test_games_are_compared_where_the_live_state_stands(deployment: Deployment, position: int) -> None:
+    """The live engine is behind: the rebuild has more games in all, and yet lacks one that the live state has."""
+    deployment.publish(*GAMES[:20])
+    await deployment.run()
+    deployment.publish(*GAMES[20:])
+    deployment.topic.remove(position)
+    if position < 20:
+        with pytest.raises(FewerGames, match="would have 19 games up to offset 20, and the live state has 20"):
+            await deployment.rebuild()
+        assert await deployment.games() == 20
+    else:
+        await deployment.rebuild()
+        assert await deployment.games() == 39
+
+
+async def test_games_are_compared_stream_by_stream_before_any_is_swapped_in() -> None:
+    deployment = Deployment(2)
+    for number, stream in enumerate("abc"):
+        deployment.publish(*GAMES, stream=stream, partition=number % 2)
+    async with deployment.engine() as engine:
+        await deployment.catch_up(engine)
+    before = deployment.store.snapshot()
+    deployment.topic.remove(45)
+    with pytest.raises(FewerGames, match="stream c"):
+        await deployment.rebuild()
+    assert deployment.store.snapshot().live == before.live
+    await deployment.rebuild(Request(stream="a"))
+    await deployment.check("a")
+
+
+async def test_a_live_engine_that_is_ahead_is_compared_once_it_is_overtaken(deployment: Deployment) -> None:
+    deployment.publish(*GAMES[:20])
+    await deployment.run()
+
+    async def more(progress: Progress) -> None:
+        deployment.publish(*GAMES[20:])
+        await deployment.run()
+
+    async with MemoryLog(deployment.topic, None) as log:
+        made = rebuild.Rebuild(
+            log,
+            deployment.store,
+            deployment.store.shadow(),
+            lambda store, letters: deployment.processor(log, store=store, letters=letters),
+            Request(),
+            deployment.clock,
+            lambda progress: None,
+            poll_wait_s=0,
+        )
+        await made._begin()
+        await more(Progress(0, 0))
+        report = await made.run()
+    assert [one.games for one in report.streams] == [len(GAMES)]
+    await deployment.check()
+
+
+@pytest.mark.parametrize("left", ["nothing", "garbage"])
+async def test_nothing_at_all_is_never_swapped_in_unasked(deployment: Deployment, left: str) -> None:
+    deployment.publish(*GAMES)
+    await deployment.run()
+    before = deployment.store.snapshot()
+    deployment.topic.truncate_before(len(GAMES))
+    if left == "garbage":
+        deployment.topic.append(b"no game")
+        deployment.topic.append(b"no game", key=b"no name")
+    with pytest.raises((FewerGames, LostRange)):
+        await deployment.rebuild()
+    await deployment.rebuild(Request(dry_run=True))
+    assert deployment.store.snapshot().live == before.live
+    await deployment.run()
+
+
+async def test_a_topic_without_a_game_is_nothing_to_rebuild_from(deployment: Deployment) -> None:
+    deployment.topic.append(b"no game")
+    with pytest.raises(FewerGames, match="games has no game"):
+        await deployment.rebuild()
+
+
+async def test_a_stream_of_which_the_topic_has_nothing_any_more_is_not_left_behind_unasked() -> None:
+    deployment = Deployment()
+    deployment.publish(*GAMES[:5], stream="a")
+    deployment.publish(*GAMES[:10], stream="b")
+    await deployment.run()
+    deployment.topic.remove(0)
+    for offset in range(1, 5):
+        deployment.topic.remove(offset)
+    with pytest.raises(FewerGames, match=r"stream a from games would have 0 games .* has 5"):
+        await deployment.rebuild()
+    await deployment.rebuild(Request(accept_gap=True))
+    await deployment.run()
+    assert [await deployment.games(stream) for stream in "ab"] == [5, 10], "what is left of it stays"
+
+
+async def test_settings_that_reject_more_are_no_reason_to_lose_games_unasked() -> None:
+    deployment = Deployment()
+    deployment.publish(*GAMES[1:9], GAMES[0], GAMES[9])
+    await deployment.run()
+    deployment.settings = msgspec.structs.replace(SMALL, window_games=7)
+    with pytest.raises(FewerGames, match=r"would have 9 games .* has 10"):
+        await deployment.rebuild()
+    await deployment.rebuild(Request(accept_gap=True))
     await deployment.check()
 
 
