@@ -20,9 +20,10 @@ from engine.adapters.clock import SystemClock
 from engine.adapters.memory_reader import MemoryReader
 from engine.adapters.memory_store import MemoryStore
 from engine.api import problems
-from engine.api.connections import OPTIONS
+from engine.api.connections import connection_options
 from engine.api.feed import Live, LiveLimits, Transport
 from engine.api.follower import Follower, Held
+from engine.api.places import Bounds
 from engine.api.problems import Problem
 from engine.api.stream import live_routes
 from engine.api.times import Zones
@@ -36,6 +37,7 @@ HOST: Final = "127.0.0.1"
 DEADLINE_S: Final = 30.0
 LOOK_AGAIN_S: Final = 0.01
 SMALL_BUFFER: Final = 4096
+STREAM_REQUEST: Final = b"GET /api/stream HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 class ToldFollower(Follower):
@@ -158,14 +160,14 @@ class Running:
             async with aclosing(parse_events(response.aiter_lines())) as events:
                 yield events
 
-    async def open_without_reading(self) -> socket.socket:
-        """A client that asks for the stream and reads nothing, with a small buffer of its own."""
+    async def open_without_reading(self, asked: bytes = STREAM_REQUEST) -> socket.socket:
+        """A client that asks, by default for the stream, and reads nothing, with a small buffer of its own."""
         sock = socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BUFFER)
         sock.setblocking(False)
         sock.connect_ex((HOST, self.port))
         await anyio.wait_writable(sock)
-        sock.send(b"GET /api/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        sock.send(asked)
         return sock
 
     async def stop(self) -> float:
@@ -177,7 +179,9 @@ class Running:
 
 
 @asynccontextmanager
-async def serving(follower: ToldFollower, **limits: Any) -> AsyncIterator[Running]:
+async def serving(
+    follower: ToldFollower, *, bounds: Bounds | None = None, app: Any = None, **limits: Any
+) -> AsyncIterator[Running]:
     """A server with the live routes of that follower."""
     meter = CountingMeter()
 
@@ -191,16 +195,19 @@ async def serving(follower: ToldFollower, **limits: Any) -> AsyncIterator[Runnin
         async with live.running():
             yield
 
-    app = Litestar(live_routes(live), lifespan=[lifespan], openapi_config=None)
+    routed = Litestar(live_routes(live), lifespan=[lifespan], openapi_config=None)
     listener = socket.socket()
     listener.bind((HOST, 0))
     listener.listen(2048)
-    server = Server(uvicorn.Config(app, log_config=None, access_log=False, **OPTIONS), live.stop)
+    options = connection_options(bounds)
+    server = Server(uvicorn.Config(app or routed, log_config=None, access_log=False, **options), live.stop)
     running = Running(follower, live, meter, server, listener.getsockname()[1])
 
     async def serve() -> None:
-        await server._serve([listener])
-        running.stopped.set()
+        try:
+            await server._serve([listener])
+        finally:
+            running.stopped.set()
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(serve)

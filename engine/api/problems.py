@@ -95,6 +95,29 @@ def headers_too_large(bytes_max: int) -> Problem:
     return Problem(f"{_TYPE}headers-too-large", "Request header fields too large", 431, detail)
 
 
+def transfer_coding_unknown() -> Problem:
+    """501: the body is sent in a way that this server does not know."""
+    detail = "of transfer codings only chunked is known"
+    return Problem(f"{_TYPE}transfer-coding-unknown", "Not implemented", 501, detail)
+
+
+def content_coding_unknown() -> Problem:
+    """415: the body is compressed."""
+    detail = "a body is taken as it is, without a content coding"
+    return Problem(f"{_TYPE}content-coding-unknown", "Unsupported media type", 415, detail)
+
+
+def not_acceptable() -> Problem:
+    """406: the client takes the answer in no form that there is."""
+    detail = "Accept-Encoding refuses every coding that there is: zstd, br, gzip and identity"
+    return Problem(f"{_TYPE}not-acceptable", "Not acceptable", 406, detail)
+
+
+def no_handshake() -> Problem:
+    """400: an upgrade to WebSocket that is not one."""
+    return malformed("this is no opening handshake of a WebSocket")
+
+
 def too_many_requests(retry_after_s: int) -> Problem:
     """429: the client asks more often than is allowed."""
     detail = f"ask again in {retry_after_s} s"

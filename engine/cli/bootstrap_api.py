@@ -85,8 +85,8 @@ async def serve_api(settings: Settings, reserved: socket.socket, beats: Beats, w
 def _connections() -> dict[str, Any]:
     """What uvicorn needs for live clients."""
     try:
-        from engine.api.connections import OPTIONS
+        from engine.api.connections import connection_options
     except ModuleNotFoundError as missing:
         log.warning("no_websockets", reason=f"{missing.name} is not installed; /api/stream says the same")
         return {}
-    return OPTIONS
+    return connection_options()

@@ -1,24 +1,47 @@
 """Connections over real sockets: what is no request, or never becomes one, is answered and let go."""
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from math import inf
+from typing import Any
 
 import anyio
 import pytest
 
-from engine.api import connections
-from engine.api.connections import HEAD_BYTES_MAX
+from engine.api.http11 import HEAD_BYTES_MAX
+from engine.api.places import Bounds, Places
 from tests.live import DEADLINE_S, HOST, Running, ToldFollower, serving
 
 PROBLEM = b"content-type: application/problem+json"
 REQUEST = b"GET /api/nothing HTTP/1.1\r\nHost: localhost\r\n"
+LAST = REQUEST + b"Connection: close\r\n\r\n"
+
+
+class Held:
+    """A connection of which only its place matters."""
+
+    def __init__(self, client_host: str) -> None:
+        self.client_host = client_host
+        self.until_s = inf
+        self.evicted = False
+
+    def expire(self) -> None: ...
+
+    def drop(self) -> None: ...
+
+    def evict(self) -> None:
+        self.evicted = True
+
+    def unsent_bytes(self) -> int | None:
+        return None
 
 
 @asynccontextmanager
-async def running() -> AsyncIterator[Running]:
+async def running(**bounds: Any) -> AsyncIterator[Running]:
     with anyio.fail_after(DEADLINE_S):
-        async with serving(ToldFollower()) as server:
+        async with serving(ToldFollower(), bounds=Bounds(look_s=0.05, **bounds)) as server:
             yield server
 
 
@@ -62,9 +85,8 @@ async def test_headers_without_an_end_are_not_kept_for_ever() -> None:
         assert (await answer(server, endless)).startswith(b"HTTP/1.1 431 ")
 
 
-async def test_a_request_that_does_not_arrive_in_time_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "REQUEST_WAIT_S", 0.2)
-    async with running() as server:
+async def test_a_request_that_does_not_arrive_in_time_is_told_so() -> None:
+    async with running(head_s=0.2) as server:
         assert (await answer(server, REQUEST)).startswith(b"HTTP/1.1 408 ")
         # One that was answered before is let go too when it begins another and does not end it.
         told = await answer(server, REQUEST + b"\r\n", REQUEST)
@@ -72,23 +94,55 @@ async def test_a_request_that_does_not_arrive_in_time_is_told_so(monkeypatch: py
         assert b"HTTP/1.1 408 " in told
 
 
-async def test_who_says_nothing_at_all_is_let_go_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "REQUEST_WAIT_S", 0.2)
-    async with running() as server:
+async def test_who_says_nothing_at_all_is_let_go_without_a_word() -> None:
+    async with running(head_s=0.2) as server:
         assert await answer(server) == b""
 
 
-async def test_whoever_connects_when_all_places_are_taken_is_told_to_come_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(connections, "CONNECTIONS_MAX", 1)
-    async with running() as server, await anyio.connect_tcp(HOST, server.port) as first:
-        await first.send(REQUEST + b"\r\n")
-        assert (await first.receive()).startswith(b"HTTP/1.1 404 ")
-        told = await answer(server, REQUEST + b"\r\n")
+async def test_a_newcomer_gets_the_place_of_whoever_waits_longest() -> None:
+    async with running(connections_max=2) as server, await anyio.connect_tcp(HOST, server.port) as oldest:
+        await oldest.send(REQUEST + b"\r\n")
+        assert (await oldest.receive()).startswith(b"HTTP/1.1 404 ")
+        async with await anyio.connect_tcp(HOST, server.port) as later:
+            await later.send(REQUEST[:1])  # a byte of a request takes no place for good either
+            assert (await answer(server, LAST)).startswith(b"HTTP/1.1 404 ")
+            with pytest.raises(anyio.EndOfStream):
+                await oldest.receive()
+            async with await anyio.connect_tcp(HOST, server.port):
+                assert (await answer(server, LAST)).startswith(b"HTTP/1.1 404 ")
+            with pytest.raises(anyio.EndOfStream):
+                await later.receive()
+
+
+async def test_whoever_connects_while_all_are_served_is_told_to_come_again() -> None:
+    async with running(connections_max=1) as server, server.events() as events:
+        await anext(events)
+        told = await answer(server, LAST)
         assert told.startswith(b"HTTP/1.1 503 ")
         assert b"retry-after: " in told
         assert PROBLEM in told
+
+
+async def test_one_client_leaves_room_for_others() -> None:
+    places = Places(Bounds(connections_max=4, client_connections_max=3), is_trusted=lambda host: host == "proxy")
+    loop = asyncio.get_running_loop()
+    greedy = [Held("greedy") for _ in range(4)]
+    assert [places.enter(held, loop) for held in greedy] == [True, True, True, False]
+    places.leave(greedy.pop())
+    other, third = Held("other"), Held("other")
+    assert places.enter(other, loop)
+    assert not places.enter(third, loop)  # nobody waits
+    places.leave(third)
+    places.wait(other)
+    places.wait(greedy[1])
+    places.wait(greedy[0])
+    assert places.enter(third, loop)
+    assert greedy[1].evicted  # of the one who has most, the one that waits longest
+    assert not other.evicted
+    proxies = [Held("proxy") for _ in range(4)]
+    for held in (other, third, greedy[0], greedy[2]):
+        places.leave(held)
+    assert all(places.enter(held, loop) for held in proxies)
 
 
 async def test_requests_sent_in_one_go_are_answered_in_order() -> None:
