@@ -169,6 +169,14 @@ class LiveReader(Protocol):
         """Keep answers for a while."""
 
 
+class RateLimits(Protocol):
+    """How often each client asked all processes of a deployment."""
+
+    async def take(self, client: str, per_minute: int) -> float:
+        """Take one request off those that the client has left, which are `per_minute` at most and come back steadily:
+        0.0, or in how many seconds it has one. Raises StoreUnavailable or StoreRefused when nobody can say."""
+
+
 class Clock(Protocol):
     """Time, so that simulation can bring its own."""
 

@@ -18,7 +18,7 @@ GAMES: Final = "games"
 GAPS: Final = "gaps"
 VERSION: Final = "version"
 CHECKPOINT: Final = "checkpoint"
-RESERVED: Final = frozenset((VERSION, CHECKPOINT, "shadow", "cache", "manifest", "updates", "rights"))
+RESERVED: Final = frozenset((VERSION, CHECKPOINT, "shadow", "cache", "limit", "manifest", "updates", "rights"))
 """What no aggregate may be called."""
 
 
@@ -109,6 +109,11 @@ class Keys(msgspec.Struct, frozen=True):
 def manifest(key_prefix: str, topic: str, partition: int) -> str:
     """Hash: where a restart begins to read the partition. Belongs to no stream, so it carries no stream's name."""
     return f"{common_prefix(key_prefix)}:manifest:{topic}:{partition}"
+
+
+def rate_limit(key_prefix: str, client: str) -> str:
+    """String: when a client of the API has its whole rate again. Belongs to no stream."""
+    return f"{common_prefix(key_prefix)}:limit:{client}"
 
 
 def common_prefix(key_prefix: str) -> str:

@@ -1,4 +1,4 @@
-"""Real servers for tests and benchmarks: redis-server, Valkey, Tansu and Apache Kafka, as child processes.
+"""Real servers for tests and benchmarks: redis-server, Valkey, Tansu, Apache Kafka and nginx, as child processes.
 
 Imports no pytest: the fixtures are in `conftest.py`. Always true: a server listens on 127.0.0.1 alone, in a directory
 of its own; `start` returns once the very process it started answers; it is signalled by its process id and never
@@ -14,13 +14,15 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -452,6 +454,48 @@ class KafkaCluster:
             broker.resume()
 
 
+class Nginx(Server):
+    """nginx as a proxy: `servers` is what stands in its block `http`, with `{port}` where it listens."""
+
+    def __init__(self, directory: Path, binary: str, servers: str) -> None:
+        super().__init__(directory)
+        self._binary = binary
+        own = "".join(
+            f"{name}_temp_path {directory}/{name};\n" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        (directory / "nginx.conf").write_text(
+            # As root it would change to a user who may not write here.
+            f"{'user root;' if os.geteuid() == 0 else ''}\n"
+            f"daemon off;\nworker_processes 1;\npid {directory}/pid;\nerror_log stderr warn;\n"
+            f"events {{ worker_connections 1024; }}\n"
+            f"http {{\n{own}access_log off;\n{servers.replace('{port}', f'127.0.0.1:{self.port}')}\n}}\n"
+        )
+
+    def command(self) -> list[str]:
+        return [self._binary, "-p", str(self.directory), "-c", "nginx.conf"]
+
+    def answers(self) -> bool:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+            return True
+        return False
+
+
+@contextmanager
+def nginx(servers: str) -> Iterator[Nginx]:
+    """Run the machine's nginx: see there.
+
+    Raises:
+        Missing: there is none.
+    """
+    binary = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if binary is None:
+        raise Missing("nginx is not installed: apt-get install nginx-light")
+    with _directory() as directory:
+        server = Nginx(directory, binary, servers)
+        with _running(server):
+            yield server
+
+
 @contextmanager
 def redis_server(options: Mapping[str, str] | None = None) -> Iterator[RedisServer]:
     """Run the machine's `redis-server`; `options` are names and values of redis.conf.
@@ -636,6 +680,7 @@ def main() -> None:
         "redis-server": redis_server,
         "Valkey": valkey_server,
         "Tansu": tansu_broker,
+        "nginx": partial(nginx, "server { listen {port}; }"),
         f"Apache Kafka {kafka_version()}": kafka_cluster,
     }
     for name, server in kinds.items():

@@ -70,6 +70,8 @@ SPOILED: Final = (msgspec.MsgspecError, ValueError, ArithmeticError, RecursionEr
 
 JSON: Final = b"application/json"
 PROBLEM: Final = problems.MEDIA_TYPE.encode()
+VARY_CODING: Final = (b"vary", b"Accept-Encoding")
+VARY: Final = (b"vary", b"X-Timezone, Accept-Encoding")
 
 Headers = tuple[tuple[bytes, bytes], ...]
 _Key = tuple[str, str, str, str, bytes]
@@ -89,6 +91,8 @@ class Reply(msgspec.Struct, frozen=True):
     etag: bytes | None = None
     route: str = "other"
     """The path of the route, with its parameters' names."""
+    coded: dict[str, "Reply"] = {}
+    """The same answer in content codings, as they were asked for."""
 
     def unless_known(self, if_none_match: str | None) -> "Reply":
         """304 when the client has it already."""
@@ -201,7 +205,7 @@ class Answers:
     def kept(self, method: str, path: str, query: str, headers: Mapping[str, str], body: bytes) -> Reply | None:
         """The answer to a request that was answered before from what is held now. Quick, and never waits."""
         stream = self._followers.default_stream
-        if "stream=" in query:
+        if "stream=" in query or "%" in query:
             stream = questions.split_query(query).get("stream", stream)
         follower = self._followers.get(stream)
         shelf = None if follower is None else self._shelves.of(follower)
@@ -215,7 +219,7 @@ class Answers:
             self._meter.cache_asked("process", hit=False)
             return None
         self._meter.cache_asked("process", hit=True)
-        return found.reply.unless_known(known) if method == "GET" else found.reply
+        return found.reply
 
     async def follower_of(self, stream: str) -> Follower | Problem:
         """The follower of a stream, or what is against it."""
@@ -253,7 +257,7 @@ class Answers:
             await self._clock.sleep(SHARE_EVERY_S)
 
     async def _answer_asked(self, asked: Asked, request: Request) -> Reply:
-        stream = asked.terms.stream if "stream=" in request.query else self._followers.default_stream
+        stream = asked.terms.stream or self._followers.default_stream
         found = await self.follower_of(stream)
         if isinstance(found, Problem):
             return problem_reply(found)
@@ -263,8 +267,7 @@ class Answers:
         known = request.headers.get("if-none-match")
         if found.is_behind or known is not None:
             await found.catch_up(() if known is None else Cursor.all_in(known))
-        reply = await self._answer_once(asked, request, found)
-        return reply.unless_known(known) if request.method == "GET" else reply
+        return await self._answer_once(asked, request, found)
 
     async def _answer_once(self, asked: Asked, request: Request, follower: Follower) -> Reply:
         """The answer; when somebody else has just asked the same, the one that is being made for them.
@@ -551,7 +554,7 @@ def _success(held: Held, body: bytes, source: Source, etag: bytes | None, route:
         (b"content-type", JSON),
         (b"content-length", b"%d" % len(body)),
         *_version_headers(held, source),
-        (b"vary", b"X-Timezone"),
+        VARY,
         (b"cache-control", b"no-store" if etag is None else b"no-cache"),
     ]
     if etag is not None:

@@ -1,36 +1,34 @@
-"""The application: probes, pages and live routes as Litestar handlers, the reference of all routes, the edge around it.
+"""The application: live routes as Litestar handlers, probes and files as pages, the reference of all routes, the edge.
 
 Imports litestar and everything of the read side. What is always true: whatever is below `/api` and is not live is
 understood by `routes.find` and by nothing else, unknown paths included. The edge asks `Answers` for it, since a
 framework's way to a handler takes as long as an answer; Litestar describes it all the same.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from importlib.resources import files
+from types import MappingProxyType
 from typing import Any, Final, Literal
 
 import msgspec
 from litestar import Litestar, Request
 from litestar.enums import HttpMethod
-from litestar.exceptions import HTTPException, MethodNotAllowedException
 from litestar.handlers import HTTPRouteHandler, WebsocketRouteHandler
 from litestar.openapi import ResponseSpec
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
-from litestar.openapi.spec import Components, Reference, SecurityScheme
-from litestar.response.base import ASGIResponse
-from litestar.types import Receive, Scope, Send
+from litestar.openapi.spec import Components, Reference, SecurityScheme, Server
 
-from engine.api import operations, problems
-from engine.api.answers import JSON, Answers, Reply, problem_reply
-from engine.api.edge import LIVE, NOTE, Edge, Note, send_reply
+from engine.api import operations
+from engine.api.answers import JSON, VARY_CODING, Answers, Reply
+from engine.api.edge import Edge, Page
 from engine.api.health import ApiHealth
 from engine.api.meter import ApiMeter
 from engine.api.questions import Limits
 from engine.api.routes import ROUTES, Route
 from engine.api.times import Zones
-from engine.ports import Clock
+from engine.ports import Clock, RateLimits
 from engine.settings import Settings, masked_text
 
 MetricsText = Callable[[str], tuple[bytes, str]]
@@ -66,31 +64,33 @@ def create_app(
     meter: ApiMeter,
     metrics: MetricsText,
     handlers: Callable[[], Sequence[HTTPRouteHandler | WebsocketRouteHandler]] = list,
-    open_paths: Sequence[str] = (),
+    files_at: Mapping[str, Reply] = MappingProxyType({}),
+    rate_limits: RateLimits | None = None,
 ) -> Edge:
-    """The ASGI application. `handlers` makes further routes, `open_paths` are those among them that need no token."""
+    """The ASGI application. `handlers` makes the live routes, `files_at` are files by path, which need no token."""
     limits = Limits(settings.projections.window_games)
-
-    def routed() -> list[HTTPRouteHandler | WebsocketRouteHandler]:
-        return [*_probes(health, metrics), *handlers()]
-
     # Litestar serves its description with pages of its own for whatever it does not know there. So it is asked for the
     # description once, and the application that answers serves that as a file among others.
     asked = [_described(route, limits) for route in ROUTES]
-    described = Litestar([*asked, *routed()], openapi_config=_openapi(settings), logging_config=None)
+    routed = [*asked, *_described_probes(), *handlers()]
+    described = Litestar(routed, openapi_config=_openapi(settings), logging_config=None)
     description = msgspec.json.encode(operations.finished(described.openapi_schema.to_schema(), Zones()))
-    page = files("engine.api").joinpath("reference")
-    static = [
-        *(_static(path, page.joinpath(file).read_bytes(), kind) for path, (file, kind) in REFERENCE.items()),
-        _static("/schema/openapi.json", description, "application/vnd.oai.openapi+json"),
-    ]
-    litestar = Litestar(
-        [*routed(), *static],
-        openapi_config=None,
-        logging_config=None,
-        exception_handlers={HTTPException: _refuse, Exception: _fail},
+    folder = files("engine.api").joinpath("reference")
+    static = {
+        **{path: _static(path, folder.joinpath(file).read_bytes(), kind) for path, (file, kind) in REFERENCE.items()},
+        "/schema/openapi.json": _static("/schema/openapi.json", description, "application/vnd.oai.openapi+json"),
+    }
+    live = Litestar(handlers(), openapi_config=None, logging_config=None, exception_handlers={Exception: _refuse})
+    return Edge(
+        live,
+        answers,
+        settings.api,
+        clock=clock,
+        meter=meter,
+        pages={**_probes(health, metrics), **static, **{path: _always(reply) for path, reply in files_at.items()}},
+        open_paths=(*REFERENCE, *files_at),
+        rate_limits=rate_limits,
     )
-    return Edge(litestar, answers, settings.api, clock=clock, meter=meter, open_paths=(*REFERENCE, *open_paths))
 
 
 def _described(route: Route, limits: Limits) -> HTTPRouteHandler:
@@ -113,122 +113,85 @@ def _described(route: Route, limits: Limits) -> HTTPRouteHandler:
     return handler
 
 
-class _Sent(ASGIResponse):
-    """A reply as Litestar passes it on."""
-
-    def __init__(self, reply: Reply) -> None:
-        super().__init__(body=reply.body, status_code=reply.status)
-        self._reply = reply
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it as it is."""
-        await send_reply(self._reply, send)
-
-    def to_asgi_response(self, *_: Any, **__: Any) -> ASGIResponse:
-        """Itself: exception handlers return it too."""
-        return self
-
-
-def _response(reply: Reply, scope: Any, route: str) -> ASGIResponse:
-    note = scope.get(NOTE)
-    if isinstance(note, Note):
-        note.route, note.source = route, reply.source
-    return _Sent(reply)
-
-
-def _refuse(request: Request[Any, Any, Any], error: HTTPException) -> Any:
-    """What Litestar would not route, as a problem."""
-    if error.status_code >= 500:
-        raise error  # the edge logs it
-    if isinstance(error, MethodNotAllowedException):
-        reply = _other_method(request.method, request.scope["path"])
-    elif error.status_code == 404:
-        reply = problem_reply(problems.no_such_route())
-    else:
-        reply = problem_reply(problems.malformed("the request cannot be read"))
-    return _response(reply, request.scope, "other")
-
-
-def _other_method(method: str, path: str) -> Reply:
-    """The answer to another method than a page, a probe or a live route has."""
-    if path == "/ws" and method == "GET":
-        return problem_reply(problems.upgrade_required(), (b"upgrade", b"websocket"))
-    allowed = b"GET, HEAD, OPTIONS" if path not in LIVE else b"GET" if path == "/ws" else b"GET, OPTIONS"
-    return problem_reply(problems.method_not_allowed(), (b"allow", allowed))
-
-
-def _fail(_request: Request[Any, Any, Any], error: Exception) -> Any:
-    """Leave it to the edge, which logs it and answers 500."""
+def _refuse(request: Request[Any, Any, Any], error: Exception) -> Any:
+    """Leave whatever fails to the edge, which logs it and answers 500."""
     raise error
 
 
-def _probes(health: ApiHealth, metrics: MetricsText) -> list[HTTPRouteHandler]:
-    def probe(path: str, reasons: Callable[[], list[str]], meaning: str) -> HTTPRouteHandler:
-        async def handle(request: Request[Any, Any, Any]) -> ASGIResponse:
+def _probes(health: ApiHealth, metrics: MetricsText) -> dict[str, Page]:
+    def probe(path: str, reasons: Callable[[], list[str]]) -> Page:
+        def answer(_: Mapping[str, str]) -> Reply:
             against = [masked_text(reason) for reason in reasons()]
             body = {"status": "failing" if against else "ok", "reasons": against}
             if path == "/readyz":
                 body["notes"] = [masked_text(note) for note in health.notes()]
-            return _response(_plain(503 if against else 200, JSON, msgspec.json.encode(body)), request.scope, path)
+            return _plain(path, 503 if against else 200, JSON, msgspec.json.encode(body))
 
-        described = {
-            status: ResponseSpec(Verdict, generate_examples=False, description=description)
-            for status, description in ((200, "Yes"), (503, "No, and why"))
-        }
-        handler: HTTPRouteHandler = _get(
-            path,
-            handle,
-            summary=meaning,
-            tags=["service"],
-            responses=described,
-            name=path,
-            operation_id=path.removeprefix("/"),
-        )
-        return handler
+        return answer
 
-    async def show(request: Request[Any, Any, Any]) -> ASGIResponse:
-        body, content_type = metrics(request.headers.get("accept", ""))
-        return _response(_plain(200, content_type.encode(), body), request.scope, "/metrics")
+    def show(headers: Mapping[str, str]) -> Reply:
+        body, content_type = metrics(headers.get("accept", ""))
+        return _plain("/metrics", 200, content_type.encode(), body, (b"vary", b"Accept, Accept-Encoding"))
 
+    return {
+        "/livez": probe("/livez", health.live),
+        "/readyz": probe("/readyz", health.ready),
+        "/startupz": probe("/startupz", health.started),
+        "/metrics": show,
+    }
+
+
+def _described_probes() -> list[HTTPRouteHandler]:
+    """The probes and the metrics as the reference shows them."""
+    verdicts = {
+        status: ResponseSpec(Verdict, generate_examples=False, description=description)
+        for status, description in ((200, "Yes"), (503, "No, and why"))
+    }
     text = {
         200: ResponseSpec(str, generate_examples=False, description="The metrics", media_type="text/plain"),
         401: operations.refusal_of(401),
         429: operations.refusal_of(429),
     }
+    summaries = {
+        "/livez": "Whether this process should go on",
+        "/readyz": "Whether requests should come here",
+        "/startupz": "Whether it has begun to answer",
+        "/metrics": "Metrics for Prometheus",
+    }
+
+    async def handle() -> None:
+        raise AssertionError("the edge answers it")
+
     return [
-        probe("/livez", health.live, "Whether this process should go on"),
-        probe("/readyz", health.ready, "Whether requests should come here"),
-        probe("/startupz", health.started, "Whether it has begun to answer"),
-        _get(
-            "/metrics",
-            show,
-            summary="Metrics for Prometheus",
+        HTTPRouteHandler(
+            path,
+            http_method=HttpMethod.GET,
+            status_code=200,
+            summary=summary,
             tags=["service"],
-            responses=text,
-            name="/metrics",
-            operation_id="metrics",
-        ),
+            responses=text if path == "/metrics" else verdicts,
+            name=path,
+            operation_id=path.removeprefix("/"),
+        )(handle)
+        for path, summary in summaries.items()
     ]
 
 
-def _static(path: str, content: bytes, content_type: str) -> HTTPRouteHandler:
-    """A file."""
-    policy = (b"content-security-policy", _POLICY.encode())
-
-    async def handle(request: Request[Any, Any, Any]) -> ASGIResponse:
-        return _response(_plain(200, content_type.encode(), content, policy), request.scope, path)
-
-    handler: HTTPRouteHandler = _get(path, handle, include_in_schema=False, name=path)
-    return handler
+def _static(path: str, content: bytes, content_type: str) -> Page:
+    """A file of the reference."""
+    reply = _plain(
+        path, 200, content_type.encode(), content, (b"content-security-policy", _POLICY.encode()), VARY_CODING
+    )
+    return _always(reply)
 
 
-def _get(path: str, handle: Callable[[Request[Any, Any, Any]], Awaitable[ASGIResponse]], **kwargs: Any) -> Any:
-    return HTTPRouteHandler(path, http_method=HttpMethod.GET, status_code=200, **kwargs)(handle)
+def _always(reply: Reply) -> Page:
+    return lambda _: reply
 
 
-def _plain(status: int, content_type: bytes, body: bytes, *headers: tuple[bytes, bytes]) -> Reply:
+def _plain(path: str, status: int, content_type: bytes, body: bytes, *headers: tuple[bytes, bytes]) -> Reply:
     fixed = ((b"content-type", content_type), (b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store"))
-    return Reply(status, (*fixed, *headers), body)
+    return Reply(status, (*fixed, *headers), body, route=path)
 
 
 def _openapi(settings: Settings) -> OpenAPIConfig:
@@ -239,6 +202,7 @@ def _openapi(settings: Settings) -> OpenAPIConfig:
         title="Crashfold",
         version=version("crashfold"),
         description=_DESCRIPTION,
+        servers=[Server(url=f"{settings.api.root_path}/")],
         path="/schema",
         render_plugins=[JsonRenderPlugin()],
         components=Components(security_schemes=schemes),

@@ -18,7 +18,7 @@ from msgspec import UNSET, UnsetType
 from engine.api.problems import Problem, malformed, out_of_bounds
 from engine.api.times import YEAR_MAX, YEAR_MIN, Zone, Zones, is_askable, parse_moment
 from projections.settings import DAY_MINUTES, HOURS_MAX
-from schemas.game import DEFAULT_STREAM, is_stream_name
+from schemas.game import is_stream_name
 from schemas.predicate import THRESHOLD_MAX, THRESHOLD_MIN, Kind, Predicate
 
 SortBy = Literal["time", "length"]
@@ -79,7 +79,8 @@ class Terms(msgspec.Struct, frozen=True):
     """What every question may say beside its own parameters."""
 
     zone: Zone
-    stream: str = DEFAULT_STREAM
+    stream: str | None = None
+    """None is the deployment's only one, or `crash`."""
     at_us: int | None = None
     """The moment asked about; None is now."""
     min_version: int | None = None
@@ -207,8 +208,8 @@ def read_terms(
     zone = zones.get(headers.get(ZONE_HEADER) or "UTC")
     if zone is None:
         return malformed("X-Timezone is no IANA time zone, in exact spelling", "X-Timezone")
-    stream = query.get("stream", DEFAULT_STREAM)
-    if not is_stream_name(stream):
+    stream = query.get("stream")
+    if stream is not None and not is_stream_name(stream):
         return malformed("stream is not 1 to 64 of A-Z a-z 0-9 . _ -", "stream")
     at_us = None
     if takes_at and "at" in query:

@@ -134,7 +134,7 @@ def ask(request: Request, limits: Limits, zones: Zones) -> Asked | Problem:
 
 def find(request: Request) -> "Found | Problem":
     """The route of a request, or that there is none."""
-    path = _plain(request.path)
+    path = plain(request.path)
     others = False
     for route in ROUTES:
         match = route.pattern.fullmatch(path) if path.startswith(route.begin) else None
@@ -148,7 +148,7 @@ def find(request: Request) -> "Found | Problem":
 
 def methods_of(path: str) -> frozenset[str]:
     """The methods that a path answers; none when it is no path of ours."""
-    path = _plain(path)
+    path = plain(path)
     return frozenset(route.method for route in ROUTES if route.pattern.fullmatch(path) is not None)
 
 
@@ -166,7 +166,7 @@ def answer(
     return 200, found if isinstance(found, games.GamesPage) else Success(data=found)
 
 
-def _plain(path: str) -> str:
+def plain(path: str) -> str:
     """The path without needless escapes; a slash that is part of a value stays one."""
     return _ESCAPED.sub(lambda escape: unquote(escape[0]), path) if "%" in path else path
 

@@ -216,7 +216,7 @@ async def _ask(live: Live, transport: Transport, scope: Any) -> tuple[Feed, Zone
     refusal = live.refusal(transport)
     if refusal is not None:
         return refusal
-    feed = await live.feed(terms.stream if "stream" in query else live.default_stream)
+    feed = await live.feed(terms.stream or live.default_stream)
     return feed if isinstance(feed, Problem) else (feed, terms.zone)
 
 

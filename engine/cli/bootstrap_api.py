@@ -4,7 +4,6 @@ A module of its own, so that no other command waits for the framework to be impo
 """
 
 import socket
-from typing import Any
 
 import anyio
 import structlog
@@ -12,14 +11,18 @@ import structlog
 from engine.adapters import web
 from engine.adapters.api_metrics import ApiMetrics
 from engine.adapters.beats import Beats
+from engine.adapters.redis_limits import RedisRateLimits
 from engine.adapters.redis_reader import RedisReader
 from engine.adapters.service_manager import tell_service_manager
 from engine.api import page
 from engine.api.answers import Answers, calculation
 from engine.api.app import create_app
+from engine.api.clients import Proxies, is_own_machine
+from engine.api.connections import connection_options
 from engine.api.feed import Live, LiveLimits
 from engine.api.follower import Followers
 from engine.api.health import ApiHealth
+from engine.api.places import Bounds
 from engine.api.replica import Replica
 from engine.api.stream import live_routes
 from engine.api.times import Zones
@@ -52,6 +55,9 @@ async def serve_api(settings: Settings, reserved: socket.socket, beats: Beats, w
         limits=LiveLimits(clients_max=settings.api.live_clients_max),
         default_stream=followers.default_stream,
     )
+    rate_limits = RedisRateLimits(
+        redis.url, password=redis.password, cluster=redis.cluster, key_prefix=redis.key_prefix
+    )
     health = ApiHealth(followers, lambda: beats.stale(CLOCK))
     metrics.look = lambda: metrics.follow(
         {one.stream: (one.held.version, one.age_s, one.is_replica) for one in followers.all()}
@@ -63,30 +69,25 @@ async def serve_api(settings: Settings, reserved: socket.socket, beats: Beats, w
         clock=CLOCK,
         meter=metrics,
         metrics=metrics.text,
-        handlers=lambda: [*live_routes(live), *page.page_routes()],
-        open_paths=[*page.PATHS.values()],
+        handlers=lambda: live_routes(live),
+        files_at=page.pages(),
+        rate_limits=rate_limits,
     )
+    proxies = Proxies(settings.api.trusted_proxies)
+    connections = settings.api.connections_max
+    bounds = Bounds(connections_max=connections, client_connections_max=connections - connections // 4)
+    options = connection_options(bounds, lambda host: is_own_machine(host) or proxies.are_trusted(host))
 
     def stop() -> None:
         health.stopping = True
         live.stop()
 
-    async with reader, followers.running(), live.running(), anyio.create_task_group() as tasks:
+    async with reader, rate_limits, followers.running(), live.running(), anyio.create_task_group() as tasks:
         tasks.start_soon(answers.share)
         tasks.start_soon(beats.keep, worker, CLOCK)
         tasks.start_soon(tell_service_manager, health, CLOCK)
         host, port = reserved.getsockname()[:2]
         log.info("api_listens", address=f"http://{host}:{port}", worker=worker)
         stop_s = settings.engine.shutdown_timeout_s
-        await web.serve_app(app, reserved, stop_s=stop_s, stopping=stop, options=_connections())
+        await web.serve_app(app, reserved, stop_s=stop_s, stopping=stop, options=options)
         tasks.cancel_scope.cancel()
-
-
-def _connections() -> dict[str, Any]:
-    """What uvicorn needs for live clients."""
-    try:
-        from engine.api.connections import connection_options
-    except ModuleNotFoundError as missing:
-        log.warning("no_websockets", reason=f"{missing.name} is not installed; /api/stream says the same")
-        return {}
-    return connection_options()

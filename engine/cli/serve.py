@@ -8,6 +8,7 @@ import sys
 from typing import Final
 
 import structlog
+from msgspec.structs import replace
 
 from engine.adapters.beats import Beats
 from engine.cli import options
@@ -18,7 +19,10 @@ SWITCH_S: Final = 0.0005
 """How soon a thread at work on a big answer lets the event loop go on; Python's own 5 ms would show in every answer."""
 
 OTHER_FILES: Final = 256
-"""Open files beside those of live clients: requests, Redis, Kafka."""
+"""Open files beside those of connections: Redis, Kafka."""
+
+OTHER_CONNECTIONS: Final = 100
+"""Connections beside those of live clients, at least."""
 
 log = structlog.get_logger()
 
@@ -30,8 +34,11 @@ def serve(*, common: Common | None = None) -> None:
     settings = options.settings(common)
     files = web.allow_many_files()
     log.info("files_allowed", files=files)
-    if files < settings.api.live_clients_max + OTHER_FILES:
-        log.warning("files_too_few", files=files, live_clients_max=settings.api.live_clients_max)
+    wanted = max(settings.api.connections_max, settings.api.live_clients_max + OTHER_CONNECTIONS)
+    connections = min(wanted, max(files - OTHER_FILES, OTHER_FILES))
+    if connections < wanted:
+        log.warning("files_too_few", files=files, connections_max=connections)
+    settings = replace(settings, api=replace(settings.api, connections_max=connections))
     beats = Beats(settings.api.workers)
     with web.reserve(settings.api.host, settings.api.port) as reserved:
 

@@ -6,6 +6,7 @@ single values stand in their annotations and are checked by `load`.
 """
 
 import re
+from ipaddress import ip_network
 from typing import Annotated, Any, Final, Literal, get_args, get_origin
 
 import msgspec
@@ -19,6 +20,8 @@ from schemas.keys import STREAM_PLACE
 
 _TOPIC: Final = re.compile(r"[A-Za-z0-9._-]{1,249}", re.ASCII)
 _KEY_PREFIX: Final = re.compile(r"([A-Za-z0-9._:-]|\{stream\}){1,128}", re.ASCII)
+_ROOT_PATH: Final = re.compile(r"(/[A-Za-z0-9._~-]+)+", re.ASCII)
+_OWN_PATHS: Final = frozenset(("api", "docs", "livez", "metrics", "page", "readyz", "schema", "startupz", "ws"))
 _TOKEN_CHARACTERS_MIN: Final = 16
 _SECRET: Final = {"secret": True}
 _URL: Final = {"url": True}
@@ -342,6 +345,36 @@ class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
     rate_limit_per_minute: Annotated[
         int, Meta(ge=0, le=10_000_000, description="Requests of one client per minute; 0: no limit.")
     ] = 0
+    trusted_proxies: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Networks of proxies whose `X-Forwarded-For` names the client; none named: nobody's does.",
+            extra={"wants": "a list of addresses and networks, as 10.0.0.0/8"},
+        ),
+    ] = ()
+    root_path: Annotated[
+        str,
+        Meta(
+            description="The prefix under which a proxy serves the API, taken off or not; empty: none.",
+            extra={"wants": "a path such as /crash, without a slash at its end"},
+        ),
+    ] = ""
+    connections_max: Annotated[
+        int,
+        Meta(
+            ge=10,
+            le=60_000,
+            description="Connections of one process; a newcomer then gets the place of whoever has waited longest.",
+        ),
+    ] = 10_000
+    unsent_bytes_max: Annotated[
+        int,
+        Meta(
+            ge=1 << 20,
+            le=1 << 40,
+            description="Bytes of answers that wait for their readers in one process; beyond it the answer is 503.",
+        ),
+    ] = 256 << 20
     live_clients_max: Annotated[
         int,
         Meta(
@@ -375,6 +408,18 @@ class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
             bool(self.token) or self.allow_anonymous or is_loopback(self.host),
             "host",
             f"{self.host} is not loopback, and there is no token: set api.token, or say api.allow_anonymous = true",
+        )
+        for network in self.trusted_proxies:
+            _require(_is_network(network), "trusted_proxies", f"has {network!r}, which is no address and no network")
+        _require(
+            not self.root_path or _ROOT_PATH.fullmatch(self.root_path) is not None,
+            "root_path",
+            f"{self.root_path!r} is no path such as /crash, of A-Z a-z 0-9 . _ ~ - and slashes, without one at its end",
+        )
+        _require(
+            self.root_path.split("/")[1 if self.root_path else 0] not in _OWN_PATHS,
+            "root_path",
+            f"{self.root_path!r} begins as a path of the API's own: whether a proxy takes it off could not be told",
         )
         for origin in self.cors_origins:
             _require(origin == "*" or _is_origin(origin), "cors_origins", f"has {origin!r}, which is not https://host")
@@ -425,6 +470,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 def _is_topic(name: str) -> bool:
     return _TOPIC.fullmatch(name) is not None and name not in (".", "..")
+
+
+def _is_network(network: str) -> bool:
+    try:
+        ip_network(network, strict=False)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_origin(origin: str) -> bool:

@@ -4,7 +4,7 @@ what they should not."""
 import json
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 import anyio
@@ -81,6 +81,13 @@ async def rest(stream: anyio.abc.ByteReceiveStream) -> bytes:
             return told
 
 
+async def send_until_closed(stream: anyio.abc.ByteStream, part: bytes, pause_s: float = 0.005) -> None:
+    with suppress(anyio.BrokenResourceError, anyio.EndOfStream):
+        while True:
+            await stream.send(part)
+            await anyio.sleep(pause_s)
+
+
 def get(target: str, *fields: str, version: str = "1.1", last: bool = True, method: str = "GET") -> bytes:
     lines = [f"{method} {target} HTTP/{version}", "Host: localhost", *fields, *["Connection: close"] * last, "", ""]
     return "\r\n".join(lines).encode("latin-1")
@@ -122,7 +129,7 @@ async def test_every_form_of_a_target_is_understood(target: str, path: str, quer
         told = said(await answer(server, get(target)))
         assert (told["path"], told["query"]) == (path, query)
         if "elsewhere" in target:
-            assert [value for name, value in told["headers"] if name == "host"][0].startswith("elsewhere")
+            assert dict(told["headers"])["host"].startswith("elsewhere")
 
 
 async def test_the_target_of_all_is_for_options_alone() -> None:
@@ -258,11 +265,7 @@ async def test_no_byte_after_an_answer_holds_a_connection(trickle: bytes) -> Non
 async def test_no_byte_of_a_body_that_was_announced_holds_a_connection(method: str) -> None:
     async with running(body_s=SOON_S, idle_s=SOON_S) as server, await anyio.connect_tcp(HOST, server.port) as stream:
         await stream.send(get("/refuse", "Content-Length: 1000", last=False, method=method))
-        with pytest.raises((anyio.BrokenResourceError, anyio.EndOfStream)):
-            while True:
-                await stream.send(b"x")
-                with anyio.move_on_after(0.01):
-                    await stream.receive()
+        await send_until_closed(stream, b"x")
 
 
 async def test_the_rest_of_a_body_that_nobody_reads_is_read_and_the_connection_goes_on() -> None:
@@ -279,15 +282,10 @@ async def test_a_body_that_is_refused_is_read_within_bounds_so_that_the_answer_i
         assert statuses(await answer(server, post(body, f"Content-Length: {len(body)}", target="/refuse"))) == [413]
         async with await anyio.connect_tcp(HOST, server.port) as stream:
             await stream.send(post(b"", "Content-Length: 1000000000", target="/refuse"))
-            with pytest.raises((anyio.BrokenResourceError, anyio.EndOfStream)):
-                while True:
-                    await stream.send(bytes(1 << 16))
+            await send_until_closed(stream, bytes(1 << 16), pause_s=0)
     async with running(drain_s=SOON_S) as server, await anyio.connect_tcp(HOST, server.port) as stream:
         await stream.send(post(b"", "Content-Length: 1000000000", target="/refuse"))
-        with pytest.raises((anyio.BrokenResourceError, anyio.EndOfStream)):
-            while True:
-                await stream.send(b"x")
-                await anyio.sleep(0.005)
+        await send_until_closed(stream, b"x")
 
 
 @pytest.mark.parametrize("endless", [b"1;" + b"x" * 100_000, b"0\r\n" + b"X: " + b"x" * 100_000])

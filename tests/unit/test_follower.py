@@ -9,10 +9,9 @@ import pytest
 from engine.adapters.clock import SystemClock
 from engine.adapters.memory_reader import MemoryReader
 from engine.adapters.memory_store import MemoryStore, Trouble
-from engine.api.edge import RateLimit
 from engine.api.follower import CHANGE_GAMES_MAX, Change, Ended, Follower, Followers, Subscription, TooManyStreams
 from engine.core.reading import Cursor
-from engine.errors import StoreUnavailable
+from engine.errors import StoreRefused, StoreUnavailable
 from projections.settings import ProjectionSettings
 from tests.api_server import Writer
 from tests.games import game
@@ -216,31 +215,6 @@ class _Time(SystemClock):
 
     def monotonic_s(self) -> float:
         return self.now_s
-
-
-def test_a_client_has_its_requests_back_with_time() -> None:
-    clock = _Time()
-    limit = RateLimit(60, clock)
-    assert [limit.refusal("a") is None for _ in range(61)] == [True] * 60 + [False]
-    assert limit.refusal("b") is None
-    refused = limit.refusal("a")
-    assert refused is not None
-    assert refused.retry_after_s == 1
-    clock.now_s += 2
-    assert [limit.refusal("a") is None for _ in range(3)] == [True, True, False]
-
-
-def test_clients_are_forgotten_rather_than_remembered_without_end() -> None:
-    limit = RateLimit(1, _Time(), clients_max=3)
-    for client in "abcd":
-        assert limit.refusal(client) is None
-    assert limit.refusal("d") is not None
-    assert limit.refusal("a") is None
-
-
-def test_no_limit_is_no_limit() -> None:
-    limit = RateLimit(0, _Time())
-    assert all(limit.refusal("a") is None for _ in range(1_000))
 
 
 async def test_what_was_told_is_waited_for_until_it_is_held(store: MemoryStore, writer: Writer) -> None:

@@ -1,18 +1,14 @@
-"""The live page: files that browsers get as they are, and the handlers that serve them.
+"""The live page: files that browsers get as they are.
 
-Imports litestar. What is always true: the page loads nothing from another host, runs no inline script or style, and
-the browser is told to hold it to that.
+Imports the form of a reply. What is always true: the page loads nothing from another host, runs no inline script or
+style, and the browser is told to hold it to that.
 """
 
 import hashlib
-from collections.abc import Sequence
 from importlib import resources
-from typing import Any, Final
+from typing import Final
 
-import msgspec
-from litestar import Request, get
-from litestar.handlers import HTTPRouteHandler
-from litestar.response.base import ASGIResponse
+from engine.api.answers import Reply
 
 FILES: Final = {
     "index.html": "text/html; charset=utf-8",
@@ -37,31 +33,18 @@ HEADERS: Final = {
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-cache",
+    "vary": "Accept-Encoding",
 }
 
 
-class _File(msgspec.Struct, frozen=True):
-    body: bytes
-    headers: dict[str, str]
+def pages() -> dict[str, Reply]:
+    """`/` and the files below `/page/`, by path."""
+    return {path: _read(name) for name, path in PATHS.items()}
 
 
-def page_routes() -> Sequence[HTTPRouteHandler]:
-    """The handlers of `/` and of the files below `/page/`."""
-    return [_handler(path, _read(name)) for name, path in PATHS.items()]
-
-
-def _handler(path: str, file: _File) -> HTTPRouteHandler:
-    @get(path, include_in_schema=False, name=f"page:{path}")
-    async def serve(request: Request[Any, Any, Any]) -> ASGIResponse:
-        known = request.headers.get("if-none-match", "")
-        if known == "*" or file.headers["etag"] in (tag.strip().removeprefix("W/") for tag in known.split(",")):
-            return ASGIResponse(status_code=304, headers=file.headers)
-        return ASGIResponse(body=file.body, headers=file.headers)
-
-    return serve
-
-
-def _read(name: str) -> _File:
+def _read(name: str) -> Reply:
     body = (resources.files(__name__) / name).read_bytes()
     etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
-    return _File(body, HEADERS | {"content-type": FILES[name], "etag": etag})
+    headers = HEADERS | {"content-type": FILES[name], "content-length": str(len(body)), "etag": etag}
+    encoded = tuple((field.encode(), value.encode()) for field, value in headers.items())
+    return Reply(200, encoded, body, etag=etag.encode(), route=PATHS[name])

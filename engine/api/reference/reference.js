@@ -75,7 +75,7 @@ function show(api) {
 async function load(token = "") {
   fault.textContent = "";
   const headers = token ? { Authorization: `Bearer ${token}` } : {};
-  const response = await fetch("/schema/openapi.json", { headers });
+  const response = await fetch("schema/openapi.json", { headers });
   form.hidden = response.status !== 401;
   if (response.ok) show(await response.json());
   else if (response.status !== 401) fault.textContent = `The description cannot be read: status ${response.status}.`;
