@@ -9,8 +9,9 @@ from typing import Any, Final, Self
 
 from redis.exceptions import RedisError, ResponseError
 
-from engine.adapters.redis_client import RedisClient, Script, code_of
+from engine.adapters.redis_client import RedisClient, Script
 from engine.adapters.redis_cluster import RedisCluster
+from engine.adapters.redis_errors import code_of
 from engine.adapters.redis_line import Line
 from schemas import keys
 
