@@ -110,7 +110,7 @@ async def test_every_example_gets_its_answer(example: dict[str, Any], client: ht
 async def test_precomputed_and_computed_answers_are_the_same(
     path: str, client: httpx.AsyncClient, computing: ApiServer
 ) -> None:
-    async with computing.client() as other:
+    async with computing.client(headers=client.headers) as other:
         for headers in ({}, {"X-Timezone": "Asia/Kolkata"}):
             one = await client.get(f"{ROOT}/{path}", headers=headers)
             two = await other.get(f"{ROOT}/{path}", headers=headers)
@@ -125,7 +125,7 @@ async def test_precomputed_and_computed_answers_are_the_same(
 async def test_batches_are_the_same_from_both_sources(
     path: str, body: dict[str, Any], client: httpx.AsyncClient, computing: ApiServer
 ) -> None:
-    async with computing.client() as other:
+    async with computing.client(headers=client.headers) as other:
         one, two = await client.post(f"{ROOT}/{path}", json=body), await other.post(f"{ROOT}/{path}", json=body)
         assert one.status_code == two.status_code == 200
         assert one.content == two.content

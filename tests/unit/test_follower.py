@@ -11,7 +11,7 @@ from engine.adapters.memory_reader import MemoryReader
 from engine.adapters.memory_store import MemoryStore, Trouble
 from engine.api.follower import CHANGE_GAMES_MAX, Change, Ended, Follower, Followers, Subscription, TooManyStreams
 from engine.core.reading import Cursor
-from engine.errors import StoreRefused, StoreUnavailable
+from engine.errors import StoreUnavailable
 from projections.settings import ProjectionSettings
 from tests.api_server import Writer
 from tests.games import game
