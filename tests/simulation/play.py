@@ -503,6 +503,7 @@ class Play:
         if kept is None:
             return
         self._spoiled.add(stream)
+        self._seen.pop(stream, None)
         self._excuses.add("spoiled")
         model: dict[str, Value] = dict(kept.model)
         games, state = model.get(keys.GAMES), model.get(keys.CHECKPOINT)
