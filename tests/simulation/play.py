@@ -111,7 +111,8 @@ class Play:
         self._store = MemoryStore()
         self._letters_twin = MemoryDeadLetters()
         self._letters: set[Letter] = set()
-        self._history = [Topic(SMALL, schedule.only, schedule.partitions)]
+        self._history = {self._topic.topic_id: Topic(SMALL, schedule.only, schedule.partitions)}
+        """Every topic that there was, by its id, the one that is there last."""
         self._bases: dict[str, set[int]] = {}
         """From which offsets the state of a stream may have been folded; 0 if not said otherwise."""
         self._begins: dict[int, set[int]] = {number: {0} for number in range(schedule.partitions)}
@@ -226,21 +227,23 @@ class Play:
         self.note("settled")
         for stream in self._stored():
             if stream not in self._spoiled:
-                self._compare(stream, current=True)
+                self._compare(stream)
         return True
 
     def _behind(self) -> str:
         """What is not caught up yet."""
         stored = self._store.snapshot().live
-        for number in range(len(self._history[-1].records)):
+        for number in range(len(self._there.records)):
             begin = self._begin(number)
-            told = self._history[-1].told(number)
+            told = self._there.told(number)
             for stream, offset in told.last.items():
                 if offset < begin:
                     continue
                 kept = stored.get(stream)
                 if kept is None or kept.checkpoint.next_offset <= offset:
                     return f"stream {stream} has no record {offset}"
+                if kept.checkpoint.topic_id != self._topic.topic_id:
+                    return f"stream {stream} is of a topic that is gone"
             for offset, (_, stream_passing) in told.rejected.items():
                 if stream_passing is None and offset >= begin and not self._has_letter(number, offset):
                     return f"record {offset} of partition {number} is no dead letter"
@@ -530,10 +533,10 @@ class Play:
             self._begins[number].add(self._begin(number))
 
     def _recreate(self, same: float, others: int) -> None:
-        before = self._history[-1].records
+        before = self._there.records
         self._excuses.add("recreated")
-        self._history.append(Topic(SMALL, self._schedule.only, self._schedule.partitions))
         self._topic.recreate()
+        self._history[self._topic.topic_id] = Topic(SMALL, self._schedule.only, self._schedule.partitions)
         for number, records in enumerate(before):
             self._begins[number] = {0}
             for record in records[: int(same * len(records))]:
@@ -546,6 +549,11 @@ class Play:
 
     # --- the topic ---------------------------------------------------------------------------------------------------
 
+    @property
+    def _there(self) -> Topic:
+        """The topic that is there."""
+        return self._history[self._topic.topic_id]
+
     def _home(self, stream: str) -> int:
         return self._streams.index(stream) % self._schedule.partitions
 
@@ -557,7 +565,7 @@ class Play:
 
     def _append(self, number: int, key: bytes | None, value: bytes | None) -> None:
         offset = self._topic.append(value, key=key, partition=number)
-        self._history[-1].append(number, Appended(offset, key, value))
+        self._there.append(number, Appended(offset, key, value))
 
     def _arrive(self, stream: int, games: int) -> None:
         coming = self._coming[stream]
@@ -630,38 +638,31 @@ class Play:
         """Whether a manifest speaks of the stream."""
         return any(stream in manifest.streams for manifest in self._store.snapshot().manifests.values())
 
-    def _find(self, stream: str, kept: Any) -> tuple[Topic, Told]:
-        """The topic, and where it was begun, of which the stream has the right number of games."""
-        checkpoint = kept.checkpoint
+    def _find(self, stream: str, kept: Any) -> Told:
+        """What the topic says to whoever begins where the state was begun; it must have the right number of games."""
+        checkpoint: Checkpoint = kept.checkpoint
         number = checkpoint.partition
+        topic = self._history[checkpoint.topic_id]
         said = []
-        for topic in reversed(self._history):
-            for base in self._may_begin(stream, checkpoint):
-                told = topic.told(number, base)
-                total = told.total(stream, checkpoint.next_offset)
-                said.append(total)
-                if total == kept.total_games:
-                    self._check_letters(stream, number, checkpoint.next_offset, told)
-                    return topic, told
-        raise Wrong(
-            f"stream {stream} has {kept.total_games} games at offset {checkpoint.next_offset}; the topic {said}"
-        )
+        for base in self._may_begin(stream, checkpoint):
+            told = topic.told(number, base)
+            total = told.total(stream, checkpoint.next_offset)
+            said.append(total)
+            if total == kept.total_games:
+                self._check_letters(stream, number, checkpoint.next_offset, told)
+                return told
+        stands = f"stream {stream} has {kept.total_games} games at offset {checkpoint.next_offset}"
+        raise Wrong(f"{stands}; the topic {said}")
 
     def _check_letters(self, stream: str, number: int, next_offset: int, told: Told) -> None:
         for offset, reason in told.letters(stream, next_offset):
             if offset >= self._begin(number) and not self._has_letter(number, offset):
                 raise Wrong(f"the checkpoint of {stream} passed record {offset}, {reason}, which is no dead letter yet")
 
-    def _compare(self, stream: str, *, current: bool = False) -> None:
+    def _compare(self, stream: str) -> None:
         """Compare every key with what the topic says."""
         kept = self._store.snapshot().live[stream]
-        topic, told = self._find(stream, kept)
-        if (
-            current
-            and topic is not self._history[-1]
-            and self._history[-1].told(kept.checkpoint.partition).last.get(stream)
-        ):
-            raise Wrong(f"stream {stream} is of a topic that is gone, and no engine has stopped")
+        told = self._find(stream, kept)
         expected = told.read_model(stream, kept.checkpoint.next_offset)
         found = compared(stream, _plan(), expected, kept.stored(stream), kept.aggregates())
         if found:
