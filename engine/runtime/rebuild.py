@@ -135,6 +135,8 @@ class Rebuild:
         """What the live states were when their streams were met; without those that are not there or damaged."""
         self._damaged: set[str] = set()
         """The streams whose live state cannot be read, so that it is never ahead."""
+        self._shortened: set[str] = set()
+        """The streams whose first records are gone: of those behind them some may mean something else now."""
         self._done: dict[str, Rebuilt] = {}
         self._records = 0
         self._rejected = 0
@@ -293,10 +295,11 @@ class Rebuild:
         names = [only or stream_name(letter.record.key) for letter in letters]
         streams = sorted({name for name in names if isinstance(name, str)})
         passed = await self._stored_offsets(streams)
+        judged_anew = self._from_elsewhere | self._damaged | self._shortened
         new = [
             letter
             for name, letter in zip(names, letters, strict=True)
-            if isinstance(name, str) and (name in self._from_elsewhere or letter.record.offset >= (passed[name] or 0))
+            if isinstance(name, str) and (name in judged_anew or letter.record.offset >= (passed[name] or 0))
         ]
         if new:
             await self._from_log(lambda: self._dead_letters.put(new))
@@ -380,6 +383,7 @@ class Rebuild:
         """Find out whether the offsets of the live state mean the same records as these, and refuse to swap in less
         than it has because the topic no longer holds what it was folded from."""
         if stream in self._damaged:
+            self._compare_with_what_was(stream, number, is_damaged=True)
             return
         begin, live = self._begins[number], self._lives.get(stream)
         if live is None:
@@ -397,23 +401,28 @@ class Rebuild:
             gone = "some came from an earlier topic of that name"
         elif checkpoint.first_offset < begin:
             gone = f"offsets {checkpoint.first_offset} to {begin - 1} are gone"
+            self._shortened.add(stream)
         if gone is not None and not (self._request.accept_gap or self._request.dry_run):
             raise LostRange(
                 f"{self._log.topic}/{number} no longer has all that stream {stream} was folded from ({gone}): a "
                 "rebuild would have fewer games. If that is what you want, add --accept-gap."
             )
 
-    def _compare_with_what_was(self, stream: str, number: int) -> None:
-        """Refuse to bring less than a stream had whose keys are gone, as far as the manifest knows."""
+    def _compare_with_what_was(self, stream: str, number: int, *, is_damaged: bool = False) -> None:
+        """Refuse to bring less than a stream had whose keys are gone, as far as the manifest knows; or that are there
+        and cannot be read, so that nobody knows from where on it was folded."""
         manifest, begin = self._manifests.get(number), self._begins[number]
-        if manifest is None or stream not in manifest.streams or self._request.accept_gap or self._request.dry_run:
+        if self._request.accept_gap or self._request.dry_run:
             return
-        first = manifest.first_offsets.get(stream, 0)
-        if manifest.topic_id == self._topic_id and first < begin:
+        if manifest is not None and stream in manifest.streams:
+            first = manifest.first_offsets.get(stream, 0) if manifest.topic_id == self._topic_id else begin
+        else:
+            first = 0 if is_damaged else begin
+        if first < begin:
             raise LostRange(
                 f"retention removed offsets {max(0, first)} to {begin - 1} of {self._log.topic}/{number}, from which "
-                f"stream {stream} was folded before its keys were lost: a rebuild would have fewer games. If that is "
-                "what you want, add --accept-gap."
+                f"stream {stream} was folded before its keys were lost or spoiled: a rebuild would have fewer games. "
+                "If that is what you want, add --accept-gap."
             )
 
     async def _was_recreated(self, checkpoint: Checkpoint) -> bool:

@@ -237,7 +237,7 @@ class Play:
             begin = self._begin(number)
             told = self._there.told(number)
             for stream, offset in told.last.items():
-                if offset < begin:
+                if offset < begin or not told.total(stream, offset + 1):
                     continue
                 kept = stored.get(stream)
                 if kept is None or kept.checkpoint.next_offset <= offset:

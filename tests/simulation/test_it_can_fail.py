@@ -13,7 +13,7 @@ import pytest
 from engine.adapters.memory_store import MemoryStore
 from engine.core import start
 from engine.core.facts import Applied, Checkpoint, Commit, DeadLetter, Duplicate, Outcome, Position
-from engine.runtime import partitions, streams
+from engine.runtime import processor, rebuild, streams
 from engine.runtime.partitions import Partition
 from engine.runtime.processor import Processor
 from projections import StreamState
@@ -119,10 +119,9 @@ def _a_conflict_is_not_read_again(patch: Patch) -> None:
 
 
 def _a_topic_has_no_identity(patch: Patch) -> None:
-    """A recreated topic is read on as if it were the old one."""
-    for module in (start, partitions):
-        if hasattr(module, "was_recreated"):
-            patch.setattr(module, "was_recreated", lambda mark, bounds, found: None)
+    """A topic that was made anew is read on as if it were the old one."""
+    for module in (start, processor, rebuild):
+        patch.setattr(module, "was_recreated", lambda *known: None)
 
 
 MUTATIONS: Final[dict[Callable[[Patch], None], str]] = {
@@ -135,6 +134,7 @@ MUTATIONS: Final[dict[Callable[[Patch], None], str]] = {
     _dead_letters_come_after_the_commit: "kill",
     _no_game_is_too_late: "kill",
     _a_conflict_is_not_read_again: "remember roll-back",
+    _a_topic_has_no_identity: "recreate",
 }
 """Each with the kinds of faults that show it soonest; with all of them it is found as well, but later."""
 

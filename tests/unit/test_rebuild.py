@@ -15,7 +15,7 @@ from engine.runtime import processor, rebuild
 from engine.runtime.processor import Limits, Processor
 from engine.runtime.rebuild import Progress, Rebuilt, Request
 from schemas.game import encode
-from tests.games import SMALL, games_at
+from tests.games import SMALL, game, games_at
 from tests.line import Deployment
 
 GAMES = tuple(games_at(*(1.0, 2.0, 1.4, 11.0, 3.0) * 8))
@@ -429,6 +429,16 @@ async def test_settings_that_reject_more_are_no_reason_to_lose_games_unasked() -
     with pytest.raises(FewerGames, match=r"would have 9 games .* has 10"):
         await deployment.rebuild()
     await deployment.rebuild(Request(accept_gap=True))
+
+
+async def test_what_becomes_a_dead_letter_only_without_what_is_gone_is_handed_over(deployment: Deployment) -> None:
+    """The live engine took the last record for a duplicate of the first, which retention has removed since."""
+    deployment.publish(game(1, 2.0), game(1, 3.0), game(1, 2.0))
+    await deployment.run()
+    assert deployment.reasons() == [(1, "conflict")]
+    deployment.topic.truncate_before(1)
+    await deployment.rebuild(Request(accept_gap=True))
+    assert deployment.reasons() == [(1, "conflict"), (2, "conflict")]
     await deployment.check()
 
 
