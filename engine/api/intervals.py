@@ -211,6 +211,15 @@ def _buckets(view: View, predicates: Sequence[Predicate], lines_s: Ints) -> list
     return [[*map(IntervalItem, starts, ends, counts, whole, shares)] for counts, shares in columns]
 
 
+def sets_listed(view: View, question: GameSetsQuestion) -> int:
+    """How many sets the answer lists of each value: ids with holes make more of them than the question shows."""
+    ids = view.games.last(question.total_games).ids
+    if not len(ids):
+        return 0
+    sets = int(ids[-1] // question.games_per_set - ids[0] // question.games_per_set) + 1
+    return sets if sets <= SETS_MAX else len(ids)
+
+
 def _sets(view: View, predicates: Sequence[Predicate], question: GameSetsQuestion) -> list[list[GameSetItem]]:
     """Per predicate the sets from the newest game of the sample to its oldest."""
     size, sample = question.games_per_set, view.games.last(question.total_games)

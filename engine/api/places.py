@@ -83,8 +83,6 @@ class Places:
         """Of each client the connections that wait for it, in the order in which they began to."""
         self._stalls: dict[Placed, Stall] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self.dropped = 0
-        """Readers dropped because they did not read."""
 
     def __len__(self) -> int:
         return len(self._all)
@@ -160,7 +158,6 @@ class Places:
         if stall is None or stall.left - left >= self.bounds.progress_bytes:
             self._stalls[connection] = Stall(left, now_s)
         elif now_s - stall.since_s > self.bounds.stall_s:
-            self.dropped += 1
             connection.drop()
 
 

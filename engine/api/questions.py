@@ -5,6 +5,7 @@ a `Problem`: 400 when it is not written as it must be, 422 when it is out of bou
 everywhere, so the bounds are kept by name.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from datetime import date
@@ -26,12 +27,15 @@ SortBy = Literal["time", "length"]
 SET_SIZES: Final = (10, 20, 25, 50, 100)
 VALUES_MAX: Final = 100
 PER_PAGE_MAX: Final = 100
+ITEMS_MAX: Final = 100_000
+"""Items that one question may ask for."""
 DAYS_MAX: Final = 7
 INTEGER_MAX: Final = 2**53 - 1
 """Where nothing else bounds an integer: what every JSON reader takes for the same number."""
 
 ZONE_HEADER: Final = "x-timezone"
 
+_NUMBER_MAX: Final = 1e300
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _INTEGER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)")
 _DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
@@ -258,11 +262,34 @@ def read_body(question: type[Q], body: bytes, limits: Limits) -> Q | Problem:
         body.decode()  # the decoder skips unknown members without looking at their encoding
         asked = _decoder(question).decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        # A JSON number that no double or Python integer can hold is well written and larger than any bound.
-        if isinstance(error, msgspec.ValidationError) and "out of range" in str(error):
-            return out_of_bounds("the body has a number beyond all bounds")
-        return malformed(f"the body is not the JSON object asked for: {_describe(question)}")
+        is_beyond = isinstance(error, msgspec.ValidationError) and "out of range" in str(error)
+        read = _read_huge(question, body) if is_beyond else None
+        if read is None:
+            return malformed(f"the body is not the JSON object asked for: {_describe(question)}")
+        asked = read
     return _bounded(asked, limits)
+
+
+def _read_huge(question: type[Q], body: bytes) -> Q | None:
+    """The question in a body with numbers that no double or 64-bit integer can hold: well written, of the type that
+    they have, and beyond every bound. None when it is not the object asked for."""
+    try:
+        found = json.loads(body, parse_int=_huge_integer, parse_float=_huge_number, parse_constant=_refuse)
+        return msgspec.convert(found, question)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+
+
+def _huge_integer(text: str) -> int:
+    return max(-INTEGER_MAX, min(INTEGER_MAX, int(text[:_DIGITS_MAX])))
+
+
+def _huge_number(text: str) -> float:
+    return max(-_NUMBER_MAX, min(_NUMBER_MAX, float(text)))
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)
 
 
 def read_number(name: str, text: str) -> float | Problem:
@@ -315,7 +342,31 @@ def _bounded(question: Q, limits: Limits) -> Q | Problem:
             return out_of_bounds("end_date is before start_date", "end_date")
         if days > DAYS_MAX:
             return out_of_bounds(f"from start_date to end_date are {days} days, more than {DAYS_MAX}", "end_date")
+    items = items_of(question)
+    if items > ITEMS_MAX:
+        return too_many_items(items)
     return question
+
+
+def too_many_items(items: int) -> Problem:
+    """422: the answer would be too long."""
+    return out_of_bounds(f"the answer may have {items} items, more than {ITEMS_MAX}")
+
+
+def items_of(question: msgspec.Struct) -> int:
+    """How many items an answer may have: values times buckets or sets, or games."""
+    values = len(getattr(question, "values", (0,)))
+    match question:
+        case SeriesQuestion() | LastGamesQuestion():
+            return question.limit
+        case GameSetsQuestion():
+            return values * -(-question.total_games // question.games_per_set)
+        case IntervalsQuestion():
+            return values * -(-question.hours * 60 // question.interval_minutes)
+        case DateRangeQuestion():
+            days = (question.end_date - question.start_date).days + 1
+            return values * days * (DAY_MINUTES // question.interval_minutes)
+    return values
 
 
 def _fault(name: str, value: Any, limits: Limits) -> str | None:

@@ -15,7 +15,7 @@ import msgspec
 from engine.api import games, intervals, last_games, occurrences, questions, series
 from engine.api.past import NO_PAST, Past
 from engine.api.problems import Problem, method_not_allowed, no_such_route, not_found
-from engine.api.questions import Limits, Terms, Threshold
+from engine.api.questions import ITEMS_MAX, Limits, Terms, Threshold, too_many_items
 from engine.api.times import Zones
 from engine.api.view import View
 from projections.games import Games
@@ -90,10 +90,24 @@ class Asked(msgspec.Struct, frozen=True):
     def answer(self, view: View) -> Any:
         """The answer: `data`, or the body of a page of games, or a `Problem`."""
         subject = () if self.subject is None else (self.subject,)
+        items = self._items(view)
+        if items > ITEMS_MAX:
+            return too_many_items(items)
         data = self.route.answer(view, *subject, self.question)
         if data is None:
             return not_found("the window holds no such game" if self.route.kind is None else "no game matches")
         return data
+
+    def _items(self, view: View) -> int:
+        """How many items the answer may have, where only the games say."""
+        question = self.question
+        if isinstance(question, questions.GameSetsQuestion):
+            values = len(self.subject) if isinstance(self.subject, tuple) else 1
+            asked, listed = question.total_games // question.games_per_set, intervals.sets_listed(view, question)
+            return values * listed if listed > asked + 2 else 0  # at both ends a set may be cut
+        if isinstance(question, questions.SeriesByTimeQuestion) and len(view.games) > ITEMS_MAX:
+            return series.games_within(view, question)
+        return 0
 
 
 class Found(msgspec.Struct, frozen=True):

@@ -73,6 +73,11 @@ def series_by_time(view: View, threshold: Threshold, question: SeriesByTimeQuest
     return SeriesByTimeAnswer(threshold.value, question.hours, question.sort_by, len(items), items)
 
 
+def games_within(view: View, question: SeriesByTimeQuestion) -> int:
+    """How many games the hours have, each of which may be a series."""
+    return int(np.count_nonzero(view.within(view.hours_ago_us(question.hours), view.now_us)))
+
+
 def _runs(view: View, threshold: Threshold) -> _Runs:
     games = len(view.games)
     ends = np.flatnonzero(view.games.hundredths >= threshold.predicate.low)

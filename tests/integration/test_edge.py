@@ -4,7 +4,7 @@ import asyncio
 import json
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack, suppress
 from itertools import chain
 from typing import Final
 
@@ -282,6 +282,18 @@ async def test_a_limit_counts_over_all_processes_and_each_counts_alone_without_t
             alone = [(await client.get("/api/games")).status_code for client in (first, second)]
             assert alone == [200, 200]
             assert one.log().count("rate_limit_is_kept_alone") == 1
+
+
+async def test_one_client_leaves_places_for_live_clients_to_others(redis: RedisServer) -> None:
+    with api_server(redis.url, "--api.trusted_proxies=127.0.0.1", "--api.live_clients_max=4") as server:
+        async with server.client() as client, AsyncExitStack() as stack:
+
+            async def comes(address: str) -> int:
+                stream = client.stream("GET", "/api/stream", headers={"X-Forwarded-For": address})
+                return (await stack.enter_async_context(stream)).status_code
+
+            assert [await comes("198.51.100.7") for _ in range(4)] == [200, 200, 200, 503]
+            assert [await comes("203.0.113.5") for _ in range(2)] == [200, 503]
 
 
 async def test_who_is_not_trusted_names_nobody(redis: RedisServer) -> None:

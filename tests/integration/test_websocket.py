@@ -3,7 +3,7 @@
 import json
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import anyio
@@ -11,6 +11,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from engine.api.places import Bounds
 from tests.games import games_at
 from tests.live import DEADLINE_S, HOST, SMALL_BUFFER, Running, ToldFollower, eventually, serving
 
@@ -152,3 +153,38 @@ async def open_without_reading(running: Running) -> socket.socket:
         b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n"
     )
     return sock
+
+
+async def test_a_client_that_pings_and_never_reads_is_dropped_and_costs_no_memory() -> None:
+    bounds = Bounds(stall_s=0.3, look_s=0.05)
+    with anyio.fail_after(DEADLINE_S):
+        async with serving(ToldFollower(), bounds=bounds) as running:
+            sock = await running.open_without_reading(
+                b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+                b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+            )
+            with sock:
+                await eventually(lambda: running.meter.clients["websocket"] == 1)
+                (connection,) = running.server.server_state.connections
+                pings = (b"\x89\xfd\0\0\0\0" + bytes(125)) * 500
+                most = 0
+                while running.server.server_state.connections:
+                    await anyio.sleep(0)
+                    with suppress(BlockingIOError, ConnectionError):
+                        sock.send(pings)
+                    most = max(most, connection.transport.get_write_buffer_size())
+                assert 0 < most < 1 << 20
+            await eventually(lambda: running.meter.clients["websocket"] == 0)
+
+
+async def test_what_comes_before_the_handshake_is_answered_is_heard_after_it() -> None:
+    with anyio.fail_after(DEADLINE_S):
+        async with serving(ToldFollower()) as running, await anyio.connect_tcp(HOST, running.port) as stream:
+            await stream.send(
+                b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+                b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n\x89\x82\0\0\0\0ab"
+            )
+            told = b""
+            while b"\x8a\x02ab" not in told:
+                told += await stream.receive()
+            assert told.startswith(b"HTTP/1.1 101 ")

@@ -235,6 +235,70 @@ def test_a_body_with_a_number_out_of_bounds_is_422(body: bytes) -> None:
     assert status(post(BATCH, body)) == 422
 
 
+@pytest.mark.parametrize("member", ["games", "by_time", "values"])
+def test_a_number_beyond_all_doubles_is_still_of_a_type(member: str) -> None:
+    for number in ("1e400", "-1e400", "1" + "0" * 400):
+        members = {"values": "[2]", member: number}
+        body = ",".join(f'"{name}":{value}' for name, value in members.items())
+        fits = member == "games" and "e" not in number
+        assert status(post(BATCH, b"{%s}" % body.encode())) == (422 if fits else 400)
+    assert status(post(BATCH, b'{"values":[2],"other":1e400}')) == 200
+    assert status(post(f"{OCCURRENCES}/exact-floors/batch", b'{"values":[1e400]}')) == 400
+
+
+INTERVALS = "/api/analytics/intervals/min-crash-points"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "items"),
+    [
+        (INTERVALS, {"values": [2] * 100, "hours": 168, "interval_minutes": 10}, 100_800),
+        (INTERVALS, {"values": [2] * 99, "hours": 168, "interval_minutes": 10}, 99_792),
+        (INTERVALS, {"values": [2] * 100, "hours": 1, "interval_minutes": 1440}, 100),
+        (f"{INTERVALS}/game-sets", {"values": [2] * 20, "total_games": 50_000}, 100_000),
+        (f"{INTERVALS}/game-sets", {"values": [2] * 21, "total_games": 50_000}, 105_000),
+        (
+            f"{INTERVALS}/date-range",
+            {"values": [2] * 10, "start_date": "2026-01-01", "end_date": "2026-01-07", "interval_minutes": 1},
+            100_800,
+        ),
+    ],
+)
+def test_a_question_asks_for_so_many_items_and_no_more(path: str, body: dict[str, Any], items: int) -> None:
+    asked = post(path, body)
+    assert status(asked) == (422 if items > 100_000 else 200)
+    if isinstance(asked, Problem):
+        assert str(items) in asked.detail
+
+
+def test_games_count_as_items_where_each_may_be_one() -> None:
+    limits = Limits(window_games=1_000_000)
+    for path, name, is_listed in (
+        ("/api/analytics/series/without-min-crash-point/2", "limit", True),
+        ("/api/analytics/last-games/min-crash-point/2", "limit", True),
+        (ONE, "games", False),
+    ):
+        assert status(ask(Request("GET", path, f"{name}=100000"), limits, ZONES)) == 200
+        assert status(ask(Request("GET", path, f"{name}=100001"), limits, ZONES)) == (422 if is_listed else 200)
+
+
+def test_sets_that_only_the_ids_show_count_too() -> None:
+    window = Games.of(Bands([]), [Game(game_id=id_, crash_point=2.0, end_time=id_) for id_ in (1, 49_999)])
+    for values, expected in ((20, 200), (21, 422)):
+        body = msgspec.json.encode({"values": [2] * values, "total_games": 1_000})
+        found, _ = answer(Request("POST", f"{INTERVALS}/game-sets", "", body), window, 0, limits=LIMITS, zones=ZONES)
+        assert found == expected
+
+
+def test_series_of_hours_that_only_the_games_show_count_too() -> None:
+    rows = [Game(game_id=id_, crash_point=2.0, end_time=1_768_480_000_000 + id_) for id_ in range(1, 100_002)]
+    path = "/api/analytics/series/without-min-crash-point/2/time"
+    for games, expected in ((100_000, 200), (100_001, 422)):
+        window = Games.of(Bands([]), rows[:games])
+        found, _ = answer(Request("GET", path), window, 1_768_480_500_000, limits=LIMITS, zones=ZONES)
+        assert found == expected
+
+
 def test_floors_in_a_body_are_integers() -> None:
     path = f"{OCCURRENCES}/exact-floors/batch"
     assert status(post(path, b'{"values": [2.0]}')) == 400
