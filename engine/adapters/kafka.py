@@ -292,7 +292,7 @@ class KafkaLog:
 
     def _connected(self) -> AIOKafkaConsumer:
         if self._consumer is None:
-            raise LogUnavailable("there is no connection to Kafka now; trying again is right")
+            raise LogUnavailable("there is no connection to Kafka now")
         return self._consumer
 
     async def _living(self) -> AIOKafkaConsumer:
@@ -474,9 +474,7 @@ class KafkaLog:
         self._silences = silences
         silent = [partition for partition, silence in silences.items() if silence.lasted_s > self._silence_max_s]
         if silent and not taken:
-            raise LogUnavailable(
-                f"{self._topic}: no answer for partitions {silent} in {self._silence_max_s:g} s; trying again is right"
-            )
+            raise LogUnavailable(f"{self._topic}: no answer for partitions {silent} in {self._silence_max_s:g} s")
 
 
 class _Silence(msgspec.Struct, frozen=True):

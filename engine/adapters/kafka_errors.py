@@ -37,13 +37,14 @@ _ALERT_S: Final = 1.0
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What to raise for an error, and what its reader should do."""
+    """What to raise for an error, and what its reader should do: nothing where waiting will do, for not every command
+    waits."""
 
     kind: type[CrashfoldError]
     advice: str
 
 
-AWAY: Final = Verdict(LogUnavailable, "trying again is right")
+AWAY: Final = Verdict(LogUnavailable, "")
 BROKEN: Final = Verdict(Defect, "this should not happen: restart, and report it")
 
 
@@ -221,7 +222,7 @@ def translated(doing: str, error: BaseException) -> CrashfoldError:
     """Our error for one of the client's, or of the operating system's."""
     verdict = verdict_on(error)
     said = ": ".join([type(error).__name__, *map(str, error.args)])
-    return verdict.kind(f"{doing}: {said}; {verdict.advice}")
+    return verdict.kind(f"{doing}: {said}; {verdict.advice}" if verdict.advice else f"{doing}: {said}")
 
 
 @contextmanager

@@ -226,7 +226,7 @@ class RedisClient:
                     break
                 await self._commits.script_load(script.source)
         if due:
-            raise StoreUnavailable("Redis forgets scripts as soon as they are loaded; it is tried again")
+            raise StoreUnavailable("Redis forgets scripts as soon as they are loaded")
         errors = [reply for reply in replies if isinstance(reply, RedisError)]
         if any(code_of(error) == "READONLY" for error in errors):
             await self._drop_connections()

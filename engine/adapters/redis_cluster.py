@@ -51,7 +51,7 @@ class RedisCluster:
             if first <= slot <= last:
                 return await self._checked(address)
         self._strayed()
-        raise StoreRefused(f"Redis refused: no node of the cluster has slot {slot}; it is tried again")
+        raise StoreRefused(f"Redis refused: no node of the cluster has slot {slot}")
 
     async def servers(self) -> list[RedisClient]:
         """All nodes that have slots."""
@@ -96,7 +96,7 @@ class RedisCluster:
             if not self._is_stale:
                 return
             known = [*self._nodes.values(), self._seed]
-            last: CrashfoldError = StoreUnavailable("no node of the Redis Cluster answers; it is tried again")
+            last: CrashfoldError = StoreUnavailable("no node of the Redis Cluster answers")
             for _ in known:
                 self._turn += 1
                 node = known[self._turn % len(known)]
@@ -143,7 +143,7 @@ class RedisCluster:
                 self._strayed()
                 raise StoreRefused(
                     f"Redis refused: {node.address}, which the cluster names, is another server than it says: look at"
-                    " cluster-announce-ip and cluster-announce-port; it is tried again"
+                    " cluster-announce-ip and cluster-announce-port"
                 )
             self._proven[address] = known
         return node
@@ -167,5 +167,5 @@ def _with_address(url: str, address: Address) -> str:
     try:
         redis_address(changed)
     except ValueError:
-        raise StoreRefused(f"Redis refused: the cluster names {host!r}, which is no host; it is tried again") from None
+        raise StoreRefused(f"Redis refused: the cluster names {host!r}, which is no host") from None
     return changed

@@ -31,7 +31,7 @@ def _forbidden(advice: str) -> Verdict:
     return Verdict(StoreForbidden, advice)
 
 
-AWAY: Final = Verdict(StoreUnavailable, "it is tried again")
+AWAY: Final = Verdict(StoreUnavailable, "")
 UNEXPECTED: Final = Verdict(StateError, "check with `crashfold verify`")
 BROKEN: Final = Verdict(Defect, "this should not happen: restart, and report it")
 TOO_LARGE: Final = _forbidden(
@@ -44,38 +44,38 @@ _DATABASE: Final = _forbidden("there is no such database: mend the number at the
 
 CODES: Final[Mapping[str, Verdict]] = {
     "ASK": _CLUSTER,
-    "BUSY": _refused_now("a script of somebody else runs for too long; it is tried again"),
-    "CLUSTERDOWN": _refused_now("the cluster does not serve this slot; it is tried again"),
+    "BUSY": _refused_now("a script of somebody else runs for too long"),
+    "CLUSTERDOWN": _refused_now("the cluster does not serve this slot"),
     "CROSSSLOT": _forbidden("the keys of a stream must share a slot: set redis.key_prefix to one with {stream} in it"),
     "DENIED": _forbidden("it is in protected mode: give it a password, and redis.url too"),
-    "EXECABORT": _refused_now("the transaction was discarded; it is tried again"),
-    "LOADING": _refused_now("it loads its data after a restart; it is tried again"),
-    "MASTERDOWN": _refused_now("this replica has lost its primary; it is tried again"),
+    "EXECABORT": _refused_now("the transaction was discarded"),
+    "LOADING": _refused_now("it loads its data after a restart"),
+    "MASTERDOWN": _refused_now("this replica has lost its primary"),
     "MISCONF": _refused_now("it cannot save to disk: look at its log and disk"),
     "MOVED": _CLUSTER,
     "NOAUTH": _forbidden("give redis.url a user and password"),
     "NOPERM": _forbidden("the user in redis.url lacks a permission"),
     "NOPROTO": _forbidden("the server is older than Redis 6"),
     "NOREPLICAS": _refused_now("too few replicas are connected (min-replicas-to-write)"),
-    "NOSCRIPT": _refused_now("it has forgotten a script; it is tried again"),
+    "NOSCRIPT": _refused_now("it has forgotten a script"),
     "OOM": _refused_now("it is out of memory: raise maxmemory or free some"),
-    "READONLY": _refused_now("this is a replica, there was a failover; it is tried again with new connections"),
-    "TRYAGAIN": _refused_now("the cluster moves this slot; it is tried again"),
-    "UNKILLABLE": _refused_now("a script of somebody else runs for too long; it is tried again"),
+    "READONLY": _refused_now("this is a replica, there was a failover"),
+    "TRYAGAIN": _refused_now("the cluster moves this slot"),
+    "UNKILLABLE": _refused_now("a script of somebody else runs for too long"),
     "WRONGPASS": _CREDENTIALS,
     "WRONGTYPE": Verdict(StateError, "a key of the read model has another type; `crashfold replay` rebuilds"),
 }
 """By the code of an answer."""
 
 STRAYED: Final = {
-    "ASK": "this slot is on its way to another node; it is tried again",
+    "ASK": "this slot is on its way to another node",
     "MOVED": "another node has this slot; it is tried there",
     **{code: CODES[code].advice for code in ("CLUSTERDOWN", "EXECABORT", "MASTERDOWN", "READONLY")},
 }
 """Codes with which a node of a cluster says that it did nothing, and that another node may have the slot."""
 
 SAYINGS: Final[Mapping[str, Verdict]] = {
-    "max number of clients": _refused_now("it has as many clients as maxclients allows; it is tried again"),
+    "max number of clients": _refused_now("it has as many clients as maxclients allows"),
     "without any password configured": _forbidden("it asks for no password: take it out of redis.url"),
     "no password is set": _forbidden("it asks for no password: take it out of redis.url"),
     "DB index": _DATABASE,
@@ -100,7 +100,7 @@ VERDICTS: Final[Mapping[type[BaseException], Verdict]] = {
     exceptions.AuthorizationError: _CREDENTIALS,
     exceptions.BusyLoadingError: CODES["LOADING"],
     exceptions.InvalidResponse: Verdict(
-        StoreUnavailable, "what answers may be no Redis, or speak TLS: mend redis.url if so; it is tried again"
+        StoreUnavailable, "what answers may be no Redis, or speak TLS: mend redis.url if so"
     ),
     exceptions.ResponseError: UNEXPECTED,
     exceptions.DataError: BROKEN,
@@ -129,7 +129,7 @@ VERDICTS: Final[Mapping[type[BaseException], Verdict]] = {
     exceptions.MaxConnectionsError: AWAY,
     exceptions.CrossSlotTransactionError: BROKEN,
     exceptions.InvalidPipelineStack: BROKEN,
-    exceptions.ExternalAuthProviderError: _refused_now("it cannot ask who the user is; it is tried again"),
+    exceptions.ExternalAuthProviderError: _refused_now("it cannot ask who the user is"),
     exceptions.IncorrectPolicyType: BROKEN,
 }
 """Every error of the client, and what it means where no code says more."""
@@ -183,7 +183,8 @@ def translated(error: BaseException) -> CrashfoldError:
         named = f": {text}" if verdict.kind is StoreForbidden else ""
         return verdict.kind(f"Redis refused{told}{named}: {verdict.advice}")
     what = {StoreUnavailable: "Redis did not answer", StateError: "Redis answered what was not expected"}
-    return verdict.kind(f"{what.get(verdict.kind, 'the Redis client failed')} ({text}); {verdict.advice}")
+    said = f"{what.get(verdict.kind, 'the Redis client failed')} ({text})"
+    return verdict.kind(f"{said}; {verdict.advice}" if verdict.advice else said)
 
 
 def _tls_fault(error: BaseException | None) -> ssl.SSLError | None:

@@ -25,7 +25,7 @@ from engine.cli.run import run
 from engine.cli.serve import serve
 from engine.cli.status import status
 from engine.cli.verify import verify
-from engine.errors import CrashfoldError
+from engine.errors import CrashfoldError, Unavailable
 from engine.settings import masked_text
 
 USAGE = 2
@@ -94,6 +94,8 @@ def exit_code(tokens: Sequence[str]) -> int:
 
 def _failed(error: CrashfoldError) -> int:
     print_error(f"crashfold: {error}")
+    if isinstance(error, Unavailable):
+        print_error("the command has ended and does not wait for it: run it again once it answers")
     return error.exit_code
 
 

@@ -135,6 +135,9 @@ def test_a_command_whose_servers_are_away_says_try_again(nowhere: Deployment, co
         command = ["publish", str(file)]
     done = nowhere.run(*command)
     assert done.code == (2 if command == ["verify"] else 75), done.err
+    assert "tried again" not in done.err
+    assert "trying again" not in done.err
+    assert ("run it again" in done.err) == (done.code == 75)
     assert "Traceback" not in done.err
     assert "s3cret-word" not in done.out + done.err
 
