@@ -42,6 +42,8 @@ READ_COMMITTED: Final = 1
 _EARLIEST: Final = -2
 _LATEST: Final = -1
 _RETRY_S: Final = 0.1
+_GROUP_S: Final = 10.0
+"""For a group's coordinator to be found."""
 _LOOK_BYTES: Final = 256 * 1024
 """Asked for when one record is looked up; a broker sends a whole batch even if it is longer."""
 _NAMES_FIRST: Final = 4
@@ -175,17 +177,29 @@ async def check_group(settings: KafkaSettings) -> None:
     connection = connection_options(settings)
     with kafka_errors(f"asking for a place in the group {settings.group_id}"):
         async with connected(connection) as client:
-            coordinator = await client.coordinator_lookup(CoordinationType.GROUP, settings.group_id)
-            subscription = ConsumerProtocol.METADATA(0, [settings.topic], b"").encode()
-            rebalance_ms = settings.rebalance_timeout_ms or settings.session_timeout_ms
-            request = _FirstJoin(
-                *(settings.group_id, settings.session_timeout_ms, rebalance_ms, JoinGroupRequest.UNKNOWN_MEMBER_ID),
-                *(None, ConsumerProtocol.PROTOCOL_TYPE, [(RoundRobinPartitionAssignor.name, subscription)]),
-            )
-            answer = await client.send(coordinator, request, group=ConnectionGroup.COORDINATION)
-            error = for_code(answer.error_code)
-            if error not in (NoError, MemberIdRequired):
-                raise error(settings.group_id)
+            deadline_s = anyio.current_time() + min(_GROUP_S, request_timeout_s(connection))
+            while True:
+                try:
+                    return await _ask_for_a_place(client, settings)
+                except KafkaError as error:
+                    # New brokers first have to make the topic on which groups are kept.
+                    if not error.retriable or anyio.current_time() > deadline_s:
+                        raise
+                await anyio.sleep(_RETRY_S)
+
+
+async def _ask_for_a_place(client: AIOKafkaClient, settings: KafkaSettings) -> None:
+    coordinator = await client.coordinator_lookup(CoordinationType.GROUP, settings.group_id)
+    subscription = ConsumerProtocol.METADATA(0, [settings.topic], b"").encode()
+    rebalance_ms = settings.rebalance_timeout_ms or settings.session_timeout_ms
+    request = _FirstJoin(
+        *(settings.group_id, settings.session_timeout_ms, rebalance_ms, JoinGroupRequest.UNKNOWN_MEMBER_ID),
+        *(None, ConsumerProtocol.PROTOCOL_TYPE, [(RoundRobinPartitionAssignor.name, subscription)]),
+    )
+    answer = await client.send(coordinator, request, group=ConnectionGroup.COORDINATION)
+    error = for_code(answer.error_code)
+    if error not in (NoError, MemberIdRequired):
+        raise error(settings.group_id)
 
 
 class _FirstJoin(JoinGroupRequest):  # type: ignore[misc]  # aiokafka has no types

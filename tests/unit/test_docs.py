@@ -212,7 +212,7 @@ def redis_examples(page: Path) -> Iterator[tuple[list[str], list[str]]]:
             line, *output = example.splitlines()
             words = shlex.split(line, comments=True)
             if words and words[0] == "redis-cli" and output:
-                yield words[1:], output
+                yield words[3:] if words[1] == "-n" else words[1:], output
 
 
 SAMPLE_EXAMPLES = [
