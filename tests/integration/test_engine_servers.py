@@ -2,7 +2,10 @@
 
 from collections.abc import Callable
 
+from redis import Redis
+
 from tests.deployment import Deployment, Engine, NewDeployment, Watcher, chain, eventually, in_order
+from tests.proxy import Proxy
 from tests.servers import KafkaCluster, RedisServer
 
 GAMES = chain(20_000)
@@ -197,3 +200,44 @@ def test_the_password_of_redis_comes_out_of_a_file(new_deployment: NewDeployment
     assert done.code == 0, done.err
     assert "correct-horse" not in done.out + done.err
     assert deployment.total() == 10
+
+
+def test_after_a_failover_and_back_no_game_is_missing(new_deployment: NewDeployment, new_redis: NewRedis) -> None:
+    """The old primary was not resynced: at the offset that the engine reached on the replica it has another history,
+    folded in other pieces, with another base, other blocks and another version."""
+    primary, replica = new_redis(), new_redis()
+    settings: dict[str, dict[str, object]] = {"redis": {"timeout_ms": 1_500}, "projections": {"window_games": 1_000}}
+    with Proxy(primary.port) as proxy, primary.client() as on_primary, replica.client() as on_replica:
+        deployment = new_deployment(f"redis://{proxy.address}/0", settings=settings)
+
+        def is_folded(client: Redis, games: int) -> bool:
+            return int(client.hget("analytics:occurrences:min:2", "total_games") or 0) == games
+
+        def fold(first: int, last: int) -> None:
+            """Publish these games in pieces that the window is no multiple of."""
+            for start in range(first, last, 2_100):
+                stop = min(start + 2_100, last)
+                deployment.publish(in_order(GAMES[start:stop]))
+                engine.until(lambda stop=stop: is_folded(on_primary, stop), f"{stop} games are folded")  # type: ignore[misc]
+
+        with deployment.engine() as engine:
+            fold(0, 4_201)
+            on_replica.replicaof("127.0.0.1", str(primary.port))
+            eventually(lambda: is_folded(on_replica, 4_201), "the replica is in step")
+            on_replica.replicaof("NO", "ONE")
+            fold(4_201, 14_526)
+            proxy.lead_to(replica.port)
+            engine.until(lambda: is_folded(on_replica, 14_526), "all games are folded again")
+            before = len(engine.events)
+            proxy.lead_to(primary.port)
+            engine.until(
+                lambda: any(event["event"] in ("writes_lost", "conflict") for event in engine.events[before:]),
+                "another history is noticed, though no game comes",
+            )
+            fold(14_526, 14_984)
+            assert engine.terminate()[0] == 0
+        assert deployment.verified()["crash"]["games"] == 14_984
+        deployment.publish(in_order(GAMES[14_984:14_985]))
+        deployment.caught_up()
+        assert is_folded(on_primary, 14_985)
+        assert deployment.verified()["crash"]["games"] == 14_985

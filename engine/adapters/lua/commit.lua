@@ -195,7 +195,7 @@ if ARGV[8] == '' then
   call('HINCRBY', KEYS[1], 'begun', -1)
   return { 'applied', version or '0' }
 end
-call('INCR', KEYS[2])
-version = call('GET', KEYS[2]) -- its digits, for the number that INCR answers is a double
+local raised = call('INCR', KEYS[2])
+version = raised < 2 ^ 53 and string.format('%.0f', raised) or call('GET', KEYS[2]) -- the number is a double
 pcall('PUBLISH', ARGV[7], '{"version":' .. version .. ARGV[8])
 return { 'applied', version }

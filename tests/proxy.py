@@ -1,0 +1,82 @@
+"""A TCP address that leads to one server or another, as a name does after a failover."""
+
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from threading import Thread
+from types import TracebackType
+from typing import Self
+
+
+class Proxy:
+    """Passes bytes between `address` and the port it leads to, while its `with` block lasts."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._ends: set[socket.socket] = set()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._threads: list[Thread] = []
+
+    def __enter__(self) -> Self:
+        self._start(self._accept)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _end(self._listener)
+        self.cut()
+        for thread in self._threads:
+            thread.join(10)
+        self._listener.close()
+
+    @property
+    def address(self) -> str:
+        """`host:port`."""
+        host, port = self._listener.getsockname()
+        return f"{host}:{port}"
+
+    def lead_to(self, port: int) -> None:
+        """Cut what there is, and lead every new connection to that port."""
+        self._port = port
+        self.cut()
+
+    def cut(self) -> None:
+        """End every connection."""
+        for end in list(self._ends):
+            _end(end)
+
+    def _start(self, work: Callable[..., None], *args: socket.socket) -> Thread:
+        thread = Thread(target=work, args=args, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+        return thread
+
+    def _accept(self) -> None:
+        with suppress(OSError):  # the listener was ended
+            while True:
+                self._start(self._serve, self._listener.accept()[0])
+
+    def _serve(self, near: socket.socket) -> None:
+        with near, suppress(OSError), socket.create_connection(("127.0.0.1", self._port)) as far:
+            self._ends |= {near, far}
+            for end in (near, far):
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            replies = self._start(_pass_on, far, near)
+            _pass_on(near, far)
+            replies.join()
+            self._ends -= {near, far}
+
+
+def _pass_on(source: socket.socket, target: socket.socket) -> None:
+    """Pass on what comes until one of them is ended, and end the other."""
+    with suppress(OSError):
+        while data := source.recv(65_536):
+            target.sendall(data)
+    _end(source)
+    _end(target)
+
+
+def _end(end: socket.socket) -> None:
+    with suppress(OSError):
+        end.shutdown(socket.SHUT_RDWR)
