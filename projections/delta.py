@@ -4,6 +4,9 @@ Pure data. A read model is a mapping from names (what follows a stream's prefix,
 delta is a mapping from names to writes. `apply(model, delta)` is the definition that every store has to meet.
 Strings are bytes, as Redis keeps them. A write holds nothing that could lead back to it, so the collector need not
 know of the hundreds that a commit has.
+
+`known` says how many elements the key has at least before the write, as far as whoever makes it knows; a string has
+one. A store that finds fewer has lost some, and refuses.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,6 +31,7 @@ class SetString(msgspec.Struct, frozen=True, gc=False):
     """The string is now `value`."""
 
     value: bytes
+    known: int = 0
 
 
 class WriteHash(msgspec.Struct, frozen=True, gc=False):
@@ -35,6 +39,7 @@ class WriteHash(msgspec.Struct, frozen=True, gc=False):
 
     set: dict[str, bytes]
     delete: tuple[str, ...] = ()
+    known: int = 0
 
 
 class WriteList(msgspec.Struct, frozen=True, gc=False):
@@ -43,6 +48,7 @@ class WriteList(msgspec.Struct, frozen=True, gc=False):
     drop: int
     push: list[bytes]
     keep: int
+    known: int = 0
 
 
 class WriteSortedSet(msgspec.Struct, frozen=True, gc=False):
@@ -50,6 +56,7 @@ class WriteSortedSet(msgspec.Struct, frozen=True, gc=False):
 
     add: dict[int, bytes]
     remove_below: int = 0
+    known: int = 0
 
 
 class Remove(msgspec.Struct, frozen=True, gc=False):
@@ -103,7 +110,7 @@ _ALL: Final = 2**31 - 1
 def apply(model: Model, delta: Mapping[str, Write]) -> dict[str, Value]:
     """The read model after `delta`; a hash, list or sorted set without elements does not exist.
 
-    Raises TypeError when a write meets a value of another kind.
+    Raises TypeError when a write meets a value of another kind, or one with fewer elements than are `known`.
     """
     after = dict(model)
     for name, write in delta.items():
@@ -152,7 +159,20 @@ def _difference(old: Value | None, value: Value) -> Write:
             return WriteSortedSet(add, min(members, default=0))
 
 
+def _size(value: Value | None) -> int:
+    match value:
+        case None:
+            return 0
+        case bytes():
+            return 1
+        case SortedSet(members):
+            return len(members)
+    return len(value)
+
+
 def _written(old: Value | None, write: Write) -> Value | None:
+    if not isinstance(write, Remove) and _size(old) < write.known:
+        raise TypeError(f"{type(write).__name__} met {_size(old)} elements, not {write.known}")
     match write, old:
         case SetString(value), bytes() | None:
             return value

@@ -61,7 +61,7 @@ class Gaps:
         found.update(_before(new, old))
         gone = {field for field in known if field not in found}
         opened = {field: last for field, last in found.items() if known.get(field) != last}
-        return {keys.GAPS: WriteHash(opened, tuple(sorted(gone)))} if opened or gone else {}
+        return {keys.GAPS: WriteHash(opened, tuple(sorted(gone)), len(old))} if opened or gone else {}
 
 
 def _behind(gaps: Columns, kept: int) -> dict[str, bytes]:

@@ -68,7 +68,7 @@ class Intervals:
             if (known := old.get(number)) is not histogram and (known is None or not np.array_equal(known, histogram))
         }
         expired = tuple(self._field(number) for number in sorted(old.keys() - new.keys()))
-        return self._written(changed, expired) if changed or expired else {}
+        return self._written(changed, expired, len(old)) if changed or expired else {}
 
     @staticmethod
     def _split(numbers: Ints, bands: Ints, oldest: int) -> list[tuple[int, Ints]]:
@@ -81,8 +81,8 @@ class Intervals:
         starts = firsts(numbers)
         return list(zip(numbers[starts].tolist(), np.split(bands, starts[1:]), strict=False))
 
-    def _written(self, buckets: dict[int, np.ndarray], expired: tuple[str, ...] = ()) -> Delta:
-        """Each predicate's write: the given buckets set, the expired fields deleted."""
+    def _written(self, buckets: dict[int, np.ndarray], expired: tuple[str, ...] = (), known: int = 0) -> Delta:
+        """Each predicate's write: the given buckets set, the expired fields deleted, of the `known` ones."""
         totals = [int(histogram.sum()) for histogram in buckets.values()]
         counts = [self._bands.counts(histogram).tolist() for histogram in buckets.values()]
         fields = [self._field(number) for number in buckets]
@@ -92,7 +92,7 @@ class Intervals:
             key = tuple(row)
             if key not in written:  # many predicates have the same counts
                 found = zip(fields, key, totals, strict=True)
-                written[key] = WriteHash({field: _encode(Interval(*count)) for field, *count in found}, expired)
+                written[key] = WriteHash({field: _encode(Interval(*count)) for field, *count in found}, expired, known)
             delta[name] = written[key]
         return delta
 

@@ -72,12 +72,13 @@ class LastGames:
     def delta(self, before: Moment[LastGamesState], after: Moment[LastGamesState], kept: int) -> Delta:
         """The matches behind the first `kept` games, in place of those known before."""
         delta: Delta = {}
-        known = np.bincount(_since(before.state.matches, _AT, kept)[_PREDICATE], minlength=len(self._last_game))
+        predicates = len(self._last_game)
+        dropped = np.bincount(_since(before.state.matches, _AT, kept)[_PREDICATE], minlength=predicates)
+        known = np.bincount(before.state.matches[_PREDICATE], minlength=predicates)
         for predicate, (newest, push) in _listed(after, kept).items():
-            delta[self._last_game[predicate]] = SetString(_last_game(push[0], newest))
-            delta[self._last_games[predicate]] = WriteList(
-                int(known[predicate]), push[:LAST_GAMES_KEPT], LAST_GAMES_KEPT
-            )
+            drop, listed = int(dropped[predicate]), min(int(known[predicate]), LAST_GAMES_KEPT)
+            delta[self._last_game[predicate]] = SetString(_last_game(push[0], newest), min(listed, 1))
+            delta[self._last_games[predicate]] = WriteList(drop, push[:LAST_GAMES_KEPT], LAST_GAMES_KEPT, listed)
         return delta
 
 

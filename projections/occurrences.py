@@ -62,8 +62,9 @@ class Occurrences:
         delta: Delta = {}
         samples = changed_fields(old.samples, new.samples)
         if samples.set:
-            delta[keys.SAMPLES] = samples
-        common = WriteHash(changed_fields(old.common, new.common).set)
+            delta[keys.SAMPLES] = WriteHash(samples.set, known=len(old.samples))
+        known = len(old.common) + len(self._fields)
+        common = WriteHash(changed_fields(old.common, new.common).set, known=known)
         writes: dict[int, dict[str, bytes]] = {}
         rows, columns = np.nonzero(new.counts != old.counts)
         for i, j, count in zip(rows.tolist(), columns.tolist(), new.counts[rows, columns].tolist(), strict=True):
@@ -72,7 +73,7 @@ class Occurrences:
             writes[i][self._fields[j]] = b"%d" % count
         for i, name in enumerate(self._names):
             if i in writes:
-                delta[name] = WriteHash(writes[i])
+                delta[name] = WriteHash(writes[i], known=known)
             elif common.set:
                 delta[name] = common
         return delta

@@ -51,14 +51,31 @@ class SeriesProjection:
         """The tails, and the runs that settled behind the first `kept` games, in place of those known before."""
         delta: Delta = {}
         tails, settled = _tails_json(after.state), _settled_json(after.state, kept)
-        known = settled_since(before.state, kept)[PREDICATE]
-        dropped = np.bincount(known, minlength=len(self._names)) + (before.state.tails[ORDINAL] > 0)
+        dropped, known = _counted(before.state, kept), _lengths(before)
+        if kept == before.totals.games:  # nothing came late, so those known before are there still
+            after.memo = known - (before.state.tails[ORDINAL] > 0) + _counted(after.state, kept)
+        listed = np.minimum(known, SERIES_KEPT).tolist()
         for predicate, (name, drop, push) in enumerate(zip(self._names, dropped.tolist(), tails, strict=True)):
             if predicate in settled:
                 push = (push + settled[predicate])[:SERIES_KEPT]
             if push:
-                delta[name] = WriteList(drop, push, SERIES_KEPT)
+                delta[name] = WriteList(drop, push, SERIES_KEPT, listed[predicate])
         return delta
+
+
+def _counted(state: Runs, kept: int) -> Ints:
+    """Per predicate how many runs there are behind the first `kept` games, the tail included."""
+    runs = settled_since(state, kept)[PREDICATE]
+    found: Ints = np.bincount(runs, minlength=state.tails.shape[1]) + (state.tails[ORDINAL] > 0)
+    return found
+
+
+def _lengths(moment: Moment[Runs]) -> Ints:
+    """Per predicate how many runs there are, at least as far as 1,000; counted once."""
+    if moment.memo is None:
+        moment.memo = _counted(moment.state, 0)
+    lengths: Ints = moment.memo
+    return lengths
 
 
 def _tails_json(state: Runs) -> list[list[bytes]]:

@@ -31,7 +31,7 @@ class Window:
             for known in before.window.last(before.totals.games - kept).ids.tolist():
                 members.pop(known, None)
         first, first_before = after.window.ids[0], before.window.ids[0]
-        return {keys.GAMES: WriteSortedSet(members, int(first) if first > first_before else 0)}
+        return {keys.GAMES: WriteSortedSet(members, int(first) if first > first_before else 0, len(before.window))}
 
 
 def _members(window: Games, newest: int) -> dict[int, bytes]:

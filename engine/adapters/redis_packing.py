@@ -337,24 +337,25 @@ def _packed(delta: Writes, text: Callable[[bytes], _Packed]) -> tuple[list[int],
 
 
 def _pack(write: Write, writes: list[object], text: Callable[[bytes], _Packed]) -> None:
-    """Put the write behind the others as `commit.lua` takes it: kind, two parameters, how many values, the values.
+    """Put the write behind the others as `commit.lua` takes it: kind, two parameters, elements known, how many
+    values, the values.
 
     A commit has some 150 writes, of which most are hashes and lists: `isinstance` takes half the time of `match`.
     """
     if isinstance(write, WriteHash):
-        writes += ("hash", len(write.delete), 0, 2 * len(write.set) + len(write.delete))
+        writes += ("hash", len(write.delete), 0, write.known, 2 * len(write.set) + len(write.delete))
         writes += flattened(zip(write.set, map(text, write.set.values()), strict=True))
         writes += write.delete
     elif isinstance(write, WriteList):
-        writes += ("list", write.drop, write.keep, len(write.push), *map(text, reversed(write.push)))
+        writes += ("list", write.drop, write.keep, write.known, len(write.push), *map(text, reversed(write.push)))
     elif isinstance(write, SetString):
-        writes += ("string", 0, 0, 1, text(write.value))
+        writes += ("string", 0, 0, write.known, 1, text(write.value))
     elif isinstance(write, WriteSortedSet):
         members = flattened(zip(map(str, write.add), map(text, write.add.values()), strict=True))
-        writes += ("zset", str(write.remove_below), 0, 2 * len(write.add), *members)
+        writes += ("zset", str(write.remove_below), 0, write.known, 2 * len(write.add), *members)
     else:
         assert isinstance(write, Remove)
-        writes += ("remove", 0, 0, 0)
+        writes += ("remove", 0, 0, 0, 0)
 
 
 def _text(content: bytes) -> _Packed:
@@ -385,19 +386,22 @@ def _pieces(write: Write, room: int, bytes_max: int) -> Iterator[tuple[Write, in
     """The write as several smaller ones that do the same one after the other, each with what it weighs: the first about
     `room`, the others `bytes_max`."""
     match write:
-        case WriteHash(fields, delete):
+        case WriteHash(fields, delete, known):
             named = [*fields.items()]
             for start, stop, weight in _chunks([len(name) + len(content) for name, content in named], room, bytes_max):
                 gone = delete if stop == len(named) else ()
-                yield WriteHash(dict(named[start:stop]), gone), weight + _WRITE_BYTES * len(gone)
-        case WriteList(drop, push, keep):
+                yield WriteHash(dict(named[start:stop]), gone, known), weight + _WRITE_BYTES * len(gone)
+        case WriteList(drop, push, keep, known):
             for start, stop, weight in _chunks([*map(len, reversed(push))], room, bytes_max):
-                yield WriteList(drop, push[len(push) - stop : len(push) - start], keep), weight
-                drop = 0
-        case WriteSortedSet(add, remove_below):
+                yield WriteList(drop, push[len(push) - stop : len(push) - start], keep, known), weight
+                drop = known = 0
+        case WriteSortedSet(add, remove_below, known):
             members = sorted(add.items(), key=itemgetter(0))
             for start, stop, weight in _chunks([len(member) for _, member in members], room, bytes_max):
-                yield WriteSortedSet(dict(members[start:stop]), remove_below if stop == len(members) else 0), weight
+                yield (
+                    WriteSortedSet(dict(members[start:stop]), remove_below if stop == len(members) else 0, known),
+                    weight,
+                )
         case SetString(content):
             yield write, _WRITE_BYTES + len(content)
         case Remove():

@@ -329,6 +329,26 @@ class StateStoreContract(StreamFixture):
             await store.commit([commit(stream, at(2), 3, delta, newest_id=2)])
         assert await store.read_model(stream) == before
 
+    @pytest.mark.parametrize(
+        ("name", "write"),
+        [
+            ("text:new", SetString(b"?", known=1)),
+            ("fields:a", WriteHash({"?": b"?"}, known=2)),
+            ("elements:a", WriteList(1, [b"?"], 5, known=3)),
+            ("scores:0", WriteSortedSet({9: b"?"}, known=2)),
+        ],
+    )
+    async def test_a_write_to_a_key_that_has_lost_elements_refuses_before_anything_is_written(
+        self, store: Store, stream: str, name: str, write: Write
+    ) -> None:
+        await store.commit([numbered(stream, 1)])
+        await store.commit([numbered(stream, 2)])
+        before = await store.read_model(stream)
+        delta: Delta = {"text:b": SetString(b"new"), "fields:b": WriteHash({"a": b"new"}), name: write}
+        with pytest.raises(StateError, match="replay"):
+            await store.commit([commit(stream, at(2), 3, delta, newest_id=2)])
+        assert await store.read_model(stream) == before
+
     async def test_what_is_loaded_is_of_one_version_while_another_writes(self, store: Store, stream: str) -> None:
         last = 60
         await store.commit([numbered(stream, 1)])

@@ -182,3 +182,39 @@ async def test_a_spoiled_manifest_is_refused_and_mended_by_a_replay(
     await deployment.run()
     await deployment.check()
     assert await deployment.games() == len(GAMES)
+
+
+SPOILED: Final[dict[str, Damage]] = {
+    "games": lambda redis, key: redis.zremrangebyrank(key, 0, 4),
+    "occurrences:min:2": lambda redis, key: redis.delete(key),
+    "occurrences:min:1.5": lambda redis, key: redis.hdel(key, "count"),
+    "samples": lambda redis, key: redis.delete(key),
+    "intervals:min:2": lambda redis, key: redis.delete(key),
+    "intervals:max:2": lambda redis, key: redis.hdel(key, redis.hkeys(key)[0]),
+    "series:min:2": lambda redis, key: redis.delete(key),
+    "series:max:2": lambda redis, key: redis.ltrim(key, 0, 4),
+    "series:floor:1": lambda redis, key: redis.lpop(key),
+    "last_game:min:2": lambda redis, key: redis.delete(key),
+    "last_games:min:2": lambda redis, key: redis.delete(key),
+    "last_games:max:2": lambda redis, key: redis.ltrim(key, 0, 4),
+}
+"""What is missing of a key, by its name."""
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["live", "restarted"])
+@pytest.mark.parametrize("name", SPOILED)
+async def test_a_key_that_lost_elements_is_named_by_the_next_commit_that_writes_it(
+    deployment: Deployment, redis: Redis, name: str, restarted: bool
+) -> None:
+    start = "test:" if deployment.only else "test:{crash}:"
+    async with deployment.engine() as engine:
+        if not restarted:
+            await deployment.catch_up(engine)
+        SPOILED[name](redis, start + name)
+        deployment.publish(*GAMES[FOLDED:])  # matches and none, for every predicate
+        with pytest.raises(StateError, match=f"{name}.*crashfold replay"):
+            await deployment.catch_up(engine)
+    assert await deployment.games() in (FOLDED, 0), "nothing was written"
+    await deployment.rebuild()
+    await deployment.check()
+    assert await deployment.games() == len(GAMES)

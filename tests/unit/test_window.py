@@ -46,11 +46,11 @@ def test_a_commit_writes_the_new_games_and_where_the_window_begins() -> None:
     before = StreamState.empty(plan(SETTINGS)).fold([game(1), game(2), game(3)]).state
     folded = before.fold([game(4), game(6)])
     delta = folded.state.delta(before, folded.kept)
-    assert delta[keys.GAMES] == WriteSortedSet({4: encode(game(4)), 6: encode(game(6))}, remove_below=3)
+    assert delta[keys.GAMES] == WriteSortedSet({4: encode(game(4)), 6: encode(game(6))}, remove_below=3, known=3)
 
 
 def test_a_late_game_is_written_alone() -> None:
     before = StreamState.empty(plan(SETTINGS)).fold([game(1), game(2), game(9)]).state
     folded = before.fold([game(5)])
     delta = folded.state.delta(before, folded.kept)
-    assert delta[keys.GAMES] == WriteSortedSet({5: encode(game(5))}, remove_below=2)
+    assert delta[keys.GAMES] == WriteSortedSet({5: encode(game(5))}, remove_below=2, known=3)

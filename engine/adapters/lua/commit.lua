@@ -15,12 +15,13 @@
 --       9  msgpack: { checkpoint fields to set, checkpoint fields to delete, places, writes }
 --          Fields to set are { name, value, name, value … }. The writes stand one after the other in one flat array, which
 --          unpacks twice as fast as an array of arrays; what is written to several keys stands there once, and `places`
---          says for each key where. Each is its kind, two parameters, how many values follow, and these:
---            'string'  0                          0     1   value
---            'hash'    how many fields to delete  0     n   name, value, name, value … and then the fields to delete
---            'list'    how many newest to drop    keep  n   elements to push, oldest first; no more than `keep` remain
---            'zset'    least score to keep, '0'   0     n   score, member, score, member …
---            'remove'  0                          0     0
+--          says for each key where. Each is its kind, two parameters, how many elements the key has at least by now
+--          (`known`; 1 for a string), how many values follow, and these:
+--            'string'  0                          0     known  1   value
+--            'hash'    how many fields to delete  0     known  n   name, value … and then the fields to delete
+--            'list'    how many newest to drop    keep  known  n   elements to push, oldest first; `keep` remain at most
+--            'zset'    least score to keep, '0'   0     known  n   score, member, score, member …
+--            'remove'  0                          0     0      0
 -- returns { 'applied', version } or { 'duplicate', version }: the commit had been made, its reply was lost
 --      or { 'conflict', generation, next_offset, commit } as stored, all '' when there is no checkpoint
 --      or { 'unfit', key, what is wrong with it }
@@ -151,15 +152,18 @@ local packed = cmsgpack.unpack(ARGV[9])
 local fields, gone, places, writes = packed[1], packed[2], packed[3], packed[4]
 local sizes, created = {}, 0
 for index = 3, #KEYS do
-  local kind, size = writes[places[index - 2]], 0
+  local at = places[index - 2]
+  local kind, size = writes[at], 0
   if kind ~= 'remove' then
     size = pcall(SIZE[kind], KEYS[index])
     if type(size) == 'table' then
       return failed(size, KEYS[index], kind)
+    elseif is_first and size > 0 then
+      return { 'unfit', KEYS[index], 'stands there without a checkpoint' }
+    elseif size < writes[at + 3] then
+      return { 'unfit', KEYS[index], size == 0 and 'is missing' or 'has ' .. size .. ' elements, not ' .. writes[at + 3] }
     elseif size == 0 then
       created = created + 1
-    elseif is_first then
-      return { 'unfit', KEYS[index], 'stands there without a checkpoint' }
     end
   end
   sizes[index] = size
@@ -185,7 +189,7 @@ in_chunks('HSET', KEYS[1], fields, 1, #fields)
 in_chunks('HDEL', KEYS[1], gone, 1, #gone)
 for index = 3, #KEYS do
   local at = places[index - 2]
-  write[writes[at]](KEYS[index], sizes[index], writes[at + 1], writes[at + 2], writes, at + 4, at + 3 + writes[at + 3])
+  write[writes[at]](KEYS[index], sizes[index], writes[at + 1], writes[at + 2], writes, at + 5, at + 4 + writes[at + 4])
 end
 
 if ARGV[8] == '' then
