@@ -165,7 +165,7 @@ class RedisStore:
 
     def shadow(self) -> "RedisShadowStore":
         """The generation that a rebuild makes beside this one, over the same connections."""
-        return RedisShadowStore(self._client, self._key_prefix)
+        return RedisShadowStore(self._client, self._key_prefix, rights_are_known=self._rights_are_known)
 
     def usage(self, predicates: Sequence[Predicate]) -> RedisUsage:
         """What the servers and the keys of a stream with these predicates take, over the same connections."""
@@ -191,8 +191,8 @@ class RedisStore:
 
     async def check_rights(self, stream: str) -> None:
         """See `StateStore`."""
-        names = self._keys(stream)
-        call = Call([names.rights, self._live(stream).rights], [names.updates])
+        names, live = self._keys(stream), self._live(stream)
+        call = Call([names.rights, live.rights, live.checkpoint, live.version], [live.updates])
         (reply,) = await self._client.run(Script.named(RIGHTS), [call])
         match reply:
             case [b"granted"]:
@@ -432,11 +432,11 @@ class RedisShadowStore(RedisStore):
     Nobody reads a shadow before it is promoted. So a big commit goes in parts, between which Redis serves others.
     """
 
-    def __init__(self, client: RedisClient | RedisCluster, key_prefix: str) -> None:
+    def __init__(self, client: RedisClient | RedisCluster, key_prefix: str, *, rights_are_known: bool = False) -> None:
         self._client = client
         self._key_prefix = key_prefix
         self._commit_script = Script.named(COMMIT)
-        self._rights_are_known = False
+        self._rights_are_known = rights_are_known
         self._promote_script = Script.named(PROMOTE)
         self._promoting: dict[str, str] = {}
         """The generation whose promotion was last asked for, per stream: its reply may have been lost."""

@@ -140,6 +140,26 @@ async def test_a_right_that_is_taken_away_meanwhile_leaves_no_commit_that_passes
     assert await store.commit([rebuilt(STREAM, 3)]) == [Applied(4)]
 
 
+async def test_subscribers_are_told_again_what_stands(store: RedisStore, redis: Redis) -> None:
+    allow(redis, "~test:*", "&test:*", "+@all")
+    with redis.pubsub(ignore_subscribe_messages=True) as subscriber:
+        subscriber.subscribe("test:{crash}:updates")
+        told: list[str] = []
+
+        def take() -> str:
+            while (message := subscriber.get_message(timeout=1)) is None:
+                pass
+            told.append(message["data"])
+            return told[-1]
+
+        await store.check_rights(STREAM)
+        assert take() == '{"version":0,"total_games":0,"newest":null}'
+        await store.commit([numbered(STREAM, 1)])
+        assert take() == '{"version":1,"total_games":1,"newest":1}'
+        await store.check_rights(STREAM)
+        assert take() == told[-2]
+
+
 async def test_a_server_that_takes_no_writes_for_now_is_no_lack_of_rights(store: RedisStore, redis: Redis) -> None:
     allow(redis, "~test:*", "&test:*", "+@all")
     redis.config_set("min-replicas-to-write", 1)

@@ -79,6 +79,7 @@ async def test_all_keys_of_a_stream_carry_its_hash_tag(store: RedisStore, redis:
 
 
 async def test_each_commit_and_each_promotion_is_published(store: RedisStore, redis: Redis) -> None:
+    await store.check_rights(STREAM)
     async with redis.pubsub() as subscriber:
         await subscriber.subscribe("test:{crash}:updates")
         await store.commit([numbered(STREAM, 1)])

@@ -2,11 +2,20 @@
 -- Redis asks for rights call by call, also inside a script.
 --
 -- KEYS  1, 2  two keys of the probe's own, which need not share a prefix; neither is there afterwards
--- ARGV  1     channel of updates; what is published there is no update, and readers pass over it
+--       3     checkpoint (hash)
+--       4     version (string)
+-- ARGV  1     channel of updates, on which the update that stands is told again; one of version 0 when there is none
 -- returns { 'granted' }
 --      or { 'refused', command, key or channel, what Redis said }
 
 local first, second, channel = KEYS[1], KEYS[2], ARGV[1]
+
+local version, standing = redis.pcall('GET', KEYS[4]), redis.pcall('HMGET', KEYS[3], 'total_games', 'newest')
+local update = '{"version":0,"total_games":0,"newest":null}'
+if type(version) == 'string' and standing[1] and standing[2] then
+  local newest = standing[2] ~= '' and standing[2] or 'null'
+  update = '{"version":' .. version .. ',"total_games":' .. standing[1] .. ',"newest":' .. newest .. '}'
+end
 
 local tried = {
   { 'UNLINK', first },
@@ -33,7 +42,7 @@ local tried = {
   { 'ZREVRANGE', first, '0', '0' },
   { 'ZCARD', first },
   { 'ZREMRANGEBYSCORE', first, '-inf', '+inf' },
-  { 'PUBLISH', channel, '' },
+  { 'PUBLISH', channel, update },
 }
 
 for _, command in ipairs(tried) do
