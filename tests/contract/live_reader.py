@@ -71,6 +71,7 @@ class LiveReaderContract(StreamFixture):
         assert await reader.read_window(stream, 0) == WindowPart(found, 0, [])
 
     async def test_each_commit_and_each_promotion_is_told(self, store: Store, reader: LiveReader, stream: str) -> None:
+        await store.check_rights(stream)  # which tells what stands
         with anyio.fail_after(PATIENCE_S):
             async with reader.updates(stream) as updates:
                 assert await updates.next(0.01) is None

@@ -142,7 +142,7 @@ async def test_a_right_that_is_taken_away_meanwhile_leaves_no_commit_that_passes
 
 async def test_subscribers_are_told_again_what_stands(store: RedisStore, redis: Redis) -> None:
     allow(redis, "~test:*", "&test:*", "+@all")
-    with redis.pubsub(ignore_subscribe_messages=True) as subscriber:
+    with redis.pubsub(ignore_subscribe_messages=True) as subscriber:  # type: ignore[no-untyped-call]
         subscriber.subscribe("test:{crash}:updates")
         told: list[str] = []
 
