@@ -34,11 +34,11 @@ class Meter(Protocol):
     def commit_failed(self, error: Unavailable) -> None:
         """The store refused, or did not answer, so that the outcome is unknown; it is asked again."""
 
-    def rejected(self, reason: str) -> None:
-        """A record cannot be folded."""
+    def rejected(self, reason: str, count: int = 1) -> None:
+        """So many records cannot be folded."""
 
-    def buried(self, reason: str) -> None:
-        """A dead letter was handed over."""
+    def buried(self, reason: str, count: int = 1) -> None:
+        """So many dead letters were handed over."""
 
     def unfair(self, fault: FairnessFault, games: int = 1) -> None:
         """So many games do not fit their hashes."""
@@ -87,10 +87,10 @@ class NullMeter:
     def commit_failed(self, error: Unavailable) -> None:
         """Nothing."""
 
-    def rejected(self, reason: str) -> None:
+    def rejected(self, reason: str, count: int = 1) -> None:
         """Nothing."""
 
-    def buried(self, reason: str) -> None:
+    def buried(self, reason: str, count: int = 1) -> None:
         """Nothing."""
 
     def unfair(self, fault: FairnessFault, games: int = 1) -> None:

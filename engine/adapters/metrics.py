@@ -138,13 +138,13 @@ class Metrics:
         """The store refused, or did not answer."""
         self._commits["refused" if isinstance(error, StoreRefused) else "unknown"].inc()
 
-    def rejected(self, reason: str) -> None:
-        """A record cannot be folded."""
-        self._rejected.labels(reason).inc()
+    def rejected(self, reason: str, count: int = 1) -> None:
+        """So many records cannot be folded."""
+        self._rejected.labels(reason).inc(count)
 
-    def buried(self, reason: str) -> None:
-        """A dead letter was handed over."""
-        self._dead_letters.labels(reason).inc()
+    def buried(self, reason: str, count: int = 1) -> None:
+        """So many dead letters were handed over."""
+        self._dead_letters.labels(reason).inc(count)
 
     def unfair(self, fault: FairnessFault, games: int = 1) -> None:
         """So many games do not fit their hashes."""

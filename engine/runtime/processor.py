@@ -5,6 +5,7 @@ below its checkpoint (plus, between `fold` and `commit`, those about to be commi
 forgotten and loaded again.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from functools import partial
@@ -37,6 +38,7 @@ from engine.errors import LostRange, TopicCompacted, Unavailable
 from engine.meter import Meter
 from engine.ports import Clock, DeadLetters, EventLog, StateStore
 from engine.runtime.health import HealthBoard
+from engine.runtime.letters import LettersLog
 from engine.runtime.partitions import Partition, Partitions, Place
 from engine.runtime.patience import Patience, patiently
 from engine.runtime.streams import Clash, Held, Stream, Streams
@@ -50,6 +52,11 @@ LOOK_EVERY_S: Final = 1.0
 LOOKED_AT_PER_S: Final = 500
 """Streams for which that is affordable every second; with more of them it is done less often."""
 
+FLOOD_LETTERS: Final = 500
+"""A step with so many dead letters is followed by a short one, for a letter takes many times as long as a game."""
+FLOOD_RECORDS: Final = 2_000
+"""Records of a short step. Partitions take turns in filling a step, so one that is full of what cannot be folded holds
+the others up for two steps at most."""
 BEHIND_RECORDS: Final = 500
 """So many records at once do not come from tables that are played on: the engine is behind."""
 STEP_BYTES: Final = 32 << 20
@@ -126,6 +133,8 @@ class Processor:
         self._partitions = Partitions(event_log, store, self._patience, accept_gap=accept_gap)
         self._streams = Streams(store, self._patience, plan, event_log.topic)
         self._fallen: dict[str, Clash] = {}
+        self._letters_log = LettersLog(clock)
+        self._is_flooded = False
         self._ahead: Polled | None = None
         self._out_of_range: LostRange | None = None
         self.count_at: dict[str, int] = {}
@@ -187,6 +196,7 @@ class Processor:
         letters: list[DeadLetter] = []
         for records in batches.joined_by_partition(polled.records):
             letters += await self.fold(records, live=True)
+        self._is_flooded = len(letters) >= FLOOD_LETTERS
         async with task_group() as tasks:
             tasks.start_soon(self._poll_ahead)
             await self._bury(letters)
@@ -261,8 +271,8 @@ class Processor:
         ]
         self._pass(records, partition, passed)
         letters.sort(key=lambda letter: letter.record.offset)
-        for letter in letters:
-            self._meter.rejected(letter.reason)
+        for reason, count in Counter(letter.reason for letter in letters).items():
+            self._meter.rejected(reason, count)
         if live:
             self._count_unfair(records.partition, faults)
         return letters
@@ -354,6 +364,7 @@ class Processor:
 
     async def close(self) -> None:
         """Write what a restart will want to know. Everything committed before stays true without it."""
+        self._letters_log.catch_up(now=True)
         try:
             await self._partitions.note_manifests()
         except Unavailable as error:
@@ -385,6 +396,12 @@ class Processor:
             or self._streams.weight > self._limits.games_held_max
         )
 
+    @property
+    def _records_max(self) -> int:
+        """How many records a step takes."""
+        records_max = self._limits.batch_games_max
+        return min(records_max, FLOOD_RECORDS) if self._is_flooded else records_max
+
     async def _poll_ahead(self) -> None:
         """Poll, and while records come in such numbers that the engine must be behind, poll on: one big commit costs
         less than many. What comes stands in `_ahead` from the moment it is taken from the log: nobody is cancelled
@@ -392,7 +409,7 @@ class Processor:
         limits, linger_s = self._limits, self._limits.linger_ms / 1000
         try:
             newest = ahead = self._ahead = await self._listen()
-            while (missing := limits.batch_games_max - ahead.count) > 0 and not (newest.gained or newest.lost):
+            while (missing := self._records_max - ahead.count) > 0 and not (newest.gained or newest.lost):
                 if newest.count >= BEHIND_RECORDS and ahead.bytes_held < STEP_BYTES:
                     wait_s = min(BEHIND_WAIT_S, limits.poll_wait_s)
                 elif linger_s and newest is ahead and newest.count:
@@ -411,7 +428,7 @@ class Processor:
         """What a poll brings; a second one when the first brought nothing but not because it waited in vain. It may
         have found the rest of a buffer empty; or this process was busy folding and so the poll heard nothing."""
         limits, begun_s = self._limits, self._clock.monotonic_s()
-        poll = partial(self._log.poll, limits.batch_games_max, limits.poll_wait_s)
+        poll = partial(self._log.poll, self._records_max, limits.poll_wait_s)
         polled = await self._patience.with_log(poll, POLLING)
         late_s = self._clock.monotonic_s() - begun_s - limits.poll_wait_s
         if polled.records or polled.gained or polled.lost or 0 <= late_s < BUSY_S:
@@ -422,9 +439,9 @@ class Processor:
         """Add what has come while the last commit was made: otherwise it would wait for another one. What is wrong with
         the log does not keep what is in hand from being folded; the next poll says it again."""
         ahead = self._ahead
-        if ahead is not None and 0 < ahead.count < self._limits.batch_games_max and not (ahead.gained or ahead.lost):
+        if ahead is not None and 0 < ahead.count < self._records_max and not (ahead.gained or ahead.lost):
             with suppress(Unavailable, LostRange):
-                self._ahead = ahead.with_more(await self._log.poll(self._limits.batch_games_max - ahead.count, 0.0))
+                self._ahead = ahead.with_more(await self._log.poll(self._records_max - ahead.count, 0.0))
 
     async def _reassign(self, polled: Polled) -> None:
         """Forget what was lost, and find out where what was gained begins."""
@@ -687,15 +704,9 @@ class Processor:
         """Hand the dead letters over, before any checkpoint passes them."""
         if letters:
             await self._patience.with_log(lambda: self._dead_letters.put(letters), DEAD_LETTERS)
-            for letter in letters:
-                self._meter.buried(letter.reason)
-                log.info(
-                    "dead_letter",
-                    reason=letter.reason,
-                    detail=letter.detail,
-                    partition=letter.partition,
-                    offset=letter.record.offset,
-                )
+            for reason, count in Counter(letter.reason for letter in letters).items():
+                self._meter.buried(reason, count)
+            self._letters_log.note(letters)
 
     async def _look_after_the_store(self) -> None:
         """Now and then: let go of what need not be in memory, ask whether the store still has the very commits that
@@ -705,6 +716,7 @@ class Processor:
         is another history that stands where ours was, after a failover and back. A
         store that is away is noticed while there is nothing to commit. One try each: the next turn has another.
         """
+        self._letters_log.catch_up()
         now_s = self._clock.monotonic_s()
         if now_s < self._look_due_s:
             return

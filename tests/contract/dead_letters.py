@@ -55,6 +55,17 @@ class DeadLettersContract:
         )
         assert stored.whole
 
+    async def test_however_many_letters_there_are_at_once_all_are_kept_in_order(self, shelf: Shelf) -> None:
+        keys = (b"crash", None, b"", b"other", b"k" * KEY_BYTES_MAX)
+        many = [
+            letter(offset, key=keys[offset % len(keys)], value=b"v" * (offset % 7 * 600)) for offset in range(1_200)
+        ]
+        async with shelf.opened() as dead_letters:
+            await dead_letters.put(many)
+            await dead_letters.put([letter(1_200)])
+        stored = await shelf.stored()
+        assert stored == [StoredDeadLetter.of(one) for one in (*many, letter(1_200))]
+
     async def test_letters_keep_their_order(self, shelf: Shelf) -> None:
         async with shelf.opened() as dead_letters:
             await dead_letters.put([letter(offset) for offset in range(50)])

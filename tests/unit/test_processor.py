@@ -21,7 +21,7 @@ from engine.errors import (
     TopicCompacted,
     TopicRecreated,
 )
-from engine.runtime.processor import FOLDING_PER_SETTLING, SETTLED_AT_LEAST_EVERY_S, Limits
+from engine.runtime.processor import FLOOD_RECORDS, FOLDING_PER_SETTLING, SETTLED_AT_LEAST_EVERY_S, Limits
 from engine.runtime.rebuild import Request
 from schemas.chain import chain_of_games
 from schemas.fairness import DEFAULT_SALT, crash_point
@@ -65,6 +65,22 @@ async def test_a_restart_goes_on_where_the_last_commit_was(deployment: Deploymen
     await deployment.run()
     assert await deployment.store.load("crash") == before
     await deployment.check()
+
+
+async def test_a_partition_full_of_junk_does_not_hold_up_the_others() -> None:
+    deployment = Deployment(partitions=2)
+    async with deployment.engine(limits=Limits(poll_wait_s=0)) as engine:
+        deployment.topic.extend([b"junk"] * 30_000, key=b"a", partition=0)
+        sizes = list[int]()
+        while len(sizes) < 100 and sum(sizes) < 30_000:
+            deployment.publish(game(len(sizes) + 1), stream="b", partition=1)
+            sizes.append(await engine.processor.step())
+            # What arrived two steps ago is committed, and what came with it was little.
+            assert await deployment.games("b") >= len(sizes) - 3
+    assert max(sizes[3:]) <= FLOOD_RECORDS
+    await deployment.run(limits=Limits(poll_wait_s=0))
+    assert len(deployment.letters.letters) == 30_000
+    await deployment.check("b")
 
 
 async def test_a_partition_of_many_streams_is_committed_stream_by_stream() -> None:
