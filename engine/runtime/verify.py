@@ -3,8 +3,10 @@
 Shares nothing with the line but decoding. Reads only.
 """
 
+import pickle
+import zlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -21,6 +23,10 @@ from schemas.game import Game, Unreadable, decode, stream_name
 
 BATCH_GAMES: Final = 20_000
 POLL_WAIT_S: Final = 0.5
+STREAMS_AT_ONCE: Final = 1_000
+"""The keys of so many streams are read together: the store has to look for them among all that it has."""
+BLOCK_GAMES: Final = 64
+"""Games are packed so many at a time."""
 SHOWN_BYTES: Final = 200
 
 
@@ -60,21 +66,23 @@ class VerifyReport(msgspec.Struct, frozen=True):
 
 
 class _Recount:
-    """A stream as the topic has it."""
+    """A stream as the topic has it, and as it is stored: both packed until they are compared, for there may be many
+    thousands of streams, and to be read they take ten times as much memory."""
 
     def __init__(
         self, stored: Stored, model: dict[str, Value], settings: ProjectionSettings, fairness: FairnessCheck | None
     ) -> None:
-        self.stored = stored
-        self.model = model
-        self.arrivals = Arrivals(settings)
+        self.checkpoint = stored.checkpoint
         self.rejected = 0
+        self._stored = _packed((stored, model))
+        self._blocks: list[bytes] = []
+        self._newest: list[Game] = []
         self._settings = settings
         self._fairness = fairness
 
     def take(self, partition: int, record: Record) -> None:
-        """Let the record arrive, unless it lies beyond the checkpoint, or where the stream does not live."""
-        checkpoint = self.stored.checkpoint
+        """Keep the record's game, unless it lies beyond the checkpoint, or where the stream does not live."""
+        checkpoint = self.checkpoint
         if partition != checkpoint.partition or record.offset >= checkpoint.next_offset:
             return
         game = decode(record.value)
@@ -82,9 +90,34 @@ class _Recount:
             isinstance(game, Unreadable)
             or plain.is_future(self._settings, game.end_time, record.timestamp_ms)
             or (self._fairness is not None and self._fairness.rejection(game) is not None)
-            or self.arrivals.arrive(game) is not None
         ):
             self.rejected += 1
+            return
+        self._newest.append(game)
+        if len(self._newest) == BLOCK_GAMES:
+            self._blocks.append(_packed(self._newest))
+            self._newest = []
+
+    def stored(self) -> tuple[Stored, dict[str, Value]]:
+        """What is stored, and the read model."""
+        stored: tuple[Stored, dict[str, Value]] = _unpacked(self._stored)
+        return stored
+
+    def arrivals(self) -> Arrivals:
+        """What becomes of the games when they arrive as they did; those that are rejected now are counted too."""
+        arrivals = Arrivals(self._settings)
+        for games in (*map(_unpacked, self._blocks), self._newest):
+            for game in games:
+                self.rejected += arrivals.arrive(game) is not None
+        return arrivals
+
+
+def _packed(value: object) -> bytes:
+    return zlib.compress(pickle.dumps(value, pickle.HIGHEST_PROTOCOL), 1)
+
+
+def _unpacked(data: bytes) -> Any:
+    return pickle.loads(zlib.decompress(data))  # nobody but this process has had it
 
 
 async def verify(
@@ -101,28 +134,30 @@ async def verify(
 
     `progressed` hears how many records were read and how many there are to read.
     """
-    models = await reader.read_models(streams)
-    recounts = {
-        stream: _Recount(*_comparable(read, plan, event_log.topic, stream), plan.settings, fairness)
-        for stream, read in zip(streams, models, strict=True)
-    }
+    recounts: dict[str, _Recount] = {}
+    for start in range(0, len(streams), STREAMS_AT_ONCE):
+        some = streams[start : start + STREAMS_AT_ONCE]
+        for stream, read in zip(some, await reader.read_models(some), strict=True):
+            recounts[stream] = _Recount(*_comparable(read, plan, event_log.topic, stream), plan.settings, fairness)
     try:
         await _read_topic(event_log, recounts, progressed, poll_wait_s)
     except LostRange as error:
         raise CannotCompare(f"retention removed records while they were being read: {error}") from error
     verified, differences = [], []
-    for stream, recount in recounts.items():
-        games = recount.arrivals.accepted
+    for stream in list(recounts):
+        recount = recounts.pop(stream)
+        (stored, model), arrivals = recount.stored(), recount.arrivals()
+        games = arrivals.accepted
         expected = _expected(plan, games)
-        differences += compared(stream, plan, expected, recount.stored, recount.model)
+        differences += compared(stream, plan, expected, stored, model)
         verified.append(
             Verified(
                 stream,
-                recount.stored.version,
+                stored.version,
                 len(games),
                 len(expected),
-                recount.stored.checkpoint.next_offset,
-                recount.arrivals.duplicates,
+                stored.checkpoint.next_offset,
+                arrivals.duplicates,
                 recount.rejected,
             )
         )
@@ -174,7 +209,7 @@ async def _read_topic(
     topic_id = await event_log.current_topic_id() if partitions else None
     homes: dict[int, dict[str, Checkpoint]] = {}
     for stream, recount in recounts.items():
-        checkpoint = recount.stored.checkpoint
+        checkpoint = recount.checkpoint
         if checkpoint.partition not in partitions:
             raise CannotCompare(
                 f"{event_log.topic} has no partition {checkpoint.partition}, from which stream {stream} was folded"
