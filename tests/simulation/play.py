@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import logging
 import signal
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection
 from functools import cache
 from random import Random
@@ -21,6 +22,7 @@ import structlog
 
 from engine.adapters.memory_log import GROUP_ID, MemoryDeadLetters, MemoryLog, MemoryTopic
 from engine.adapters.memory_store import MemoryStore, Snapshot
+from engine.api.follower import Held
 from engine.core.facts import Checkpoint
 from engine.errors import ConfigurationError, CrashfoldError, LostRange, StateError, StreamMoved, TopicRecreated
 from engine.meter import NullMeter
@@ -38,6 +40,7 @@ from tests.simulation import loop as loops
 from tests.simulation import schedule as s
 from tests.simulation.history import Appended, Told, Topic
 from tests.simulation.loop import Process, SimulatedLoop
+from tests.simulation.readers import Client, Contents, Instance
 from tests.simulation.schedule import STREAMS, Schedule
 from tests.simulation.servers import (
     Letter,
@@ -115,6 +118,8 @@ class Play:
         """Every topic that there was, by its id, the one that is there last."""
         self._bases: dict[str, set[int]] = {}
         """From which offsets the state of a stream may have been folded; 0 if not said otherwise."""
+        self._ever_begun: dict[str, set[int]] = defaultdict(lambda: {0})
+        """The same of all times: readers may hold what is long gone."""
         self._begins: dict[int, set[int]] = {number: {0} for number in range(schedule.partitions)}
         """Where the partitions have begun so far."""
         self._replicas: list[Snapshot] = []
@@ -125,6 +130,11 @@ class Play:
         """The streams that the store has, or had when they were looked at last."""
         self._engines: dict[int, Running] = {}
         self._replay: Running | None = None
+        self._instances: dict[int, Running] = {}
+        self._serving: dict[int, Instance] = {}
+        self._clients: list[tuple[str, Client]] = []
+        self._contents = Contents(self)
+        self._ever_spoiled: set[str] = set()
         self._slots: list[asyncio.Task[None]] = []
         self._down: dict[int, str] = {}
         self._back_s: dict[int, float] = {}
@@ -140,6 +150,12 @@ class Play:
         """Let everything happen, then let faults stop, and see that all is well."""
         for number in range(len(self._schedule.groups)):
             self._slots.append(self._loop.spawn(self._keep_running(number)))
+        for number in range(self._schedule.instances):
+            self._loop.spawn(self._keep_serving(number))
+            for stream in 2 * self._streams:
+                client = Client(f"client-{len(self._clients)}", stream, self._those_serving, self._contents, self)
+                self._clients.append((stream, client))
+                self._loop.spawn(client.run(Random(self._schedule.seed + 100 + len(self._clients))))
         for at_s, event in self._schedule.events:
             await asyncio.sleep(max(0.0, at_s - self._loop.time()))
             self._check_wrong()
@@ -195,6 +211,8 @@ class Play:
             self._accept_gap = True
         rebuilt = {stream: {self._begin(self._home(stream))} for stream in self._streams}
         self._bases = {stream: begin | self._bases.get(stream, {0}) for stream, begin in rebuilt.items()}
+        for name, begin in rebuilt.items():
+            self._ever_begun[name] |= begin
         replay = self._start("replay", lambda: self._rebuild(Request(accept_gap=True)))
         await replay.ended.wait()
         if replay.error is not None:
@@ -228,7 +246,35 @@ class Play:
         for stream in self._stored():
             if stream not in self._spoiled:
                 self._compare(stream)
+        await self._read_up()
         return True
+
+    async def _read_up(self) -> None:
+        """Wait until every instance holds what the store has, and every client was told of it."""
+        until_s = self._loop.time() + SETTLED_WITHIN_S
+        while (behind := self._readers_behind()) != "":
+            if self._loop.time() > until_s:
+                raise Wrong(f"not read up {SETTLED_WITHIN_S:g} s after everything was committed: {behind}")
+            await asyncio.sleep(LOOK_S)
+            self._check_wrong()
+
+    def _readers_behind(self) -> str:
+        """Which reader does not know what is stored."""
+        if len(self._serving) < self._schedule.instances:
+            return "an instance is not back yet"
+        for stream in self._streams:
+            kept = self._store.snapshot().live.get(stream)
+            if kept is None or stream in self._ever_spoiled:
+                continue
+            for instance in self._serving.values():
+                held = instance.held(stream)
+                if held is None or held.standing.commit != kept.checkpoint.commit or instance.is_replica(stream):
+                    has = None if held is None else held.cursor
+                    return f"{instance.process.name} has {has} of {stream}, which is at {kept.checkpoint.position}"
+            for name, client in self._clients:
+                if name == stream and client.total_games != kept.total_games:
+                    return f"a client of {stream} knows {client.total_games} games of {kept.total_games}"
+        return ""
 
     def _behind(self) -> str:
         """What is not caught up yet."""
@@ -314,6 +360,29 @@ class Play:
             await asyncio.sleep(self._back_s.pop(number, 0.5 + self._chance.random()))
             self._down.pop(number, None) if self._restarts and number not in self._down else None
 
+    async def _keep_serving(self, number: int) -> None:
+        """Start an instance of the read side again whenever it was killed: nothing else may end it."""
+        while True:
+            running = self._instances[number] = self._start(f"api-{number}", lambda: self._serve(number))
+            await running.ended.wait()
+            self._serving.pop(number, None)
+            if running.process.is_alive:
+                self._wrong = self._wrong or Wrong(f"{running.process.name} ended: {running.error!r}")
+                return
+            await asyncio.sleep(self._back_s.pop(-1 - number, 0.5))
+
+    async def _serve(self, number: int) -> None:
+        process = self._instances[number].process
+        only = self._schedule.only
+        instance = Instance(
+            process, self._network, self._store, self._topic, SMALL, only, self._clock, self._contents, self
+        )
+        self._serving[number] = instance
+        await instance.run(self._streams)
+
+    def _those_serving(self) -> list[Instance]:
+        return list(self._serving.values())
+
     def _excuse(self, error: CrashfoldError) -> None:
         """See that the schedule gave a reason for the engine to stop."""
         match error:
@@ -352,7 +421,7 @@ class Play:
             only_stream=self._schedule.only,
             writer=name,
             new_generation=lambda: f"g{next(self._numbers)}",
-            new_commit=lambda: f"c{next(self._numbers)}",
+            new_commit=lambda: f"{next(self._numbers):016x}",
             clock=self._clock,
             meter=NullMeter(),
             health=health or HealthBoard(self._clock),
@@ -435,6 +504,14 @@ class Play:
             case s.Evict(number):
                 if (engine := self._engines.get(number)) and engine.log is not None:
                     self._topic.evict(engine.log)
+            case s.EndReader(number, back_s, only_frozen):
+                if running := self._instances.get(number):
+                    if only_frozen and not running.process.is_frozen:
+                        self._loop.freeze(running.process)
+                        self._loop.spawn(self._until(back_s, lambda: self._loop.thaw(running.process)))
+                    elif not only_frozen:
+                        self._back_s[-1 - number] = back_s
+                        self._kill(running)
             case s.Replay():
                 self._start_replay(event)
             case s.Trouble(likely, for_s):
@@ -506,6 +583,7 @@ class Play:
         if kept is None:
             return
         self._spoiled.add(stream)
+        self._ever_spoiled.add(stream)
         self._seen.pop(stream, None)
         self._excuses.add("spoiled")
         model: dict[str, Value] = dict(kept.model)
@@ -601,6 +679,25 @@ class Play:
     def _stored(self) -> list[str]:
         return sorted(self._store.snapshot().live)
 
+    def wrong(self, what: str) -> None:
+        """See `readers.Judge`."""
+        self._wrong = self._wrong or Wrong(what)
+
+    def is_spoiled(self, stream: str) -> bool:
+        """See `readers.Judge`."""
+        return stream in self._ever_spoiled
+
+    def judge(self, stream: str, held: Held) -> None:
+        """See `readers.Judge`: what a reader holds is what the topic says up to there, wherever it was begun."""
+        standing = held.standing
+        topic = self._history.get(standing.topic_id)
+        if stream in self._ever_spoiled or topic is None:
+            return
+        begins = sorted(self._ever_begun[stream])
+        totals = [topic.told(standing.partition, begin).total(stream, standing.next_offset) for begin in begins]
+        if held.total_games not in totals:
+            self.wrong(f"a reader holds {held.total_games} games of {stream} at {held.cursor}; the topic {totals}")
+
     def _committed(self, stream: str) -> None:
         """Something was written of the stream: look at it, as a reader would, and ask the oracle."""
         self._commits += 1
@@ -616,6 +713,7 @@ class Play:
         if stream not in self._met and not self._is_known(stream):
             # It is met for the first time, as far as the store knows: what retention has removed was never needed.
             self._bases.setdefault(stream, {0}).update(self._begins[kept.checkpoint.partition])
+            self._ever_begun[stream] |= self._bases[stream]
         self._met.add(stream)
         version, total = self._seen.get(stream, (0, 0))
         if kept.version < version:

@@ -77,6 +77,14 @@ class Evict(NamedTuple):
     engine: int
 
 
+class EndReader(NamedTuple):
+    """An instance of the read side is killed, and started again some time later; or it is only frozen for a while."""
+
+    instance: int
+    back_s: float
+    only_frozen: bool
+
+
 class Replay(NamedTuple):
     """A rebuild of a stream or of all; it is killed after so many turns of the loop, if at all."""
 
@@ -165,6 +173,7 @@ Event = (
     | Freeze
     | Rebalance
     | Evict
+    | EndReader
     | Replay
     | Trouble
     | Slow
@@ -190,6 +199,8 @@ class Schedule(NamedTuple):
     only: str | None
     groups: tuple[str | None, ...]
     """The group of each engine; None: it holds everything, whoever else does."""
+    instances: int
+    """Of the read side; each stream has twice as many live clients."""
     limits: Limits
     games: list[list[Game]]
     events: list[tuple[float, Event]]
@@ -216,7 +227,9 @@ def schedule_of(seed: int, kinds: Collection[str]) -> Schedule:
     moments = sorted(chance.uniform(0, length_s) for _ in range(chance.randint(5, 40)))
     drawn = chance.choices(names, weights, k=len(moments))
     events = [(at_s, _EVENTS[name][0](chance)) for at_s, name in zip(moments, drawn, strict=True)]
-    return Schedule(seed, chance.randint(1, 3), only, groups, limits, games, events)
+    partitions = chance.randint(1, 3)
+    instances = chance.choice((0, 0, 1, 2)) if "read" in kinds else 0
+    return Schedule(seed, partitions, only, groups, instances, limits, games, events)
 
 
 def _after(chance: Random) -> int:
@@ -248,6 +261,7 @@ _EVENTS: Final[dict[str, tuple[Callable[[Random], Event], int]]] = {
     "freeze": (lambda c: Freeze(c.randrange(3), _after(c), c.uniform(0.1, 4)), 6),
     "rebalance": (lambda c: Rebalance(_after(c)), 5),
     "evict": (lambda c: Evict(c.randrange(3)), 4),
+    "end-reader": (lambda c: EndReader(c.randrange(2), c.uniform(0.1, 2), c.random() < 0.5), 4),
     "replay": (_replay, 5),
     "trouble": (lambda c: Trouble(c.choice((0.05, 0.3)), c.uniform(0.5, 4)), 8),
     "slow": (lambda c: Slow(c.choice((10.0, 60.0)), c.uniform(0.5, 3)), 4),
@@ -264,7 +278,8 @@ _EVENTS: Final[dict[str, tuple[Callable[[Random], Event], int]]] = {
 """What happens: how it is drawn, and how often it happens in a schedule that is fond of it."""
 WORK: Final = frozenset(("arrive", "litter", "hole"))
 
-ALL: Final = frozenset(_EVENTS)
-PENDING: Final[frozenset[str]] = frozenset()
+ALL: Final = frozenset((*_EVENTS, "read"))
+"""All kinds of events, and that there are readers at all."""
+PENDING: Final[frozenset[str]] = frozenset(("read", "end-reader"))
 """What the engine is known not to survive yet; it happens only when asked for by name."""
 DEFAULT: Final = ALL - PENDING
