@@ -491,9 +491,9 @@ class Follower:
 
         One that has lost nothing is only behind the topic: the engine will make it catch up.
         """
-        known = self._held.base or self._held.standing
+        base = self._held.base
         self._is_away(f"it is at version {standing.version}, behind what was read before")
-        if standing.generation == known.generation and standing.total_games >= known.total_games:
+        if base is not None and standing.generation == base.generation and standing.total_games >= base.total_games:
             self._behind_since_s = None
             return False
         now_s = self._clock.monotonic_s()

@@ -566,8 +566,7 @@ class Processor:
                 self._fallen[name] = Clash(name, number, position)
                 return None
             if stream.checkpoint is not None and position is not None:
-                is_another = None not in (ids := (stream.checkpoint.topic_id, partition.topic_id)) and ids[0] != ids[1]
-                if is_another or position.next_offset > partition.folded.next_offset:
+                if self._is_strange(stream.checkpoint):
                     await self._recognise(stream)
                 elif known is None and position.next_offset < partition.begin:
                     # Nothing is known of it but its checkpoint: the manifest was lost.
@@ -579,6 +578,13 @@ class Processor:
             self._streams.refuse_to_move(name, stream.partition, number)
         self._streams.use(stream)
         return stream
+
+    def _is_strange(self, checkpoint: Checkpoint) -> bool:
+        """Whether a checkpoint claims to be further than its partition was read, or to be of another topic."""
+        partition = self._partitions[checkpoint.partition]
+        ids = checkpoint.topic_id, partition.topic_id
+        is_another = None not in ids and ids[0] != ids[1]
+        return is_another or checkpoint.next_offset > partition.folded.next_offset
 
     async def _recognise(self, stream: Stream) -> None:
         """See that a stream which claims to be further than this partition was read, or to be of another topic, has
@@ -658,9 +664,12 @@ class Processor:
                 # because Redis failed back, that counts only if it has all that was folded here.
                 partition.known[name] = Position("", partition.folded.next_offset, "")
             else:
+                if self._is_strange(stream.checkpoint):
+                    await self._recognise(stream)  # a store that failed over may have the state of a topic that is gone
+                else:
+                    low_water[number] = min(low_water[number], stream.checkpoint.next_offset)
                 partition.known[name] = stream.checkpoint.position
                 partition.first_offsets[name] = stream.checkpoint.first_offset
-                low_water[number] = min(low_water[number], stream.checkpoint.next_offset)
         for number in sorted({clash.partition for clash in clashes}):
             await self._place(number, self._partitions[number].manifest(low_water[number]))
 

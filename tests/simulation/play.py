@@ -591,6 +591,7 @@ class Play:
         match damage:
             case "all of its keys":
                 del live[stream]
+                self._met.discard(stream)
                 return
             case "no games":
                 model.pop(keys.GAMES, None)
@@ -708,13 +709,15 @@ class Play:
 
     def _look(self, stream: str) -> None:
         kept = self._store.snapshot().live.get(stream)
-        if kept is None or stream in self._spoiled:
+        if kept is None:
             return
         if stream not in self._met and not self._is_known(stream):
             # It is met for the first time, as far as the store knows: what retention has removed was never needed.
             self._bases.setdefault(stream, {0}).update(self._begins[kept.checkpoint.partition])
             self._ever_begun[stream] |= self._bases[stream]
         self._met.add(stream)
+        if stream in self._spoiled:
+            return
         version, total = self._seen.get(stream, (0, 0))
         if kept.version < version:
             raise Wrong(f"the version of stream {stream} went from {version} to {kept.version}")

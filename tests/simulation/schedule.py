@@ -280,6 +280,6 @@ WORK: Final = frozenset(("arrive", "litter", "hole"))
 
 ALL: Final = frozenset((*_EVENTS, "read"))
 """All kinds of events, and that there are readers at all."""
-PENDING: Final[frozenset[str]] = frozenset(("read", "end-reader"))
+PENDING: Final[frozenset[str]] = frozenset()
 """What the engine is known not to survive yet; it happens only when asked for by name."""
 DEFAULT: Final = ALL - PENDING

@@ -4,15 +4,17 @@ Each mutation is made in this process alone and undone after it. The seeds are t
 caught early costs little; how early is what the simulation is worth.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
 import pytest
 
 from engine.adapters.memory_store import MemoryStore
+from engine.api.live import Backlog, Frame
 from engine.core import start
 from engine.core.facts import Applied, Checkpoint, Commit, DeadLetter, Duplicate, Outcome, Position
+from engine.core.reading import Cursor, Standing
 from engine.runtime import processor, rebuild, streams
 from engine.runtime.partitions import Partition
 from engine.runtime.processor import Processor
@@ -124,6 +126,30 @@ def _a_topic_has_no_identity(patch: Patch) -> None:
         patch.setattr(module, "was_recreated", lambda *known: None)
 
 
+def _a_cursor_without_its_commit(patch: Patch) -> None:
+    """Tags and event ids are a generation and a version."""
+    patch.setattr(
+        Standing, "cursor", property(lambda self: Cursor(self.generation, self.version, "0" * 16, self.next_offset))
+    )
+
+
+def _a_backlog_goes_on_over_a_restart(patch: Patch) -> None:
+    """What comes after a store has lost writes is told as if it built on what came before."""
+    add = Backlog.add
+    patch.setattr(Backlog, "add", lambda self, change: add(self, msgspec.structs.replace(change, is_restart=False)))
+
+
+def _a_client_that_comes_back_misses_a_change(patch: Patch) -> None:
+    """The backlog begins one change too late."""
+    after = Backlog.after
+
+    def later(self: Backlog, known: Cursor) -> Sequence[Frame] | None:
+        frames = after(self, known)
+        return frames[1:] if frames else frames
+
+    patch.setattr(Backlog, "after", later)
+
+
 MUTATIONS: Final[dict[Callable[[Patch], None], str]] = {
     _without_the_id_of_a_commit: "remember fork",
     _without_the_fencing_token: "kill trouble",
@@ -135,6 +161,9 @@ MUTATIONS: Final[dict[Callable[[Patch], None], str]] = {
     _no_game_is_too_late: "kill",
     _a_conflict_is_not_read_again: "remember roll-back",
     _a_topic_has_no_identity: "recreate",
+    _a_cursor_without_its_commit: "read end-reader remember fork roll-back",
+    _a_backlog_goes_on_over_a_restart: "read end-reader remember fork roll-back",
+    _a_client_that_comes_back_misses_a_change: "read end-reader",
 }
 """Each with the kinds of faults that show it soonest; with all of them it is found as well, but later."""
 

@@ -154,6 +154,20 @@ async def test_the_window_of_another_history_is_read_whole_whatever_its_version(
         assert (await subscription.next()).is_restart
 
 
+async def test_a_store_that_went_back_without_losing_a_game_is_believed_in_the_end(
+    store: MemoryStore, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commit that was lost had passed other records only, so no engine has anything to make again."""
+    monkeypatch.setattr("engine.api.follower.HOLD_S", 0)
+    await writer.commit([game(1)])
+    then = store.snapshot()
+    await writer.commit([], offset=9)
+    async with followed(store) as follower:
+        assert follower.held.version == 2
+        store.restore(then)
+        await until(lambda: follower.held.version == 1 and not follower.is_replica)
+
+
 async def test_a_store_that_is_read_again_after_a_fault_goes_on_where_it_was(
     store: MemoryStore, writer: Writer
 ) -> None:

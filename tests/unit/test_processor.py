@@ -924,3 +924,26 @@ async def test_a_rule_that_rejects_makes_another_state_and_one_that_counts_does_
     deployment.publish(*GAMES[5:])
     await deployment.run()
     await deployment.check()
+
+
+async def test_a_store_that_fails_back_to_a_topic_that_is_gone_is_refused(deployment: Deployment) -> None:
+    """The engine has begun a topic made anew on an empty store; then the store has the old topic's state again."""
+    deployment.publish(*games_at(*[2.0] * 5))
+    await deployment.run()
+    of_the_old_topic = deployment.store.snapshot()
+    deployment.topic.recreate()
+    deployment.store.restore(MemoryStore().snapshot())
+    deployment.publish(*games_at(*[3.0] * 2, first_id=100))
+    async with deployment.engine() as engine:
+        await engine.processor.step()
+        await engine.processor.step()
+        deployment.store.restore(of_the_old_topic)
+
+        async def go_on() -> None:
+            for number in range(102, 110):
+                deployment.publish(game(number, 3.0))
+                await engine.processor.step()
+
+        with pytest.raises(TopicRecreated):
+            await go_on()
+    assert deployment.store.snapshot().live == of_the_old_topic.live
