@@ -56,16 +56,15 @@ def where_to_begin(
         now for stream, known in manifest.streams.items() if (now := stored.get(stream)) is not None and now < known
     ]
     next_offset = min(manifest.low_water, *behind) if behind else manifest.low_water
-    # A stream whose keys are gone needs all that it ever had.
+    # Only the whole topic brings back a stream whose keys are gone, and the dead letters before its first game.
     gone = {stream: manifest.first_offsets.get(stream, 0) for stream in manifest.streams if stored.get(stream) is None}
     if gone:
         stream = min(gone, key=lambda name: (gone[name], name))
         if gone[stream] < min(next_offset, bounds.begin):
             return Lost(gone[stream], bounds.begin, stream)
-        next_offset = min(next_offset, gone[stream])
     if next_offset < bounds.begin:
         return Lost(next_offset, bounds.begin)
-    return Begin(next_offset)
+    return Begin(bounds.begin if gone else next_offset)
 
 
 def was_recreated(

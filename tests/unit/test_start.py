@@ -43,10 +43,9 @@ def test_a_stream_that_lost_writes_is_read_again_from_its_checkpoint() -> None:
     assert begin(a=(40, 31), b=(40, 35), c=(40, 40)) == Begin(31)
 
 
-def test_a_stream_that_is_gone_needs_all_that_it_had() -> None:
+def test_a_stream_that_is_gone_needs_the_whole_topic() -> None:
     assert begin(bounds=Bounds(0, 90), a=(40, None), b=(40, 40)) == Begin(0)
-    assert begin(first_offsets={"a": 12, "b": 0}, a=(40, None), b=(40, 40)) == Begin(12)
-    assert begin(first_offsets={"a": 60}, a=(80, None), b=(40, 40)) == Begin(42)
+    assert begin(first_offsets={"a": 12, "b": 0}, a=(40, None), b=(40, 40)) == Begin(10)
 
 
 @pytest.mark.parametrize("b", [40, None], ids=["of several", "with all others"])
