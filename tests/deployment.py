@@ -25,6 +25,7 @@ import anyio
 import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, RecordsToDelete
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from redis import Redis, RedisCluster
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
@@ -345,6 +346,11 @@ class Deployment:
         """Delete the topic, and make one of the same name."""
         self.delete_topic()
         self.create_topic(partitions)
+
+    def set_topic(self, configs: Mapping[str, str]) -> None:
+        """Change the topic's settings to these."""
+        resource = ConfigResource(ConfigResourceType.TOPIC, self.topic, dict(configs))
+        self._admin(lambda admin: admin.alter_configs([resource]))
 
     def add_partitions(self, partitions: int) -> None:
         """Raise the number of the topic's partitions to this one."""

@@ -49,7 +49,7 @@ def replay(
     dry_run
         Read and fold, but write nothing.
     accept_gap
-        Swap in even if retention removed records that the live state was folded from.
+        Swap in even if that has fewer games than the live state, or records that it was folded from are gone.
     file
         Read games from this JSONL or CSV file instead of the topic.
     port

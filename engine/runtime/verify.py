@@ -81,9 +81,16 @@ class _Recount:
         self._fairness = fairness
 
     def take(self, partition: int, record: Record) -> None:
-        """Keep the record's game, unless it lies beyond the checkpoint, or where the stream does not live."""
+        """Keep the record's game, unless it lies beyond the checkpoint. Raises CannotCompare where the stream does not
+        live: an engine stops there."""
         checkpoint = self.checkpoint
-        if partition != checkpoint.partition or record.offset >= checkpoint.next_offset:
+        if partition != checkpoint.partition:
+            raise CannotCompare(
+                f"stream {stream_name(record.key)} lives on partition {checkpoint.partition}, and partition "
+                f"{partition} has records of it too, at offset {record.offset}: publish it to one partition of "
+                "a new topic, set kafka.topic to that, and rebuild by `crashfold replay`"
+            )
+        if record.offset >= checkpoint.next_offset:
             return
         game = decode(record.value)
         if (

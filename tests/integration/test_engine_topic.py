@@ -9,7 +9,7 @@ import pytest
 
 from schemas.game import decode, encode
 from tests.bombs import Entry, packed_batch
-from tests.deployment import Deployment, Engine, Letter, NewDeployment, chain, in_order
+from tests.deployment import Deployment, Engine, Letter, NewDeployment, chain, eventually, in_order
 from tests.servers import RedisServer
 
 GAMES = chain(2_000)
@@ -249,6 +249,32 @@ def test_a_stream_whose_keys_are_gone_and_that_retention_cut_stops_the_engine(
     deployment.caught_up()
 
 
+def test_a_rebuild_from_what_compaction_left_is_refused(new_deployment: NewDeployment, redis_url: str) -> None:
+    """All records of the stream have one key. Asked for fewer games, it tells; the policy alone is told before."""
+    deployment = new_deployment(redis_url, partitions=0)
+    quick = {"segment.ms": "100", "min.cleanable.dirty.ratio": "0.01", "max.compaction.lag.ms": "100"}
+    deployment.create_topic(configs={"cleanup.policy": "compact", "delete.retention.ms": "0", **quick})
+    for begin in range(0, 300, 100):
+        deployment.publish(in_order(GAMES[begin : begin + 100]))
+    deployment.caught_up("--accept-gap")
+    assert deployment.total() == 300
+
+    def left() -> bool:
+        deployment.publish(in_order(GAMES[:1]))  # rolls the segment
+        report = deployment.run("replay", "--dry-run", "--json").json
+        return bool(sum(stream["games"] for stream in report["streams"]) < 300)
+
+    eventually(left, "compaction has taken records", within_s=100)
+    deployment.set_topic({"cleanup.policy": "delete"})
+    refused = deployment.run("replay")
+    assert refused.code == 78
+    assert "and the live state has 300" in refused.err
+    assert "--accept-gap" in refused.err
+    assert deployment.total() == 300
+    deployment.done("replay", "--accept-gap")
+    assert deployment.total() < 300
+
+
 def test_a_compacted_topic_is_refused(new_deployment: NewDeployment, redis_url: str) -> None:
     deployment = new_deployment(redis_url, partitions=0)
     deployment.create_topic(configs={"cleanup.policy": "compact,delete"})
@@ -304,6 +330,9 @@ def test_a_stream_that_turns_up_on_another_partition_stops_the_engine(
     assert again.code == 78
     assert "stream two lives on partition 0" in again.err
     assert deployment.total("two") == 200
+    rebuilt = deployment.run("replay")
+    assert rebuilt.code == 78
+    assert "stream two lives on partition" in rebuilt.err
 
 
 def test_a_topic_that_is_not_there_yet_is_waited_for(new_deployment: NewDeployment, redis_url: str) -> None:

@@ -10,6 +10,7 @@ from engine.adapters.memory_log import MemoryLog
 from engine.adapters.memory_store import MemoryStore
 from engine.core.facts import Commit
 from engine.core.fairness import FairnessCheck
+from engine.runtime.rebuild import Request
 from engine.runtime.verify import CannotCompare, Difference, differences_of, verify
 from projections.delta import Delta, Remove, SetString, SortedSet, WriteHash
 from schemas import keys
@@ -113,12 +114,19 @@ async def test_what_came_after_the_checkpoint_is_not_counted(deployment: Deploym
     await deployment.check()
 
 
-async def test_only_games_of_the_stream_s_own_partition_count() -> None:
+async def test_a_stream_with_records_on_another_partition_too() -> None:
     deployment = Deployment(2)
     deployment.publish(*GAMES[:10], stream="a")
-    await deployment.run()
+    deployment.publish(*GAMES[:3], stream="b", partition=1)
+    async with deployment.engine() as engine:
+        await deployment.catch_up(engine)
+    await deployment.check("a", "b")
     deployment.publish(*GAMES[10:15], stream="a", partition=1)
+    deployment.publish(*GAMES[3:5], stream="b", partition=1)
+    await deployment.rebuild(Request(stream="b"))
     await deployment.check("a")
+    with pytest.raises(CannotCompare, match="a lives on partition 0, and partition 1 has records of it too"):
+        await deployment.verify("a", "b")
 
 
 async def test_games_of_several_streams_and_partitions_are_read_at_once() -> None:
