@@ -10,8 +10,8 @@ from engine.adapters.clock import SystemClock
 from engine.adapters.memory_reader import MemoryReader
 from engine.adapters.memory_store import MemoryStore, Trouble
 from engine.api.follower import CHANGE_GAMES_MAX, Change, Ended, Follower, Followers, Subscription, TooManyStreams
-from engine.core.reading import Cursor
-from engine.errors import StoreUnavailable
+from engine.core.reading import Cursor, WindowPart
+from engine.errors import CrashfoldError, StateError, StoreRefused, StoreUnavailable
 from projections.settings import ProjectionSettings
 from tests.api_server import Writer
 from tests.games import game
@@ -222,6 +222,97 @@ async def test_a_stream_that_cannot_be_read_yet_says_so(store: MemoryStore, writ
     with pytest.raises(StoreUnavailable):
         await follower.load()
     assert await follower.load()
+
+
+class _Sick(MemoryReader):
+    """A reader to which strange things happen with one stream."""
+
+    def __init__(self, store: MemoryStore, stream: str) -> None:
+        super().__init__(store)
+        self.stream = stream
+        self.error: Exception | None = None
+        self.healed = anyio.Event()
+
+    async def read_window(self, stream: str, above_id: int) -> WindowPart | None:
+        if stream == self.stream:
+            if self.error is not None:
+                raise self.error
+            await self.healed.wait()
+        return await super().read_window(stream, above_id)
+
+
+@pytest.fixture
+async def sick(store: MemoryStore) -> _Sick:
+    for name in ("a", "b"):
+        await Writer(store, SMALL, stream=name).commit([game(1)])
+    return _Sick(store, "a")
+
+
+async def test_a_stream_that_takes_long_to_read_holds_nobody_else_up(
+    sick: _Sick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor those who ask for it: they are told to come again, and it is read on meanwhile."""
+    monkeypatch.setattr("engine.api.follower.START_WAIT_S", 0.05)
+    with anyio.fail_after(PATIENCE_S):
+        async with Followers(sick, SystemClock()).running() as followers:
+            for _ in range(2):
+                with pytest.raises(StoreUnavailable):
+                    await followers.follow("a")
+                assert await followers.follow("b") is not None
+            sick.healed.set()
+            await until(lambda: followers.get("a") is not None)
+
+
+@pytest.mark.parametrize("error", [ValueError("a defect"), StateError("damaged"), StoreRefused("full")])
+async def test_whatever_goes_wrong_with_a_stream_is_its_own_trouble(sick: _Sick, error: Exception) -> None:
+    with anyio.fail_after(PATIENCE_S):
+        async with Followers(sick, SystemClock()).running() as followers:
+            sick.error = error
+            with pytest.raises(CrashfoldError):
+                await followers.follow("a")
+            sick.error = None
+            sick.healed.set()
+            one, other = await followers.follow("a"), await followers.follow("b")
+            assert one is not None
+            assert other is not None
+            sick.error = error
+            await until(lambda: one.is_replica or followers.get("a") is None)
+            assert followers.get("b") is other
+            assert await followers.follow("b") is other
+            sick.error = None
+            await until(lambda: not other.is_replica)
+            again = await followers.follow("a")
+            assert again is not None
+            await until(lambda: not again.is_replica)
+
+
+async def test_who_waits_for_a_stream_is_told_when_the_process_ends(sick: _Sick) -> None:
+    told: list[str] = []
+
+    async def ask(followers: Followers) -> None:
+        try:
+            await followers.follow("a")
+        except StoreUnavailable as error:
+            told.append(str(error))
+
+    with anyio.fail_after(PATIENCE_S):
+        async with anyio.create_task_group() as tasks, Followers(sick, SystemClock()).running() as followers:
+            tasks.start_soon(ask, followers)
+            await anyio.sleep(0.01)
+    assert told == ["this process is about to end"]
+
+
+async def test_a_follower_that_is_let_go_takes_no_other_with_it(store: MemoryStore) -> None:
+    """The one that was let go ends after the next of the same stream has begun."""
+    for name in ("a", "b"):
+        await Writer(store, SMALL, stream=name).commit([game(1)])
+    async with following(store, streams_max=1) as followers:
+        for _ in range(3):
+            for name in ("a", "b"):
+                assert await followers.follow(name) is not None
+                for _ in range(3):
+                    await anyio.sleep(0)
+                assert [one.stream for one in followers.all()] == [name]
 
 
 class _Time(SystemClock):
