@@ -22,9 +22,10 @@ from engine.core.facts import (
     ServerUsage,
     Stored,
 )
-from engine.core.reading import CachedAnswer, Piece, Pieces, Standing, WindowPart
+from engine.core.reading import CachedAnswer, Piece, Pieces, Standing, StreamOverview, WindowPart
 from projections.delta import Value
 from schemas.aggregates import Update
+from schemas.reports import ReportKind
 
 
 class EventLog(AbstractAsyncContextManager["EventLog"], Protocol):
@@ -139,6 +140,16 @@ class StoreUsage(Protocol):
         """The memory of the stream's keys, estimated from some elements of each; None where the store does not tell."""
 
 
+class Reports(Protocol):
+    """What engines, rebuilds and `verify` tell of themselves, for people: nothing is decided by it."""
+
+    async def tell(self, kind: ReportKind, reports: Mapping[str, bytes], ttl_s: int | None = None) -> None:
+        """Keep these reports by the names of those they are about, for so long."""
+
+    async def told(self, kind: ReportKind) -> list[bytes]:
+        """The reports of that kind that have not expired, by name."""
+
+
 class Updates(Protocol):
     """What is told of one stream from the moment the block was entered."""
 
@@ -158,6 +169,12 @@ class LiveReader(Protocol):
 
     async def read_pieces(self, stream: str, pieces: Sequence[Piece]) -> Pieces | None:
         """Some of the read model; None when the stream has no checkpoint. Raises StateError for another type."""
+
+    async def streams(self, topic: str) -> list[str]:
+        """The streams that an engine has met on the topic, in a deployment of many, by name."""
+
+    async def overview(self, stream: str) -> StreamOverview | None:
+        """What is shown of a stream in a list of all; None when it has no checkpoint."""
 
     async def read_window(self, stream: str, above_id: int) -> WindowPart | None:
         """The games of the window whose ids are above `above_id`; None when the stream has no checkpoint."""

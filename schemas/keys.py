@@ -18,7 +18,12 @@ GAMES: Final = "games"
 GAPS: Final = "gaps"
 VERSION: Final = "version"
 CHECKPOINT: Final = "checkpoint"
-RESERVED: Final = frozenset((VERSION, CHECKPOINT, "shadow", "cache", "limit", "manifest", "updates", "rights"))
+RESERVED: Final = frozenset(
+    (
+        *(VERSION, CHECKPOINT, "shadow", "cache", "limit", "manifest", "updates", "rights"),
+        *("engine", "rebuild", "verified", "reports"),
+    )
+)
 """What no aggregate may be called."""
 
 
@@ -114,6 +119,16 @@ def manifest(key_prefix: str, topic: str, partition: int) -> str:
 def rate_limit(key_prefix: str, client: str) -> str:
     """String: when a client of the API has its whole rate again. Belongs to no stream."""
     return f"{common_prefix(key_prefix)}:limit:{client}"
+
+
+def report(key_prefix: str, kind: str, name: str) -> str:
+    """String: what an engine, a rebuild or `verify` (the kind) told last of the engine or stream of that name."""
+    return f"{common_prefix(key_prefix)}:{kind}:{name}"
+
+
+def reports(key_prefix: str, kind: str) -> str:
+    """Set: the names of which there may be a report of that kind."""
+    return f"{common_prefix(key_prefix)}:reports:{kind}"
 
 
 def common_prefix(key_prefix: str) -> str:

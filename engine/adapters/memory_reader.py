@@ -10,7 +10,19 @@ from contextlib import asynccontextmanager
 import anyio
 
 from engine.adapters.memory_store import MemoryStore
-from engine.core.reading import AllFields, CachedAnswer, Fields, First, Piece, Pieces, Read, Standing, Text, WindowPart
+from engine.core.reading import (
+    AllFields,
+    CachedAnswer,
+    Fields,
+    First,
+    Piece,
+    Pieces,
+    Read,
+    Standing,
+    StreamOverview,
+    Text,
+    WindowPart,
+)
 from engine.errors import StateError
 from projections.delta import SortedSet, Value
 from schemas import keys
@@ -49,6 +61,23 @@ class MemoryReader:
             return None
         model = self._data.live[stream].model
         return Pieces(standing, [_read(model.get(piece.name), piece) for piece in pieces])
+
+    async def streams(self, topic: str) -> list[str]:
+        """See `LiveReader`."""
+        await self._meet("streams")
+        return sorted({name for (of, _), one in self._data.manifests.items() if of == topic for name in one.streams})
+
+    async def overview(self, stream: str) -> StreamOverview | None:
+        """See `LiveReader`."""
+        await self._meet("overview")
+        standing = self._standing(stream)
+        if standing is None:
+            return None
+        model = self._data.live[stream].model
+        window, gaps = model.get(keys.GAMES, SortedSet({})), model.get(keys.GAPS, {})
+        if not isinstance(window, SortedSet) or not isinstance(gaps, dict):
+            raise StateError(f"a key of stream {stream} has another type; `crashfold replay` rebuilds")
+        return StreamOverview(standing, window.members.get(max(window.members, default=0)), dict(gaps))
 
     async def read_window(self, stream: str, above_id: int) -> WindowPart | None:
         """See `LiveReader`."""

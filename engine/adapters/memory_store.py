@@ -31,6 +31,7 @@ from projections.delta import SortedSet, Value, Writes, apply
 from schemas import keys
 from schemas.aggregates import Update
 from schemas.game import Game, Unreadable, decode
+from schemas.reports import ReportKind
 
 
 class Trouble(Enum):
@@ -284,3 +285,28 @@ def _decoded(stream: str, member: bytes) -> Game:
     if isinstance(game, Unreadable):
         raise StateError(f"{keys.GAMES} of stream {stream} holds no game: {game.detail}; `crashfold replay` rebuilds")
     return game
+
+
+class MemoryReports:
+    """The twin of `RedisReports`. Nothing expires but by `expire`."""
+
+    def __init__(self) -> None:
+        self._reports: dict[tuple[ReportKind, str], tuple[bytes, int | None]] = {}
+
+    async def tell(self, kind: ReportKind, reports: Mapping[str, bytes], ttl_s: int | None = None) -> None:
+        """See `Reports`."""
+        await anyio.lowlevel.checkpoint()
+        self._reports.update({(kind, name): (report, ttl_s) for name, report in reports.items()})
+
+    async def told(self, kind: ReportKind) -> list[bytes]:
+        """See `Reports`."""
+        await anyio.lowlevel.checkpoint()
+        return [report for (of, _), (report, _) in sorted(self._reports.items()) if of == kind]
+
+    def expire(self, seconds: int) -> None:
+        """Let so much time pass for all that has a time to live."""
+        self._reports = {
+            name: (report, None if ttl_s is None else ttl_s - seconds)
+            for name, (report, ttl_s) in self._reports.items()
+            if ttl_s is None or ttl_s > seconds
+        }

@@ -21,6 +21,7 @@ from engine.adapters import redis_packing as packing
 from engine.adapters.redis_client import Call, RedisClient, Script, glob_escaped
 from engine.adapters.redis_cluster import RedisCluster, by_server
 from engine.adapters.redis_errors import translated
+from engine.adapters.redis_reports import RedisReports
 from engine.adapters.redis_usage import RedisUsage
 from engine.core.facts import (
     Applied,
@@ -170,6 +171,10 @@ class RedisStore:
     def usage(self, predicates: Sequence[Predicate]) -> RedisUsage:
         """What the servers and the keys of a stream with these predicates take, over the same connections."""
         return RedisUsage(self._client, self._key_prefix, predicates)
+
+    def reports(self) -> RedisReports:
+        """What engines and commands tell of themselves, over the same connections."""
+        return RedisReports(self._client, self._key_prefix)
 
     async def load(self, stream: str) -> Stored | None:
         """See `StateStore`. Raises StateError, naming the key, when what is stored cannot be read."""

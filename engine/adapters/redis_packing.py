@@ -28,7 +28,7 @@ from projections.delta import (
     WriteSortedSet,
 )
 from schemas import keys
-from schemas.game import Game, Unreadable, decode
+from schemas.game import Game, Unreadable, decode, is_stream_name
 from schemas.keys import Keys
 
 WAY_OUT: Final = "`crashfold replay` rebuilds it"
@@ -285,6 +285,15 @@ def manifest(key: str, fields: Mapping[bytes, bytes]) -> Manifest:
 
 def _numbers(text: Mapping[str, str], start: str) -> dict[str, int]:
     return {field.removeprefix(start): int(number) for field, number in text.items() if field.startswith(start)}
+
+
+def streams_of_manifest(fields: Iterable[bytes]) -> Iterator[str]:
+    """The streams that a manifest with these fields names."""
+    return (
+        name.removeprefix(_STREAM)
+        for name in (field.decode(errors="replace") for field in fields)
+        if name.startswith(_STREAM) and is_stream_name(name.removeprefix(_STREAM))
+    )
 
 
 def flattened(pairs: Iterable[tuple[str, _Packed]]) -> Iterator[_Packed]:

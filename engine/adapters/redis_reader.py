@@ -7,6 +7,7 @@ between; all reads share one line to their server, but for whole windows, which 
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from itertools import count
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -19,7 +20,20 @@ from engine.adapters.redis_client import RedisClient
 from engine.adapters.redis_cluster import RedisCluster, by_server
 from engine.adapters.redis_errors import code_of
 from engine.adapters.redis_line import Command, Line
-from engine.core.reading import AllFields, CachedAnswer, Fields, First, Piece, Pieces, Read, Standing, Text, WindowPart
+from engine.adapters.redis_reports import RedisReports
+from engine.core.reading import (
+    AllFields,
+    CachedAnswer,
+    Fields,
+    First,
+    Piece,
+    Pieces,
+    Read,
+    Standing,
+    StreamOverview,
+    Text,
+    WindowPart,
+)
 from engine.errors import StateError
 from schemas import keys
 from schemas.aggregates import Update
@@ -40,6 +54,10 @@ _NUMBER: Final = re.compile(r"[0-9]{1,16}")
 _NUMBERS_END: Final = 2**63
 _NAME: Final = re.compile(r"[0-9A-Za-z._-]{1,64}")
 _COMMIT: Final = re.compile(r"[0-9a-f]{16}")
+
+MANIFESTS_AT_ONCE: Final = 64
+
+_OVERVIEW: Final[tuple[Piece, ...]] = (First(keys.GAMES, 1), AllFields(keys.GAPS))
 
 _decode_update = msgspec.json.Decoder(Update).decode
 
@@ -104,6 +122,38 @@ class RedisReader:
         values = [_value(names, piece, reply) for piece, reply in zip(pieces, replies, strict=True)]
         return Pieces(standing, values)
 
+    async def streams(self, topic: str) -> list[str]:
+        """See `LiveReader`. They stand in the manifests of the topic's partitions, whose number nobody knows here."""
+        found: set[str] = set()
+        for start in count(0, MANIFESTS_AT_ONCE):
+            names = [keys.manifest(self._key_prefix, topic, start + n) for n in range(MANIFESTS_AT_ONCE)]
+            before = len(found)
+            for client, some in (await by_server(self._client, names)).items():
+                server = self._of(client)
+                with server.seam():
+                    replies = await server.line.ask([("HKEYS", name) for name in some])
+                for reply in replies:
+                    found.update(packing.streams_of_manifest(server.good(reply)))
+            if len(found) == before:
+                return sorted(found)
+        raise AssertionError("numbers have no end")
+
+    async def overview(self, stream: str) -> StreamOverview | None:
+        """See `LiveReader`."""
+        names = self._keys(stream)
+        commands: list[Command] = [("ZREVRANGE", names.key(keys.GAMES), 0, 0), ("HGETALL", names.key(keys.GAPS))]
+        standing, replies = await self._read(names, commands)
+        if standing is None:
+            return None
+        newest, gaps = (_value(names, piece, reply) for piece, reply in zip(_OVERVIEW, replies, strict=True))
+        assert isinstance(newest, list)
+        assert isinstance(gaps, dict)
+        return StreamOverview(standing, newest[0] if newest else None, gaps)
+
+    def reports(self) -> RedisReports:
+        """What engines and commands tell of themselves, over the same connections."""
+        return RedisReports(self._client, self._key_prefix)
+
     async def read_window(self, stream: str, above_id: int) -> WindowPart | None:
         """See `LiveReader`."""
         names = self._keys(stream)
@@ -111,16 +161,16 @@ class RedisReader:
         commands: list[Command] = [("ZCARD", games), ("ZRANGEBYSCORE", games, f"({above_id}", "+inf")]
         if not above_id:
             commands.append(("HGETALL", names.checkpoint))
-        standing, (count, members, *fields) = await self._read(names, commands, is_bulk=not above_id)
-        for reply in (count, members):
+        standing, (size, members, *fields) = await self._read(names, commands, is_bulk=not above_id)
+        for reply in (size, members):
             if isinstance(reply, ResponseError):
                 raise StateError(f"{games} has another type: {packing.WAY_OUT}")
         if standing is None:
-            if count:
+            if size:
                 raise StateError(f"{games} stands there without a checkpoint: {packing.WAY_OUT}")
             return None
         stored = packing.state(dict(zip(fields[0][::2], fields[0][1::2], strict=True))) if fields else {}
-        return WindowPart(standing, count, members, stored)
+        return WindowPart(standing, size, members, stored)
 
     async def cached(self, stream: str, version: int, request: str) -> bytes | None:
         """See `LiveReader`."""

@@ -23,6 +23,7 @@ from engine.api import problems, questions
 from engine.api.follower import CATCH_UP_S, Follower, Followers, Held, TooManyStreams
 from engine.api.games import GamesPage
 from engine.api.meter import Aggregate, ApiMeter, Source
+from engine.api.overview import Overview, streams
 from engine.api.past import NO_PAST, Past
 from engine.api.precomputed import (
     Lack,
@@ -39,14 +40,17 @@ from engine.api.questions import ZONE_HEADER, Limits
 from engine.api.routes import Asked, Request, Success, find, methods_of
 from engine.api.times import MINUTE_S, Zones
 from engine.api.view import View
-from engine.core.reading import CachedAnswer, Cursor, Piece, Pieces
-from engine.errors import CrashfoldError, Unavailable
-from engine.ports import Clock, LiveReader
+from engine.core.reading import CachedAnswer, Cursor, Piece, Pieces, StreamOverview
+from engine.errors import CrashfoldError, StateError, Unavailable
+from engine.ports import Clock, LiveReader, Reports
 from engine.settings import AnswerSource, Settings
 from schemas import fairness
+from schemas.reports import ReportKind
 
 FULL_RETRY_S: Final = 10
 """When to come again where all places for streams are taken."""
+OVERVIEW_WAIT_S: Final = 10.0
+OVERVIEWS_AT_ONCE: Final = 64
 MIN_VERSION_WAIT_S: Final = 5.0
 READS_MAX: Final = 3
 """How often pieces are read anew because a commit came in between."""
@@ -175,9 +179,13 @@ class Answers:
         clock: Clock,
         meter: ApiMeter,
         zones: Zones,
+        reports: Reports | None = None,
     ) -> None:
         self._followers = followers
         self._reader = reader
+        self._reports = reports
+        self._topic = settings.kafka.topic
+        self._only_stream = None if settings.redis.many_streams else settings.engine.stream
         self._settings = settings.projections
         self._limits = Limits(settings.projections.window_games)
         self._clock = clock
@@ -189,6 +197,7 @@ class Answers:
             "intervals": settings.api.source_intervals,
             "series": settings.api.source_series,
             "last_games": settings.api.source_last_games,
+            "gaps": "precomputed",
             None: "computed",
         }
         self._calculate: Callable[[str], float | None] = calculation(settings)
@@ -239,7 +248,12 @@ class Answers:
         if isinstance(found, Problem):
             return refusal(found, request)
         asked = found.ask(request, self._limits, self._zones)
-        reply = problem_reply(asked) if isinstance(asked, Problem) else await self._answer_asked(asked, request)
+        if isinstance(asked, Problem):
+            reply = problem_reply(asked)
+        elif found.route.is_of_all:
+            reply = await self._answer_of_all(asked)
+        else:
+            reply = await self._answer_asked(asked, request)
         return reply if reply.route == found.route.path else msgspec.structs.replace(reply, route=found.route.path)
 
     async def share(self) -> None:
@@ -268,6 +282,53 @@ class Answers:
         if found.is_behind or known is not None:
             await found.catch_up(() if known is None else Cursor.all_in(known))
         return await self._answer_once(asked, request, found)
+
+    async def _answer_of_all(self, asked: Asked) -> Reply:
+        """The answer about the deployment, read anew each time."""
+        try:
+            with anyio.fail_after(OVERVIEW_WAIT_S):
+                overview = await self._overview(asked)
+        except (CrashfoldError, TimeoutError) as error:
+            _log.debug("overview_unreadable", fault=str(error))
+            return problem_reply(problems.unavailable("the store cannot be reached", 1))
+        body = _encode(Success(data=asked.route.answer(overview, asked.question)))
+        fixed = [(b"content-type", JSON), (b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store")]
+        return Reply(200, (*fixed, (b"vary", b"X-Timezone")), body, "computed", None, asked.route.path)
+
+    async def _overview(self, asked: Asked) -> Overview:
+        zone = asked.terms.zone
+        if asked.route.answer is not streams:
+            reports = self._reports
+            kinds: tuple[ReportKind, ...] = ("engine", "rebuild", "verified")
+            told = [[] if reports is None else await reports.told(kind) for kind in kinds]
+            return Overview(zone=zone, engines=told[0], rebuilds=told[1], verified=told[2])
+        if self._only_stream is not None:
+            names = [self._only_stream]
+        else:
+            names = await self._reader.streams(self._topic)
+        found: dict[str, StreamOverview | None] = {}
+        faults: list[CrashfoldError] = []
+        limit = anyio.CapacityLimiter(OVERVIEWS_AT_ONCE)
+
+        async def look(name: str) -> None:
+            async with limit:
+                try:
+                    read = await self._reader.overview(name)
+                except StateError:
+                    found[name] = None
+                except CrashfoldError as error:
+                    faults.append(error)
+                    tasks.cancel_scope.cancel()
+                else:
+                    if read is not None:
+                        found[name] = read
+
+        async with anyio.create_task_group() as tasks:
+            for name in names:
+                tasks.start_soon(look, name)
+        if faults:
+            raise faults[0]
+        return Overview(zone=zone, streams=found)
 
     async def _answer_once(self, asked: Asked, request: Request, follower: Follower) -> Reply:
         """The answer; when somebody else has just asked the same, the one that is being made for them.
@@ -337,6 +398,8 @@ class Answers:
                 return self._body_reply(asked, request, follower, held, body, "cached"), None
         began_s = self._clock.monotonic_s()
         held, past, is_whole = await self._past(asked, follower)
+        if isinstance(asked.question, questions.GapsQuestion):
+            is_whole = held.total_games == len(held.window)
         view = self._view(asked, held, past)
         data = await self._in_turn(asked, view)
         reply = self._reply(asked, request, follower, held, data, "computed", is_whole=is_whole)

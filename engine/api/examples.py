@@ -9,11 +9,14 @@ from typing import Any, Final
 import msgspec
 
 from engine.api import questions
+from engine.api.overview import Overview
 from engine.api.questions import Limits
-from engine.api.routes import Request, Route, answer
+from engine.api.routes import Request, Route, Success, answer
 from engine.api.times import Zones
+from engine.core.reading import Standing, StreamOverview
 from projections.games import Bands, Games
 from schemas.game import Game
+from schemas.reports import EngineReport, PartitionReport, RebuildProgress, Verification
 
 NEWEST_END_MS: Final = 1_768_480_491_000
 """2026-01-15T12:34:51Z."""
@@ -55,6 +58,23 @@ def window() -> Games:
     )
 
 
+def overview() -> Overview:
+    """The deployment of all examples."""
+    games = window()
+    standing = Standing("6f1c", 1742, "games", 0, 20_117, 20_000, int(games.ids[-1]), "91d3b6a70c25e84f")
+    newest = msgspec.json.encode(games.to_games()[-1])
+    started_ms = NEWEST_END_MS - 3_600_000
+    partition = PartitionReport(0, 0, 20_117, 20_118, 1, 0.25, NEWEST_END_MS)
+    told = EngineReport("host-1-c0ffee", started_ms, [partition], {"applied": 1742}, {"late": 3}, 0.05)
+    return Overview(
+        zone=Zones().utc,
+        streams={"crash": StreamOverview(standing, newest, {"8001500": b"8001502"})},
+        engines=[msgspec.json.encode(told)],
+        rebuilds=[msgspec.json.encode(RebuildProgress("crash", 0.5, 10_000, 250_000.0, 0.04))],
+        verified=[msgspec.json.encode(Verification("crash", started_ms, "equal", 1700, 0))],
+    )
+
+
 def request_of(route: Route) -> Request:
     """A question that the route answers."""
     asked = {
@@ -76,6 +96,9 @@ def body_of(route: Route) -> Any:
 
 def answer_of(route: Route) -> Any:
     """The answer to that question, as plain data."""
+    if route.is_of_all:
+        success = Success(data=route.answer(overview(), questions.Nothing()))
+        return msgspec.json.decode(msgspec.json.encode(success))
     limits = Limits(window_games=questions.INTEGER_MAX)
     status, body = answer(request_of(route), window(), NOW_MS, limits=limits, zones=Zones())
     assert status == 200, (route.path, body)

@@ -5,7 +5,7 @@ Imports nothing of ours. A meter never raises, never waits. All durations are in
 
 from typing import Literal, Protocol
 
-Aggregate = Literal["occurrences", "intervals", "series", "last_games"]
+Aggregate = Literal["occurrences", "intervals", "series", "last_games", "gaps"]
 Source = Literal["precomputed", "computed", "cached", "replica", "none"]
 """Where an answer came from; `none` when it is no answer to a question."""
 Cache = Literal["process", "store"]

@@ -31,7 +31,7 @@ from engine.api.problems import Problem
 from engine.api.questions import Limits
 from engine.api.routes import Route, Success
 from engine.api.times import Zones
-from projections.settings import DAY_MINUTES, HOURS_MAX
+from projections.settings import DAY_MINUTES, GAPS_KEPT, HOURS_MAX
 from schemas.predicate import THRESHOLD_MAX, THRESHOLD_MIN, Kind
 
 TIME_ZONE: Final = "TimeZone"
@@ -191,7 +191,7 @@ def operation_of(route: Route, limits: Limits) -> type[Operation]:
         def __post_init__(self) -> None:
             self.parameters = [*parameters]
             self.request_body = body
-            _add_headers(self, _HEADERS)
+            _add_headers(self, {} if route.is_of_all else _HEADERS)
 
     return RouteOperation
 
@@ -236,6 +236,8 @@ def _parameters(route: Route, limits: Limits) -> list[Parameter]:
         found.append(_path("value", _threshold(route.kind), "The threshold."))
     if "{game_id}" in route.path:
         found.append(_path("game_id", Schema(type=OpenAPIType.INTEGER), "The id of the game."))
+    if route.question is questions.GapsQuestion:
+        limits = Limits(GAPS_KEPT)
     if route.method == "GET":
         hints = get_type_hints(route.question)
         for field in msgspec.structs.fields(route.question):
@@ -247,6 +249,8 @@ def _parameters(route: Route, limits: Limits) -> list[Parameter]:
                 schema.examples = [example]
             meaning = _MEANINGS[field.name]
             found.append(Parameter(field.name, "query", schema=schema, required=field.required, description=meaning))
+    if route.is_of_all:
+        return [*found, _ZONE]
     found += [_AT] if route.kind is not None else []
     found += [_MIN_VERSION, _STREAM, _ZONE]
     return [*found, _IF_NONE_MATCH] if route.method == "GET" else found

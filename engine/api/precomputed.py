@@ -19,6 +19,7 @@ import numpy as np
 
 from engine.api import questions
 from engine.api.games import shown
+from engine.api.gaps import GapsAnswer, gaps, gaps_answer
 from engine.api.intervals import IntervalItem, IntervalsAnswer
 from engine.api.last_games import LastGameAnswer, LastGamesAnswer, answers_of, newest_match
 from engine.api.meter import Aggregate
@@ -36,7 +37,7 @@ from engine.api.times import MINUTE_S
 from engine.api.view import View, matching, percentage
 from engine.core.reading import AllFields, Fields, First, Piece, Pieces, Read, Standing, Text
 from projections.games import Games
-from projections.settings import LAST_GAMES_KEPT, SERIES_KEPT, ProjectionSettings
+from projections.settings import GAPS_KEPT, LAST_GAMES_KEPT, SERIES_KEPT, ProjectionSettings
 from schemas import keys
 from schemas.aggregates import Interval, LastGame, Sample, Series
 from schemas.game import Game
@@ -83,6 +84,8 @@ def aggregate_of(asked: Asked) -> Aggregate | None:
             return "last_games"
         case questions.PageQuestion():
             return None
+        case questions.GapsQuestion():
+            return "gaps"
         case questions.Nothing():
             return None if asked.route.kind is None else "last_games"
     return "intervals"
@@ -90,6 +93,8 @@ def aggregate_of(asked: Asked) -> Aggregate | None:
 
 def precomputed(asked: Asked, settings: ProjectionSettings) -> Precomputed | None:
     """How the read model answers; None when it cannot."""
+    if isinstance(asked.question, questions.GapsQuestion):
+        return _gaps(asked.question)
     if asked.terms.at_us is not None or asked.route.kind is None:
         return None
     thresholds = thresholds_of(asked)
@@ -128,6 +133,22 @@ def thresholds_of(asked: Asked) -> tuple[Threshold, ...]:
         case tuple():
             return asked.subject
     return ()
+
+
+def _gaps(question: questions.GapsQuestion) -> Precomputed:
+    def build(values: Sequence[Any], standing: Standing, view: View) -> GapsAnswer | Lack:
+        (fields,) = values
+        found = [
+            (_count(first.encode(), standing.newest_id), _count(last, standing.newest_id))
+            for first, last in fields.items()
+        ]
+        inside = gaps(view, question)
+        answer = gaps_answer(found, question)
+        if any(first > last for first, last in found) or answer.count < min(inside.count, GAPS_KEPT):
+            return Lack.MISSING
+        return answer
+
+    return Precomputed((AllFields(keys.GAPS),), build)
 
 
 def _occurrences(threshold: Threshold, games: int) -> Precomputed:
@@ -352,7 +373,7 @@ def past_of(asked: Asked, predicates: Sequence[Predicate], read: Pieces, window:
     fields = values[0]
     if not isinstance(fields, dict):
         raise ValueError("the gaps are spoiled")
-    gaps = {int(first): int(last) for first, last in fields.items()}
+    holes = {int(first): int(last) for first, last in fields.items()}
     matches = {}
     for predicate, counted, newest, stored in zip(predicates, values[1::3], values[2::3], values[3::3], strict=True):
         last_game = _decode_last_game(newest) if isinstance(newest, bytes) else None
@@ -360,7 +381,7 @@ def past_of(asked: Asked, predicates: Sequence[Predicate], read: Pieces, window:
         count = _count(_only(counted), total)
         if len(games) != min(count, LAST_GAMES_KEPT) or (last_game is None) != (count == 0):
             raise ValueError("last games are missing")
-        matches[predicate] = older_matches(window, total, last_game, games, gaps)
+        matches[predicate] = older_matches(window, total, last_game, games, holes)
     return Past(matches=matches)
 
 

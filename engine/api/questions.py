@@ -18,7 +18,7 @@ from msgspec import UNSET, UnsetType
 
 from engine.api.problems import Problem, malformed, out_of_bounds
 from engine.api.times import YEAR_MAX, YEAR_MIN, Zone, Zones, is_askable, parse_moment
-from projections.settings import DAY_MINUTES, HOURS_MAX
+from projections.settings import DAY_MINUTES, GAPS_KEPT, HOURS_MAX
 from schemas.game import is_stream_name
 from schemas.predicate import THRESHOLD_MAX, THRESHOLD_MIN, Kind, Predicate
 
@@ -187,6 +187,12 @@ class FloorLastGameBatch(LastGameBatch, frozen=True, kw_only=True):
     values: tuple[int, ...]
 
 
+class GapsQuestion(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest `limit` gaps."""
+
+    limit: int = 100
+
+
 class PageQuestion(msgspec.Struct, frozen=True, kw_only=True):
     """Page number `page`, from 1, of the window, newest first."""
 
@@ -332,6 +338,8 @@ def _no_date(name: str) -> str:
 
 def _bounded(question: Q, limits: Limits) -> Q | Problem:
     """The question, if each of its values is within bounds."""
+    if isinstance(question, GapsQuestion):
+        limits = Limits(GAPS_KEPT)
     for name in question.__struct_fields__:
         fault = _fault(name, getattr(question, name), limits)
         if fault is not None:

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from engine.api import games, intervals, last_games, occurrences, questions, series
+from engine.api import games, gaps, intervals, last_games, occurrences, overview, questions, series
 from engine.api.past import NO_PAST, Past
 from engine.api.problems import Problem, method_not_allowed, no_such_route, not_found
 from engine.api.questions import ITEMS_MAX, Limits, Terms, Threshold, too_many_items
@@ -51,6 +51,8 @@ class Route(msgspec.Struct, frozen=True, dict=True):
     answer: Callable[..., Any]
     kind: Kind | None = None
     """What the numbers of the question mean; None where it has none."""
+    is_of_all: bool = False
+    """Whether it is about the deployment: `answer` takes an `Overview` and the question."""
 
     @cached_property
     def begin(self) -> str:
@@ -196,6 +198,9 @@ def _routes() -> tuple[Route, ...]:
     routes = [
         Route("GET", "/api/games", questions.PageQuestion, games.games_page),
         Route("GET", "/api/games/{game_id}", questions.Nothing, games.one_game),
+        Route("GET", "/api/gaps", questions.GapsQuestion, gaps.gaps),
+        Route("GET", "/api/streams", questions.Nothing, overview.streams, is_of_all=True),
+        Route("GET", "/api/engine", questions.Nothing, overview.engine, is_of_all=True),
     ]
     for kind, name in NAMES.items():
         root = f"{ANALYTICS}/occurrences/{name}"

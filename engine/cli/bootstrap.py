@@ -3,8 +3,8 @@
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import structlog
@@ -22,10 +22,11 @@ from engine.adapters.worker_reports import Gathered, report
 from engine.core.fairness import FairnessCheck
 from engine.core.health import Health
 from engine.errors import ConfigurationError, CrashfoldError
-from engine.meter import Meter, NullMeter
+from engine.meter import Meter, Meters, NullMeter
 from engine.ports import DeadLetters, EventLog, StateStore
 from engine.runtime.health import HealthBoard
 from engine.runtime.processor import Limits, Processor
+from engine.runtime.reporting import EngineNotes
 from engine.runtime.status import known_streams
 from engine.runtime.supervisor import Supervisor
 from engine.runtime.tasks import task_group
@@ -78,6 +79,11 @@ def new_commit() -> str:
     return secrets.token_hex(8)
 
 
+def new_writer() -> str:
+    """A name for an engine that no other has."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
 def new_processor(
     settings: Settings,
     event_log: EventLog,
@@ -87,6 +93,7 @@ def new_processor(
     meter: Meter | None = None,
     health: HealthBoard | None = None,
     accept_gap: bool = False,
+    writer: str | None = None,
 ) -> Processor:
     """The line over these ports, by these settings."""
     engine = settings.engine
@@ -96,7 +103,7 @@ def new_processor(
         dead_letters,
         plan_of(settings),
         only_stream=only_stream(settings),
-        writer=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
+        writer=writer or new_writer(),
         new_generation=new_generation,
         new_commit=new_commit,
         clock=CLOCK,
@@ -118,7 +125,9 @@ async def run_engine(
 ) -> None:
     """The engine as a service, until it is told to stop. It serves metrics and probes on a port of their own; one that
     `reports` tells them to its parent instead."""
-    metrics, health = Metrics(), HealthBoard(CLOCK)
+    metrics, health, writer = Metrics(), HealthBoard(CLOCK), new_writer()
+    notes = EngineNotes(writer, CLOCK)
+    meter = Meters(metrics, notes)
     event_log, dead_letters = open_log(settings, file, group=True), open_dead_letters(settings, file)
     async with (
         AsyncExitStack() as stack,
@@ -126,13 +135,20 @@ async def run_engine(
         dead_letters,
     ):
         processor = new_processor(
-            settings, event_log, store, dead_letters, meter=metrics, health=health, accept_gap=accept_gap
+            settings,
+            event_log,
+            store,
+            dead_letters,
+            meter=meter,
+            health=health,
+            accept_gap=accept_gap,
+            writer=writer,
         )
         supervisor = Supervisor(
             processor,
             event_log,
             clock=CLOCK,
-            meter=metrics,
+            meter=meter,
             health=health,
             usage=store.usage(settings.projections.predicates),
             until_caught_up=until_caught_up,
@@ -144,14 +160,20 @@ async def run_engine(
             engine = settings.engine
             await stack.enter_async_context(serve_probes(engine.host, engine.port, health, metrics.registry))
             await stack.enter_async_context(_service_managed(health))
+        await stack.enter_async_context(meanwhile(notes.keep_telling, store.reports()))
         await supervisor.run()
 
 
-@asynccontextmanager
-async def _service_managed(health: Health) -> AsyncIterator[None]:
+def _service_managed(health: Health) -> AbstractAsyncContextManager[None]:
     """Tell the service manager of this process, if there is one, how it is."""
+    return meanwhile(tell_service_manager, health, CLOCK)
+
+
+@asynccontextmanager
+async def meanwhile(task: Callable[..., Coroutine[object, object, object]], *args: object) -> AsyncIterator[None]:
+    """Run the task as long as the block."""
     async with task_group() as tasks:
-        tasks.start_soon(tell_service_manager, health, CLOCK)
+        tasks.start_soon(task, *args)
         yield
         tasks.cancel_scope.cancel()
 

@@ -46,7 +46,7 @@ async def serve_api(settings: Settings, reserved: socket.socket, beats: Beats, w
         replica=lambda stream: Replica(stream, settings.projections, only, fairness),
         new_log=lambda: open_log(settings),
     )
-    answers = Answers(followers, reader, settings, clock=CLOCK, meter=metrics, zones=zones)
+    answers = Answers(followers, reader, settings, clock=CLOCK, meter=metrics, zones=zones, reports=reader.reports())
     live = Live(
         answers.follower_of,
         zones,

@@ -13,11 +13,21 @@ from rich.progress import Progress as ProgressBar
 
 from engine.adapters.metrics import Metrics
 from engine.cli import options, output
-from engine.cli.bootstrap import CLOCK, new_processor, open_dead_letters, open_log, open_store, serve_metrics
+from engine.cli.bootstrap import (
+    CLOCK,
+    meanwhile,
+    new_processor,
+    only_stream,
+    open_dead_letters,
+    open_log,
+    open_store,
+    serve_metrics,
+)
 from engine.cli.options import Common
 from engine.ports import DeadLetters, StateStore
 from engine.runtime.processor import Processor
 from engine.runtime.rebuild import Progress, Rebuild, RebuildReport, Request
+from engine.runtime.reporting import RebuildNotes
 from engine.settings import Settings
 
 PLAIN_EVERY_S = 2.0
@@ -78,11 +88,12 @@ async def replay_topic(
     settings: Settings, request: Request, file: Path | None = None, port: int | None = None
 ) -> RebuildReport:
     """Rebuild as asked, showing how far it is."""
-    metrics = Metrics()
+    metrics, notes = Metrics(), RebuildNotes(request.stream or only_stream(settings), CLOCK)
 
     def show(progress: Progress) -> None:
         progressed(progress.records, progress.records_total)
         metrics.replayed(progress.records, progress.records_total)
+        notes.progressed(progress)
 
     with progress_bar("replay") as progressed:
         async with (
@@ -105,7 +116,13 @@ async def replay_topic(
                 show,
                 dead_letters=dead_letters,
             )
-            return await rebuild.run()
+            if request.dry_run:
+                return await rebuild.run()
+            reports = store.reports()
+            async with meanwhile(notes.keep_telling, reports):
+                result = await rebuild.run()
+            await notes.tell_result(reports, result)
+            return result
 
 
 def progress_bar(title: str) -> AbstractContextManager[Progressed]:

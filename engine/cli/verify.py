@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from engine.cli import options, output
-from engine.cli.bootstrap import fairness_of, open_log, open_store, plan_of, streams_of
+from engine.cli.bootstrap import CLOCK, fairness_of, open_log, open_store, plan_of, streams_of
 from engine.cli.options import Common
 from engine.cli.replay import progress_bar
 from engine.errors import CrashfoldError, Unavailable
+from engine.runtime.reporting import tell_verified
 from engine.runtime.verify import CannotCompare, VerifyReport
 from engine.runtime.verify import verify as verify_streams
 from engine.settings import Settings
@@ -49,9 +50,11 @@ async def verify_topic(settings: Settings, stream: str | None = None, file: Path
     with progress_bar("verify") as progressed:
         async with open_store(settings) as store, open_log(settings, file) as event_log:
             streams = await streams_of(settings, store, event_log, stream)
-            return await verify_streams(
+            result = await verify_streams(
                 event_log, store, plan_of(settings), streams, progressed, fairness=fairness_of(settings)
             )
+            await tell_verified(store.reports(), result, CLOCK)
+            return result
 
 
 def show(report: VerifyReport) -> None:

@@ -112,6 +112,14 @@ class WindowPart(msgspec.Struct, frozen=True):
     stored: dict[str, bytes] = {}
 
 
+class StreamOverview(msgspec.Struct, frozen=True):
+    """Where a stream stands, its newest game as JSON, and its gaps: first missing id → last."""
+
+    standing: Standing
+    newest: bytes | None
+    gaps: dict[str, bytes]
+
+
 class CachedAnswer(msgspec.Struct, frozen=True):
     """An answer to keep for others: `request` names what was asked, `ttl_s` how long it is kept."""
 

@@ -1,0 +1,55 @@
+"""Reports: what engines, rebuilds and `verify` tell of themselves, as JSON in Redis beside the read model.
+
+Imports msgspec and the standard library only. Nothing is decided by them: they are for people. Times are epoch
+milliseconds.
+"""
+
+from typing import Literal
+
+import msgspec
+
+ReportKind = Literal["engine", "rebuild", "verified"]
+
+
+class PartitionReport(msgspec.Struct, frozen=True):
+    """A partition that an engine holds: what the log has of it, and up to where it is committed."""
+
+    partition: int
+    log_begin: int
+    next_offset: int
+    log_end: int
+    lag: int
+    freshness_seconds: float
+    last_commit: int | None
+
+
+class EngineReport(msgspec.Struct, frozen=True):
+    """`R:engine:<writer>`: renewed every second, gone 15 s after the last."""
+
+    writer: str
+    started: int
+    partitions: list[PartitionReport]
+    commits: dict[str, int]
+    """How many by outcome: applied, duplicate, conflict; refused and unknown, which were sent again."""
+    rejected: dict[str, int]
+    games_per_second: float
+
+
+class RebuildProgress(msgspec.Struct, frozen=True):
+    """`R:rebuild:<stream>`: how far a rebuild is; `progress` from 0 to 1. Of all streams the name is `*`."""
+
+    stream: str
+    progress: float
+    records: int
+    records_per_second: float
+    seconds_left: float | None
+
+
+class Verification(msgspec.Struct, frozen=True):
+    """`R:verified:<stream>`: what the last `verify` found."""
+
+    stream: str
+    time: int
+    result: Literal["equal", "differs"]
+    version: int
+    differences: int
