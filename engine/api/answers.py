@@ -293,7 +293,7 @@ class Answers:
             return problem_reply(problems.unavailable("the store cannot be reached", 1))
         body = _encode(Success(data=asked.route.answer(overview, asked.question)))
         fixed = [(b"content-type", JSON), (b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store")]
-        return Reply(200, (*fixed, (b"vary", b"X-Timezone")), body, "computed", None, asked.route.path)
+        return Reply(200, (*fixed, VARY), body, "computed", None, asked.route.path)
 
     async def _overview(self, asked: Asked) -> Overview:
         zone = asked.terms.zone

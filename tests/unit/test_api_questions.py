@@ -317,7 +317,7 @@ def test_an_unknown_path_is_404_and_another_method_405() -> None:
 def test_every_route_answers_an_empty_window() -> None:
     window = Games.empty(Bands([]))
     body = b'{"values": [2, 3], "start_date": "2026-01-14", "end_date": "2026-01-15"}'
-    for route in ROUTES:
+    for route in (route for route in ROUTES if not route.is_of_all):
         path = route.path.replace("{value}", "2").replace("{game_id}", "2")
         request = Request(route.method, path, "start_date=2026-01-14&end_date=2026-01-15", body)
         found, served = answer(request, window, 1_768_480_500_000, limits=LIMITS, zones=ZONES)

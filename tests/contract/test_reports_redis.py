@@ -1,0 +1,52 @@
+"""The contract of reports, on redis-server, on Valkey and on a cluster."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from redis.asyncio import Redis
+
+from engine.adapters.redis import RedisStore
+from engine.adapters.redis_reader import RedisReader
+from engine.adapters.redis_reports import RedisReports
+from tests.contract.reports import ReportsContract
+
+PREFIX = "test:{stream}"
+
+
+@pytest.fixture
+async def reports(each_redis_url: str) -> AsyncIterator[RedisReports]:
+    async with RedisStore(each_redis_url, key_prefix=PREFIX) as store:
+        yield store.reports()
+
+
+@pytest.fixture
+async def other(each_redis_url: str) -> AsyncIterator[RedisReports]:
+    async with RedisReader(each_redis_url, key_prefix=PREFIX) as reader:
+        yield reader.reports()
+
+
+class TestRedis(ReportsContract):
+    pass
+
+
+async def test_reports_stand_under_keys_of_their_own_and_leave_the_directory_when_they_expire(
+    reports: RedisReports, other: RedisReports, each_redis_url: str
+) -> None:
+    await reports.tell("engine", {"a": b"1", "b": b"2"}, 15)
+    async with Redis.from_url(each_redis_url) as redis:
+        assert await redis.get("test:engine:a") == b"1"
+        assert 0 < await redis.ttl("test:engine:a") <= 15
+        await redis.delete("test:engine:a")
+        assert await reports.told("engine") == [b"2"]
+        await other.tell("engine", {"c": b"3"}, 15)
+        assert await redis.smembers("test:reports:engine") == {b"b", b"c"}
+
+
+async def test_reports_are_told_and_found_on_every_node_of_a_cluster(redis_cluster_url: str) -> None:
+    names = {f"s{number}": b"%d" % number for number in range(20)}
+    async with (
+        RedisStore(redis_cluster_url, cluster=True, key_prefix=PREFIX) as store,
+        RedisReader(redis_cluster_url, cluster=True, key_prefix=PREFIX) as reader,
+    ):
+        await store.reports().tell("verified", names)
+        assert sorted(await reader.reports().told("verified")) == sorted(names.values())
