@@ -21,7 +21,7 @@ CHECKPOINT: Final = "checkpoint"
 RESERVED: Final = frozenset(
     (
         *(VERSION, CHECKPOINT, "shadow", "cache", "limit", "manifest", "updates", "rights"),
-        *("engine", "rebuild", "verified", "reports"),
+        *("engine", "rebuild", "verified", "keys"),
     )
 )
 """What no aggregate may be called."""
@@ -126,9 +126,9 @@ def report(key_prefix: str, kind: str, name: str) -> str:
     return f"{common_prefix(key_prefix)}:{kind}:{name}"
 
 
-def reports(key_prefix: str, kind: str) -> str:
-    """Set: the names of which there may be a report of that kind."""
-    return f"{common_prefix(key_prefix)}:reports:{kind}"
+def reports(key_prefix: str) -> str:
+    """Set: `<kind>:<name>` of every report that there may be, so that nobody has to scan for them."""
+    return f"{common_prefix(key_prefix)}:keys"
 
 
 def common_prefix(key_prefix: str) -> str:

@@ -6,6 +6,7 @@ and nothing waits for a guessed time: `eventually` waits for a condition, with a
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -48,6 +49,10 @@ COMMAND: Final = Path(sys.executable).with_name("crashfold")
 
 PREDICATES: Final = {"min": [1.5, 2, 10], "max": [1.2], "floor": [1, 7]}
 """Few, for tests that are not about them: verify costs by the predicate."""
+
+
+REPORT: Final = re.compile(rb":(?:engine|rebuild|verified):|^[^{]*:keys$")
+"""Keys of what engines and commands tell of themselves: no part of any state."""
 
 
 class Message(NamedTuple):
@@ -410,8 +415,12 @@ class Deployment:
         return int(self.redis.hget(self.key("checkpoint", stream), "next_offset") or 0)
 
     def all_keys(self) -> dict[str, bytes]:
-        """Every key of the whole database, byte for byte."""
-        return {key.decode(): self.redis.dump(key) for key in sorted(self.redis.scan_iter(count=1000))}
+        """Every key of the whole database, byte for byte, but for what engines and commands tell of themselves."""
+        return {
+            key.decode(): self.redis.dump(key)
+            for key in sorted(self.redis.scan_iter(count=1000))
+            if not REPORT.search(key)
+        }
 
 
 NewDeployment = Callable[..., Deployment]

@@ -45,24 +45,27 @@ class RedisReports:
 
     async def told(self, kind: ReportKind) -> list[bytes]:
         """See `Reports`."""
-        directory = keys.reports(self._key_prefix, kind)
-        (names,) = await (await self._client.at(directory)).ask(lambda pipeline: pipeline.smembers(directory))
-        found = await self._read(kind, sorted(_text(name) for name in names))
+        found = await self._read(kind, await self._known(kind))
         return [report for report in found.values() if report is not None]
 
+    async def _known(self, kind: ReportKind) -> list[str]:
+        directory = keys.reports(self._key_prefix)
+        (members,) = await (await self._client.at(directory)).ask(lambda pipeline: pipeline.smembers(directory))
+        return sorted(
+            member.removeprefix(f"{kind}:") for member in map(_text, members) if member.startswith(f"{kind}:")
+        )
+
     async def _enter(self, kind: ReportKind, names: Sequence[str]) -> None:
-        directory = keys.reports(self._key_prefix, kind)
-        server = await self._client.at(directory)
-        (known,) = await server.ask(lambda pipeline: pipeline.smembers(directory))
-        found = await self._read(kind, [_text(name) for name in known])
+        directory = keys.reports(self._key_prefix)
+        found = await self._read(kind, await self._known(kind))
         gone = [name for name, report in found.items() if report is None and name not in names]
 
         def build(pipeline: Pipeline) -> None:
-            pipeline.sadd(directory, *names)
+            pipeline.sadd(directory, *(f"{kind}:{name}" for name in names))
             if gone:
-                pipeline.srem(directory, *gone)
+                pipeline.srem(directory, *(f"{kind}:{name}" for name in gone))
 
-        await server.ask(build)
+        await (await self._client.at(directory)).ask(build)
 
     async def _read(self, kind: ReportKind, names: Sequence[str]) -> dict[str, bytes | None]:
         by_key = {keys.report(self._key_prefix, kind, name): name for name in names}

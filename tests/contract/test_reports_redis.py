@@ -39,7 +39,7 @@ async def test_reports_stand_under_keys_of_their_own_and_leave_the_directory_whe
         await redis.delete("test:engine:a")
         assert await reports.told("engine") == [b"2"]
         await other.tell("engine", {"c": b"3"}, 15)
-        assert await redis.smembers("test:reports:engine") == {b"b", b"c"}
+        assert await redis.smembers("test:keys") == {b"engine:b", b"engine:c"}
 
 
 async def test_reports_are_told_and_found_on_every_node_of_a_cluster(redis_cluster_url: str) -> None:
