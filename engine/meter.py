@@ -154,15 +154,15 @@ class Meters:
         for meter in self._meters:
             meter.commit_failed(error)
 
-    def rejected(self, reason: str) -> None:
+    def rejected(self, reason: str, count: int = 1) -> None:
         """To each."""
         for meter in self._meters:
-            meter.rejected(reason)
+            meter.rejected(reason, count)
 
-    def buried(self, reason: str) -> None:
+    def buried(self, reason: str, count: int = 1) -> None:
         """To each."""
         for meter in self._meters:
-            meter.buried(reason)
+            meter.buried(reason, count)
 
     def unfair(self, fault: FairnessFault, games: int = 1) -> None:
         """To each."""

@@ -63,9 +63,9 @@ class EngineNotes(NullMeter):
         """See `Meter`."""
         self._moved_ms[partition] = now_ms
 
-    def rejected(self, reason: str) -> None:
+    def rejected(self, reason: str, count: int = 1) -> None:
         """See `Meter`."""
-        self._rejected[reason] += 1
+        self._rejected[reason] += count
 
     def lagging(self, partition: int, next_offset: int, bounds: Bounds, freshness_s: float = 0.0) -> None:
         """See `Meter`."""
