@@ -121,9 +121,11 @@ class _EventStream(ASGIResponse):
             return await client.write(frame.event(self._zone))
 
         async def tell() -> bool:
+            if not await client.write(RETRY):  # the headers go out with it
+                return False
             if self._known is not None:
                 await self._feed.catch_up(self._known)
-            return await client.write(RETRY) and await _tell(
+            return await _tell(
                 self._feed, self._known, write_frame, lambda: client.write(HEARTBEAT), self._live.limits.heartbeat_s
             )
 

@@ -31,7 +31,7 @@ from engine.core.facts import (
     Record,
     Stored,
 )
-from engine.core.reading import CachedAnswer, Piece, Pieces, Standing, WindowPart
+from engine.core.reading import CachedAnswer, Piece, Pieces, Standing, StreamOverview, WindowPart
 from engine.errors import LogUnavailable, StoreRefused, StoreUnavailable
 from engine.ports import Updates
 from tests.simulation.loop import Process, SimulatedLoop, current_process
@@ -396,6 +396,14 @@ class SimulatedReader:
     async def read_pieces(self, stream: str, pieces: Sequence[Piece]) -> Pieces | None:
         """See `LiveReader`."""
         return await self._network.call("store", "read_pieces", lambda: self._twin.read_pieces(stream, pieces))
+
+    async def streams(self, topic: str) -> list[str]:
+        """See `LiveReader`."""
+        return await self._network.call("store", "streams", lambda: self._twin.streams(topic))
+
+    async def overview(self, stream: str) -> StreamOverview | None:
+        """See `LiveReader`."""
+        return await self._network.call("store", "overview", lambda: self._twin.overview(stream))
 
     async def read_window(self, stream: str, above_id: int) -> WindowPart | None:
         """See `LiveReader`."""
