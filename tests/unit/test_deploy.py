@@ -15,9 +15,13 @@ import yaml
 
 from engine.adapters.api_metrics import ApiMetrics
 from engine.adapters.metrics import Metrics
+from engine.settings import load, settings_by_name
 
 ROOT = Path(__file__).parents[2]
-PROMETHEUS = ROOT / "deploy" / "prometheus"
+DEPLOY = ROOT / "deploy"
+PROMETHEUS = DEPLOY / "prometheus"
+UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
+MANIFESTS = sorted(path for path in (DEPLOY / "kubernetes").glob("*.yaml") if path.name != "kustomization.yaml")
 RULES = PROMETHEUS / "crashfold.rules.yaml"
 TESTS = sorted(PROMETHEUS.glob("*.tests.yaml"))
 DASHBOARDS = ROOT / "deploy" / "grafana" / "build.py"
@@ -106,3 +110,84 @@ def test_every_panel_asks_for_metrics_that_are_served(dashboards: ModuleType) ->
     asked = {name for board in dashboards.BOARDS for query in dashboards.queries(board) for name in metrics_in(query)}
     assert asked - served() - THEIRS == set()
     assert len(asked) > 30
+
+
+def run_tool(name: str, *args: str | Path) -> None:
+    """A tool of the environment that these tests run in says nothing against a file."""
+    done = subprocess.run([Path(sys.executable).parent / name, *args], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_compose_file_is_one() -> None:
+    run_tool("check-jsonschema", "--builtin-schema", "vendor.compose-spec", DEPLOY / "compose.yaml")
+
+
+def test_the_image_is_made_as_images_should_be() -> None:
+    run_tool("hadolint", DEPLOY / "Dockerfile")
+
+
+@pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda path: path.name)
+def test_a_manifest_has_only_what_kubernetes_knows(manifest: Path) -> None:
+    run_tool("kubernetes-validate", "--strict", manifest)
+
+
+def test_the_kustomization_names_every_manifest() -> None:
+    kustomization = yaml.safe_load((DEPLOY / "kubernetes" / "kustomization.yaml").read_text())
+    assert sorted(kustomization["resources"]) == [path.name for path in MANIFESTS]
+    for generated in kustomization["configMapGenerator"]:
+        for name in generated["files"]:
+            load(DEPLOY / "kubernetes" / name, {}, {})
+
+
+def containers() -> Iterator[tuple[str, dict[str, Any]]]:
+    for path in MANIFESTS:
+        for thing in yaml.safe_load_all(path.read_text()):
+            for container in thing.get("spec", {}).get("template", {}).get("spec", {}).get("containers", ()):
+                yield thing["metadata"]["name"], container
+
+
+def test_every_variable_of_a_deployment_is_a_setting() -> None:
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    units = "".join(path.read_text() for path in sorted((DEPLOY / "systemd").iterdir()))
+    named = {name for service in compose.values() for name in service.get("environment", ())}
+    named |= {variable["name"] for _, container in containers() for variable in container["env"]}
+    named |= set(re.findall(r"CRASHFOLD_\w+", units + (DEPLOY / "Dockerfile").read_text()))
+    ours = {name.removesuffix("_FILE") for name in named if name.startswith("CRASHFOLD_")} - {"CRASHFOLD_REVISION"}
+    known = {setting.variable for setting in settings_by_name().values()}
+    assert ours - known == set()
+    assert len(ours) > 8
+
+
+def test_no_container_may_do_more_than_it_needs() -> None:
+    for name, container in containers():
+        assert container["securityContext"]["readOnlyRootFilesystem"], name
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}, name
+        assert {"startupProbe", "livenessProbe", "readinessProbe"} <= container.keys(), name
+    for name, service in yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"].items():
+        assert name == "topics" or "healthcheck" in service, name
+        assert service.get("image") != "crashfold" or service["read_only"], name
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.name)
+def test_systemd_takes_the_unit(unit: Path, tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed")
+    installed = tmp_path / unit.name.replace("@", "@1")
+    installed.write_text(unit.read_text().replace("/opt/crashfold/bin/crashfold", "/bin/true"))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", installed], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_make_secrets_makes_each_once(tmp_path: Path) -> None:
+    script = tmp_path / "make-secrets"
+    shutil.copy(DEPLOY / "make-secrets", script)
+    subprocess.run([script], check=True, capture_output=True)
+    made = {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()}
+    wanted = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["secrets"]
+    assert {f"secrets/{name}" for name in made} == {secret["file"] for secret in wanted.values()}
+    assert all(re.fullmatch(r"[0-9a-f]{32}", secret) for secret in made.values())
+    assert len(set(made.values())) == len(made)
+    subprocess.run([script], check=True, capture_output=True)
+    assert {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()} == made
