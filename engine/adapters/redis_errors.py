@@ -135,6 +135,8 @@ VERDICTS: Final[Mapping[type[BaseException], Verdict]] = {
 """Every error of the client, and what it means where no code says more."""
 
 _CODE: Final = re.compile(r"-?([A-Z]{2,})\b")
+_COMMAND_INSIDE: Final = re.compile(r"^Command # \d+ \([A-Z]+ (\S+?)[ )]")
+"""The key of the command of a pipeline that an error is about, as the client tells it."""
 _CODE_INSIDE: Final = re.compile(r"(?:: -|caused error: \(['\"])([A-Z]{2,})\b")
 """Redis 6 wraps an error raised in a script into one of its own, and the client one raised in a pipeline."""
 
@@ -177,7 +179,8 @@ def translated(error: BaseException) -> CrashfoldError:
     """Our error for one of the client's, or of the operating system's."""
     verdict, code, text = verdict_on(error), code_of(error), str(error) or type(error).__name__
     if verdict.kind is StateError and verdict is not UNEXPECTED:
-        return StateError(verdict.advice)
+        command = _COMMAND_INSIDE.search(text)
+        return StateError(f"{command[1]}: {verdict.advice}" if command else verdict.advice)
     if verdict.kind in (StoreRefused, StoreForbidden):
         told = f" ({code})" if code in CODES else ""
         named = f": {text}" if verdict.kind is StoreForbidden else ""

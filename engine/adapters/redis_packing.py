@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, chain
 from operator import itemgetter
 from typing import Final
+from zlib import crc32
 
 import msgspec
 
@@ -46,10 +47,12 @@ _BOOKKEEPING: Final = frozenset(
     (
         *("next_offset", "generation", "commit", "writer", "topic", "topic_id", "partition", "first_offset"),
         *("mark_offset", "mark_timestamp", "mark_digest", "fingerprint", "aggregates"),
-        *("total_games", "newest", "begun", "keys_created"),
+        *("total_games", "newest", "proof", "begun", "keys_created"),
     )
 )
 """The fields of the checkpoint's hash that are not the state's."""
+
+_PROVEN: Final = tuple(sorted(_BOOKKEEPING - {"proof", "begun", "keys_created"}))
 
 _STREAM: Final = "stream:"
 _FIRST: Final = "first:"
@@ -158,7 +161,7 @@ def call(names: Keys, commit: Commit, part: Part) -> Call:
 def checkpoint_fields(commit: Commit) -> dict[str, str]:
     """The bookkeeping fields of the checkpoint's hash, but for `begun` and `keys_created`, which the script counts."""
     checkpoint = commit.checkpoint
-    return {
+    fields = {
         "next_offset": str(checkpoint.next_offset),
         "generation": checkpoint.generation,
         "commit": checkpoint.commit,
@@ -173,13 +176,14 @@ def checkpoint_fields(commit: Commit) -> dict[str, str]:
         "total_games": str(commit.total_games),
         "newest": "" if commit.newest_id is None else str(commit.newest_id),
     }
+    return {**fields, "proof": _proof(fields)}
 
 
 def checkpoint(key: str, fields: Mapping[bytes, bytes]) -> Checkpoint:
     """The checkpoint whose hash that is. Raises StateError, naming the key, when it cannot be read."""
     try:
         text = {field.decode(): fields[field].decode() for field in _present(fields)}
-        return Checkpoint(
+        read = Checkpoint(
             next_offset=offset(key, text["next_offset"]),
             generation=text["generation"],
             commit=text.get("commit", ""),
@@ -194,6 +198,9 @@ def checkpoint(key: str, fields: Mapping[bytes, bytes]) -> Checkpoint:
         )
     except (KeyError, ValueError) as error:
         raise StateError(f"{key} is no checkpoint ({error!r}): {WAY_OUT}") from None
+    if read.commit and text.get("proof") != _proof(text):
+        raise StateError(f"{key} has a field that no commit wrote there: {WAY_OUT}")
+    return read
 
 
 def total_games(key: str, fields: Mapping[bytes, bytes]) -> int:
@@ -304,6 +311,13 @@ def flattened(pairs: Iterable[tuple[str, _Packed]]) -> Iterator[_Packed]:
 def _expected(commit: Commit) -> tuple[str, str, str]:
     expected = commit.expected
     return ("", "", "") if expected is None else (expected.generation, str(expected.next_offset), expected.commit)
+
+
+def _proof(fields: Mapping[str, str]) -> str:
+    """The checksum of what one commit writes into the checkpoint. A field that was edited, lost or left over from
+    another commit shows by it; the counters that the script keeps (`begun`, `keys_created`) are no part of it."""
+    text = "\n".join(f"{name}={fields[name]}" for name in _PROVEN if name in fields)
+    return f"{crc32(text.encode()):08x}"
 
 
 def _present(fields: Mapping[bytes, bytes]) -> Iterator[bytes]:

@@ -9,7 +9,7 @@ and not another: what one partition answers says nothing of the next, and a read
 until that very thing has worked.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
 import msgspec
@@ -23,6 +23,10 @@ POLLING: Final = "polling"
 COMMITS: Final = "commits"
 DEAD_LETTERS: Final = "dead letters"
 TOPIC: Final = "the topic"
+
+SILENT_S: Final = 5.0
+"""An answer that takes longer is not to be counted on: a poll waits for a second at most, a commit or a dead letter
+takes milliseconds."""
 
 Subject = str | int
 """What a fact is about: an operation, or a partition of the log."""
@@ -63,6 +67,8 @@ class Facts(msgspec.Struct, frozen=True):
     store: Mapping[Subject, Server] = {}
     log: Mapping[Subject, Server] = {}
     partitions: Mapping[int, Progress | None] = {}
+    asked: Sequence[tuple[str, Subject, float]] = ()
+    """What is being waited for: of which server, in which thing, since when (monotonic seconds)."""
 
 
 def heard(before: Server | None, fault: str | None, now_s: float) -> Server:
@@ -101,14 +107,23 @@ def live(facts: Facts, now_s: float, stall_s: float) -> list[str]:
     return reasons
 
 
-def ready(facts: Facts) -> list[str]:
-    """A reason for each thing that a server does not do, or that was not heard of, and one when no partition is
-    held."""
+def ready(facts: Facts, now_s: float) -> list[str]:
+    """A reason for each thing that a server does not do, or that was not heard of, one for each that has been waited
+    for too long without a word, and one when no partition is held."""
     reasons = []
     for name, known in (("store", facts.store), ("log", facts.log)):
         if not known:
             reasons.append(f"the {name} was not reached yet")
         reasons += [f"the {name} is away: {one.fault}" for one in known.values() if one.fault is not None]
+    faults = {
+        (name, about)
+        for name, known in (("store", facts.store), ("log", facts.log))
+        for about in known
+        if known[about].fault is not None
+    }
+    for name, about, since_s in facts.asked:
+        if now_s - since_s >= SILENT_S and (name, about) not in faults:
+            reasons.append(f"the {name} has not answered for {now_s - since_s:.0f} s: {about}")
     if not facts.partitions:
         reasons.append(NOTHING_HELD)
     return list(dict.fromkeys(reasons))

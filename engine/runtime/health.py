@@ -4,7 +4,8 @@ Decides nothing: `engine.core.health` does. May be asked at any time, also betwe
 here and nowhere else: once, and then now and then for as long as it lasts, however often it is tried.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import structlog
@@ -33,6 +34,7 @@ class HealthBoard:
         self._said_s: dict[str, float] = {}
         self._partitions: dict[int, Progress | None] = {}
         self._started = False
+        self._asked: dict[object, tuple[str, Subject, float]] = {}
 
     def holding(self, partitions: Iterable[int]) -> None:
         """These partitions are held, and no others."""
@@ -66,13 +68,23 @@ class HealthBoard:
         """The log did not answer."""
         self._down("log", about, reason)
 
+    @contextmanager
+    def waiting(self, server: str, about: Subject) -> Iterator[None]:
+        """Within the block an answer of the server is waited for: a client may wait for a minute before it says why."""
+        asked = object()
+        self._asked[asked] = (server, about, self._clock.monotonic_s())
+        try:
+            yield
+        finally:
+            del self._asked[asked]
+
     def live(self) -> list[str]:
         """Why this process should be restarted."""
         return health.live(self._facts(), self._clock.monotonic_s(), self._stall_s)
 
     def ready(self) -> list[str]:
         """Why it does not do its work at this moment."""
-        return health.ready(self._facts())
+        return health.ready(self._facts(), self._clock.monotonic_s())
 
     def started(self) -> list[str]:
         """Why it was never ready so far."""
@@ -98,4 +110,4 @@ class HealthBoard:
         self._started = self._started or not self.ready()
 
     def _facts(self) -> Facts:
-        return Facts(self._servers["store"], self._servers["log"], self._partitions)
+        return Facts(self._servers["store"], self._servers["log"], self._partitions, tuple(self._asked.values()))

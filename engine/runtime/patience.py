@@ -47,12 +47,18 @@ class Patience:
 
     async def with_store(self, ask: Callable[[], Awaitable[T]], about: Subject = READING) -> T:
         """What the store answers, once it does."""
-        answer = await patiently(self._clock, ask, lambda error: self._health.store_down(str(error), about), self._name)
+        with self._health.waiting("store", about):
+            answer = await patiently(
+                self._clock, ask, lambda error: self._health.store_down(str(error), about), self._name
+            )
         self._health.store_ok(about)
         return answer
 
     async def with_log(self, ask: Callable[[], Awaitable[T]], about: Subject = READING) -> T:
         """What the log answers, once it does."""
-        answer = await patiently(self._clock, ask, lambda error: self._health.log_down(str(error), about), self._name)
+        with self._health.waiting("log", about):
+            answer = await patiently(
+                self._clock, ask, lambda error: self._health.log_down(str(error), about), self._name
+            )
         self._health.log_ok(about)
         return answer

@@ -8,6 +8,7 @@ from engine.core.health import (
     DEAD_LETTERS,
     POLLING,
     READING,
+    SILENT_S,
     TOPIC,
     Facts,
     Progress,
@@ -81,7 +82,7 @@ def test_a_server_that_is_away_is_no_reason_to_be_restarted_but_one_not_to_be_re
     gone = Server(fault="connection refused", since_s=10.0)
     seen = facts(stuck, store=gone) if away == "store" else facts(stuck, log=gone)
     assert live(seen, 10_000.0, STALL_S) == []
-    assert ready(seen) == [f"the {away} is away: connection refused"]
+    assert ready(seen, 10_000.0) == [f"the {away} is away: connection refused"]
 
 
 def test_after_a_server_came_back_a_partition_gets_the_whole_time_again() -> None:
@@ -91,8 +92,26 @@ def test_after_a_server_came_back_a_partition_gets_the_whole_time_again() -> Non
 
 
 def test_ready_wants_both_servers_and_a_partition() -> None:
-    assert ready(Facts()) == ["the store was not reached yet", "the log was not reached yet", "no partition is held"]
-    assert ready(facts(Progress(next_offset=0, lag=9, moved_s=0.0))) == []
+    unreached = ["the store was not reached yet", "the log was not reached yet"]
+    assert ready(Facts(), 0.0) == [*unreached, "no partition is held"]
+    assert ready(facts(Progress(next_offset=0, lag=9, moved_s=0.0)), 0.0) == []
+
+
+def test_what_is_waited_for_too_long_is_a_reason_before_the_client_gives_up(
+    board: HealthBoard, clock: HandClock
+) -> None:
+    board.store_ok()
+    board.log_ok()
+    board.holding([0])
+    with board.waiting("log", DEAD_LETTERS):
+        clock.now_s += SILENT_S - 1
+        assert board.ready() == []
+        clock.now_s += 1
+        assert board.ready() == ["the log has not answered for 5 s: dead letters"]
+        board.log_down("there is no such topic", DEAD_LETTERS)
+        assert board.ready() == ["the log is away: there is no such topic"]
+        board.log_ok(DEAD_LETTERS)
+    assert board.ready() == []
 
 
 def test_what_is_known_of_a_server_is_dated_from_the_change() -> None:
