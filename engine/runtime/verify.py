@@ -23,7 +23,7 @@ from schemas.game import Game, Unreadable, decode, stream_name
 
 BATCH_GAMES: Final = 20_000
 POLL_WAIT_S: Final = 0.5
-STREAMS_AT_ONCE: Final = 1_000
+STREAMS_AT_ONCE: Final = 250
 """The keys of so many streams are read together: the store has to look for them among all that it has."""
 BLOCK_GAMES: Final = 64
 """Games are packed so many at a time."""
