@@ -61,6 +61,8 @@ def with_settings_as_flags(tokens: Sequence[str]) -> list[str]:
     expanded: list[str] = []
     rest = iter(tokens)
     for token in rest:
+        if token == "-" and tokens[0] == "publish":
+            token = "/dev/stdin"  # the parser takes a hyphen for a flag
         name, equals, value = token.partition("=")
         if not (name.startswith("--") and "." in name):
             expanded.append(token)

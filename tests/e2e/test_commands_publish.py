@@ -30,7 +30,7 @@ def test_jsonl_gz_and_csv_say_the_same(deployment: Deployment) -> None:
         file = deployment.directory / name
         file.write_bytes(content)
         done = deployment.done("publish", str(file), "--json")
-        assert done.json == {"topic": deployment.topic, "published": 300, "left_out": []}
+        assert (done.json["published"], done.json["left_out"]) == (300, [])
     deployment.caught_up()
     verified = deployment.verified()["crash"]
     assert (verified["games"], verified["duplicates"], verified["rejected"]) == (300, 600, 0)
