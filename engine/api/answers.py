@@ -58,6 +58,8 @@ KEPT_BYTES_MAX: Final = 32 << 20
 """Answers kept in memory of one version of a stream."""
 KEPT_BYTES_IN_ALL_MAX: Final = 96 << 20
 """Of all streams."""
+SEAL_BYTES: Final = 8
+"""Of the digest that shows when a kept answer was spoiled."""
 SHARED_BYTES_MAX: Final = 256 << 10
 """A bigger answer is not kept in the store."""
 SHARED_BYTES_PER_S: Final = 128 << 10
@@ -562,9 +564,10 @@ class Answers:
 
     async def _cached(self, stream: str, held: Held, name: str) -> bytes | None:
         try:
-            body = await self._reader.cached(stream, held.version, name)
+            kept = await self._reader.cached(stream, held.version, name)
         except CrashfoldError:
             return None
+        body = None if kept is None else _unsealed(kept)
         self._meter.cache_asked("store", hit=body is not None)
         return body
 
@@ -575,7 +578,7 @@ class Answers:
         if len(body) > SHARED_BYTES_MAX or self._shared_bytes > SHARED_BYTES_PER_S:
             return
         self._shared_bytes += len(body) + 200
-        self._to_share.append(CachedAnswer(stream, held.version, name, body, self._cache_ttl_s))
+        self._to_share.append(CachedAnswer(stream, held.version, name, _sealed(body), self._cache_ttl_s))
         self._share_due.set()
 
     def _note_costly(self, shape: tuple[str, Any]) -> None:
@@ -590,6 +593,17 @@ def _built(wanted: Precomputed, pieces: Pieces, view: View) -> Any:
         return wanted.build(pieces.values, pieces.standing, view)
     except SPOILED:
         return Lack.MISSING
+
+
+def _sealed(body: bytes) -> bytes:
+    """An answer as it is kept in the store: its digest, a line feed, and itself."""
+    return hashlib.blake2b(body, digest_size=SEAL_BYTES).hexdigest().encode() + b"\n" + body
+
+
+def _unsealed(kept: bytes) -> bytes | None:
+    """The answer that was kept; None when it is no longer what was kept, so that it is computed again."""
+    body = kept[2 * SEAL_BYTES + 1 :]
+    return body if _sealed(body) == kept else None
 
 
 def problem_reply(problem: Problem, *headers: tuple[bytes, bytes]) -> Reply:

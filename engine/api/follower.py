@@ -655,6 +655,8 @@ class Followers:
         self._tasks: anyio.abc.TaskGroup | None = None
         self.is_started = False
         """Whether the store has answered, so that there is something to answer from."""
+        self.unreadable: dict[str, str] = {}
+        """Why streams that were asked for cannot be read, by stream."""
         self.start_fault = "it was not asked yet"
         """Why not, as far as that is known."""
 
@@ -731,6 +733,10 @@ class Followers:
         try:
             start.follower = await self._started(stream)
             start.error = None
+            self.unreadable.pop(stream, None)
+        except StateError as error:
+            start.error = error
+            self._note_unreadable(stream, str(error))
         except CrashfoldError as error:
             start.error = error
         except Exception:  # whatever a stream holds is its own trouble
@@ -740,6 +746,12 @@ class Followers:
             if self._starting.get(stream) is start:
                 del self._starting[stream]
             start.done.set()
+
+    def _note_unreadable(self, stream: str, fault: str) -> None:
+        """The store has answered, so other streams may be answered from it; of this one it cannot be done."""
+        if len(self.unreadable) < self._streams_max:
+            self.unreadable[stream] = fault
+        self.is_started = self.is_started or self._only_stream is None
 
     async def _started(self, stream: str) -> Follower | None:
         # Quicker to tell than a whole window, where the store is slow, or there is no such stream.

@@ -35,7 +35,7 @@ class ApiHealth:
 
     def notes(self) -> list[str]:
         """What is not as it should be, though everything is answered."""
-        notes = []
+        notes = [f"stream {stream} cannot be read: {why}" for stream, why in sorted(self._followers.unreadable.items())]
         for follower in self._followers.all():
             if follower.channel_fault is not None:
                 notes.append(f"stream {follower.stream} is looked after, not told of: {follower.channel_fault}")

@@ -192,7 +192,7 @@ async def test_a_costly_answer_of_another_process_is_taken_from_the_store(
 
                 async def is_shared() -> bool:
                     keys = [key async for key in store.scan_iter("analytics:cache:1:series:*")]
-                    return first.content in [await store.get(key) for key in keys]
+                    return any(first.content in kept for kept in [await store.get(key) or b"" for key in keys])
 
                 await _eventually(is_shared)
             second = await two.get(url % "77.7")
@@ -200,6 +200,32 @@ async def test_a_costly_answer_of_another_process_is_taken_from_the_store(
             assert second.headers["x-crashfold-source"] == "cached"
             metrics = await _metrics(two)
             assert metrics['crashfold_api_cache_requests_total{cache="store",outcome="hit"}'] == 1
+
+
+@pytest.mark.parametrize("spoiled", [b"", b"\xff\xfe\0garbage", b'{"status":"success","data":{"count":0,"series":[]}}'])
+async def test_a_kept_answer_that_was_spoiled_is_computed_again(
+    server: ApiServer, redis: RedisServer, spoiled: bytes
+) -> None:
+    url = f"{ROOT}/series/without-min-crash-point/%s?limit=20000&sort_by=length"
+    asked = f"{77 + len(spoiled)}.3"
+    with api_server(redis.url) as other:
+        async with server.client() as one, other.client() as two, Redis.from_url(redis.url) as store:
+            for client in (one, two):  # both learn that such questions are costly
+                await client.get(url % "1.13")
+            known = {key async for key in store.scan_iter("analytics:cache:*")}
+            first = await one.get(url % asked)
+            fresh: set[bytes] = set()
+
+            async def is_shared() -> bool:
+                fresh.update({key async for key in store.scan_iter("analytics:cache:*")} - known)
+                return bool(fresh)
+
+            await _eventually(is_shared)
+            for key in fresh:
+                await store.set(key, spoiled)
+            second = await two.get(url % asked)
+    assert second.content == first.content
+    assert second.headers["x-crashfold-source"] == "computed"
 
 
 async def test_a_precomputed_key_that_is_missing_is_computed_logged_and_counted(

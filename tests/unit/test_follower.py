@@ -10,7 +10,8 @@ from engine.adapters.clock import SystemClock
 from engine.adapters.memory_reader import MemoryReader
 from engine.adapters.memory_store import MemoryStore, Trouble
 from engine.api.follower import CHANGE_GAMES_MAX, Change, Ended, Follower, Followers, Subscription, TooManyStreams
-from engine.core.reading import Cursor, WindowPart
+from engine.api.health import ApiHealth
+from engine.core.reading import Cursor, Standing, WindowPart
 from engine.errors import CrashfoldError, StateError, StoreRefused, StoreUnavailable
 from projections.settings import ProjectionSettings
 from tests.api_server import Writer
@@ -340,3 +341,32 @@ async def test_a_version_that_the_store_lost_is_not_waited_for_long(store: Memor
     async with followed(store) as follower:
         await follower.catch_up([Cursor("g1", 7, "0" * 16, 7)])
         assert follower.held.version == 1
+
+
+class _DamagedDefault(MemoryReader):
+    """What stands of the default stream is no checkpoint."""
+
+    async def standing(self, stream: str) -> Standing | None:
+        if stream == "crash":
+            raise StateError("analytics:{crash}:checkpoint is spoiled")
+        return await super().standing(stream)
+
+
+async def test_a_default_stream_that_cannot_be_read_keeps_no_process_from_answering_about_others(
+    store: MemoryStore,
+) -> None:
+    await Writer(store, SMALL, stream="b").commit([game(1)])
+    with anyio.fail_after(PATIENCE_S):
+        async with Followers(_DamagedDefault(store), SystemClock()).running() as followers:
+            health = ApiHealth(followers)
+            await until(lambda: health.ready() == [])
+            assert health.notes() == ["stream crash cannot be read: analytics:{crash}:checkpoint is spoiled"]
+            assert await followers.follow("b") is not None
+
+
+async def test_a_process_of_one_stream_that_cannot_be_read_is_not_ready(store: MemoryStore) -> None:
+    with anyio.fail_after(PATIENCE_S):
+        async with Followers(_DamagedDefault(store), SystemClock(), only_stream="crash").running() as followers:
+            health = ApiHealth(followers)
+            await until(lambda: bool(followers.unreadable))
+            assert health.ready() != []
