@@ -120,8 +120,8 @@ class Play:
         """From which offsets the state of a stream may have been folded; 0 if not said otherwise."""
         self._ever_begun: dict[str, set[int]] = defaultdict(lambda: {0})
         """The same of all times: readers may hold what is long gone."""
-        self._begins: dict[int, set[int]] = {number: {0} for number in range(schedule.partitions)}
-        """Where the partitions have begun so far."""
+        self._begins: dict[tuple[str | None, int], set[int]] = defaultdict(lambda: {0})
+        """Where the partitions of each topic have begun so far."""
         self._replicas: list[Snapshot] = []
         self._excuses: set[str] = set()
         self._spoiled: set[str] = set()
@@ -609,7 +609,7 @@ class Play:
         if end > begin:
             self._excuses.add("truncated")
             self._topic.truncate_before(begin + int(share * (end - begin)), partition=number)
-            self._begins[number].add(self._begin(number))
+            self._begins[self._topic.topic_id, number].add(self._begin(number))
 
     def _recreate(self, same: float, others: int) -> None:
         before = self._there.records
@@ -617,7 +617,6 @@ class Play:
         self._topic.recreate()
         self._history[self._topic.topic_id] = Topic(SMALL, self._schedule.only, self._schedule.partitions)
         for number, records in enumerate(before):
-            self._begins[number] = {0}
             for record in records[: int(same * len(records))]:
                 self._append(number, record.key, record.value)
         for turn in range(others):
@@ -713,7 +712,9 @@ class Play:
             return
         if stream not in self._met and not self._is_known(stream):
             # It is met for the first time, as far as the store knows: what retention has removed was never needed.
-            self._bases.setdefault(stream, {0}).update(self._begins[kept.checkpoint.partition])
+            self._bases.setdefault(stream, {0}).update(
+                self._begins[kept.checkpoint.topic_id, kept.checkpoint.partition]
+            )
             self._ever_begun[stream] |= self._bases[stream]
         self._met.add(stream)
         if stream in self._spoiled:
