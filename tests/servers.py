@@ -466,7 +466,7 @@ class Nginx(Server):
         (directory / "nginx.conf").write_text(
             # As root it would change to a user who may not write here.
             f"{'user root;' if os.geteuid() == 0 else ''}\n"
-            f"daemon off;\nworker_processes 1;\npid {directory}/pid;\nerror_log stderr warn;\n"
+            f"daemon off;\nmaster_process off;\n\npid {directory}/pid;\nerror_log stderr warn;\n"
             f"events {{ worker_connections 1024; }}\n"
             f"http {{\n{own}access_log off;\n{servers.replace('{port}', f'127.0.0.1:{self.port}')}\n}}\n"
         )
