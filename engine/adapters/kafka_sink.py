@@ -20,6 +20,7 @@ from aiokafka.errors import (
     MessageSizeTooLargeError,
     RecordListTooLargeError,
     TopicAuthorizationFailedError,
+    UnknownError,
 )
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.protocol.produce import ProduceRequest
@@ -103,14 +104,28 @@ class KafkaSink:
 
     async def __aenter__(self) -> Self:
         with kafka_errors("connecting to Kafka"):
-            producer = AIOKafkaProducer(**self._options)
             try:
-                await begin(producer.start(), self._connection)
-            except BaseException:
-                await close_producer(producer)
-                raise
-        self._producer = producer
+                self._producer = await self._started()
+            except UnknownError:  # once may be an accident; a broker that cannot number producers says it each time
+                try:
+                    self._producer = await self._started()
+                except UnknownError as error:
+                    if not self._options["enable_idempotence"]:
+                        raise
+                    raise LogRefused(
+                        f"the broker cannot number producers ({error}): update it, or set"
+                        " kafka.enable_idempotence = false"
+                    ) from error
         return self
+
+    async def _started(self) -> AIOKafkaProducer:
+        producer = AIOKafkaProducer(**self._options)
+        try:
+            await begin(producer.start(), self._connection)
+        except BaseException:
+            await close_producer(producer)
+            raise
+        return producer
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
