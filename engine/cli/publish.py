@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple
 from zoneinfo import ZoneInfo
 
-from cyclopts import Parameter, validators
+from cyclopts import CycloptsError, Parameter, validators
 
 from engine.adapters.files import read_games_file
 from engine.adapters.history import STANDARD_INPUT, Damaged, Format, Header, rows
@@ -81,7 +81,7 @@ def publish(
     if not is_stream_name(stream):
         raise ConfigurationError(f"--stream {stream}: a stream name is 1 to 64 of A-Z a-z 0-9 . _ -")
     if not files:
-        raise ConfigurationError("name the files to publish, or - for standard input")
+        raise CycloptsError(msg="name the files to publish, or - for standard input")
     if unchecked:
         published = options.run(_publish_unchecked, settings, files, stream, partitions)
         result: dict[str, Any] = {"topic": settings.kafka.topic, "published": published, "left_out": []}

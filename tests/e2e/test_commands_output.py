@@ -198,10 +198,9 @@ def test_lines_of_several_workers_in_one_pipe_are_each_whole(deployment: Deploym
     words = ["run", "--workers", "2", "--until-caught-up", "--log.level", "debug"]
     done = deployment.run(*words)
     assert done.code == 0, done.err
-    lines = done.err.splitlines()
-    assert len(lines) > 300
-    for line in lines:
-        json.loads(line)
+    lines = [json.loads(line) for line in done.err.splitlines()]
+    assert len(lines) > 20
+    assert {line.get("worker") for line in lines} >= {0, 1}
 
 
 # --- output that nobody reads -----------------------------------------------------------------------------------------
