@@ -118,7 +118,7 @@ class StoredDeadLetter(msgspec.Struct, frozen=True):
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """What became of a dead letter. `retried_as` names the record that was published again."""
+    """The outcome of a dead letter: retried or discarded. `retried_as` names the record that was published again."""
 
     became: Literal["retried", "discarded"]
     origin: Origin
@@ -230,7 +230,7 @@ class Listing:
         self._letters[letter.origin] = ListedDeadLetter(letter, stored.record.timestamp_ms, stored.partition)
 
     def letters(self) -> list[ListedDeadLetter]:
-        """What was taken in, oldest first."""
+        """The games taken in, oldest first."""
         retries = {mark.retried_as: origin for origin, mark in self._marks.items() if mark.retried_as is not None}
         found = [
             msgspec.structs.replace(one, mark=self._marks.get(origin), retry_of=retries.get(origin))

@@ -37,7 +37,7 @@ from engine.core.facts import Bounds, Polled, Record, Records
 from engine.errors import ConfigurationError, CrashfoldError, LogUnavailable, LostRange, TopicRecreated
 
 LINE_BYTES_MAX: Final = 128 * 1024
-"""What is kept of a longer line: more than enough to be found too long."""
+"""Bytes kept of a longer line: more than enough to be found too long."""
 _BLOCK_BYTES: Final = 1024 * 1024
 _LOOK_AGAIN_S: Final = 0.05
 """How often a file is looked at while nothing comes."""

@@ -29,7 +29,7 @@ Format = Literal["csv", "jsonl", "json", "parquet"]
 
 STANDARD_INPUT: Final = Path("/dev/stdin")
 LINE_CHARS_MAX: Final = 128 * 1024
-"""What is kept of a longer line: more than enough to be found too long."""
+"""Bytes kept of a longer line: more than enough to be found too long."""
 
 _FORMATS: Final[Mapping[str, Format]] = {
     ".csv": "csv",
@@ -62,7 +62,7 @@ class Header(NamedTuple):
 
 
 class Damaged(NamedTuple):
-    """What stands where a row should be."""
+    """A value that stands where a row should be."""
 
     number: int
     detail: str

@@ -241,7 +241,7 @@ class KafkaLog:
         return None if found is None else printed(found)
 
     async def is_compacted(self) -> bool:
-        """What the topic's `cleanup.policy` says; False where this user may not read it."""
+        """Whether the topic's `cleanup.policy` has `compact`; False where this user may not read it."""
         with kafka_errors(f"asking for the settings of {self._topic}"):
             policy = await cleanup_policy(self._connected()._client, self._topic, self._timeout_s)
         return policy is not None and "compact" in policy
