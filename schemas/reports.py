@@ -4,10 +4,12 @@ Imports msgspec and the standard library only. Nothing is decided by them: they 
 milliseconds.
 """
 
-from typing import Literal
+from collections.abc import Iterable, Iterator
+from typing import Literal, TypeVar
 
 import msgspec
 
+T = TypeVar("T")
 ReportKind = Literal["engine", "rebuild", "verified"]
 
 
@@ -53,3 +55,12 @@ class Verification(msgspec.Struct, frozen=True):
     result: Literal["equal", "differs"]
     version: int
     differences: int
+
+
+def read(reports: Iterable[bytes], kind: type[T]) -> Iterator[T]:
+    """The reports as `kind`; those that cannot be read are left out."""
+    for report in reports:
+        try:
+            yield msgspec.json.decode(report, type=kind)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            continue

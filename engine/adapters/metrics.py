@@ -27,6 +27,7 @@ from engine.errors import StoreRefused, Unavailable
 from engine.logs import lines_lost
 from engine.meter import FairnessFault
 from engine.version import VERSION, revision
+from schemas.reports import RebuildProgress, Verification
 
 _DURATIONS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _GAMES: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000)
@@ -74,6 +75,15 @@ class Metrics:
         self.registry.register(LogLinesLost())
 
         self._commit_s = self._histogram("commit_duration_seconds", "The store's answer to one call.", _DURATIONS_S)
+        self._script_s = Histogram(
+            "crashfold_script_duration_seconds",
+            "The store's answer to the calls of a script.",
+            ("script",),
+            buckets=_DURATIONS_S,
+            registry=self.registry,
+        )
+        for script in ("commit", "promote"):
+            self._script_s.labels(script)
         self._step_s = self._histogram("step_duration_seconds", "One turn of the loop.", _DURATIONS_S)
         self._batch = self._histogram("batch_games", "Records taken in by one turn of the loop.", _GAMES)
         self._loop_lag_s = self._histogram("loop_lag_seconds", "How late the event loop wakes.", _DURATIONS_S)
@@ -105,6 +115,7 @@ class Metrics:
         )
         self._streams_named: set[str] = set()
         self._store = StoreMetrics(self.registry)
+        self._told = ToldMetrics(self.registry)
         self._replayed = self._gauge("replay_records", "Records read by the replay under way.")
         self._replay_progress = self._gauge("replay_progress_ratio", "How far it is, from 0 to 1.")
 
@@ -129,6 +140,15 @@ class Metrics:
         """The newest game of the stream ended then. The first `STREAMS_NAMED_MAX` streams have a label of their own."""
         if newest_end_time_ms is not None and self._is_named(stream):
             self._newest_game_s.labels(stream).set(newest_end_time_ms / 1000)
+
+    def script_took(self, script: str, duration_s: float) -> None:
+        """The store answered calls of a script, sent together."""
+        self._script_s.labels(script).observe(duration_s)
+
+    def told(self, verified: Sequence[Verification], rebuilds: Sequence[RebuildProgress]) -> None:
+        """What `verify` and rebuilds have told of themselves, wherever they run."""
+        self._told.verified = tuple(verified[:STREAMS_NAMED_MAX])
+        self._told.rebuilds = tuple(rebuilds[:STREAMS_NAMED_MAX])
 
     def moved(self, partition: int, now_ms: int) -> None:
         """A commit of a stream of this partition was made."""
@@ -255,3 +275,31 @@ class StoreMetrics(Collector):
                 for server, value in zip(self.servers, values, strict=True):
                     family.add_metric([server.address], value)
                 yield family
+
+
+class ToldMetrics(Collector):
+    """What rebuilds and `verify`, processes that come to an end, have left in the store. A stream is here for as long
+    as its report is there."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.verified: tuple[Verification, ...] = ()
+        self.rebuilds: tuple[RebuildProgress, ...] = ()
+        registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        """One sample a stream and metric."""
+        differences = _of_stream("verify_differences", "Differences that the last verify of the stream found.")
+        verified_s = _of_stream("verify_timestamp_seconds", "When the stream was last verified, in Unix time.")
+        for verified in self.verified:
+            differences.add_metric([verified.stream], verified.differences)
+            verified_s.add_metric([verified.stream], verified.time / 1000)
+        progress = _of_stream("rebuild_progress_ratio", "How far the last rebuild is, from 0 to 1; of all streams: *.")
+        records = _of_stream("rebuild_records", "Records that the last rebuild has read.")
+        for rebuild in self.rebuilds:
+            progress.add_metric([rebuild.stream], rebuild.progress)
+            records.add_metric([rebuild.stream], rebuild.records)
+        yield from (differences, verified_s, progress, records)
+
+
+def _of_stream(name: str, meaning: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"crashfold_{name}", meaning, labels=("stream",))

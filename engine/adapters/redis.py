@@ -23,6 +23,7 @@ from engine.adapters.redis_cluster import RedisCluster, by_server
 from engine.adapters.redis_errors import translated
 from engine.adapters.redis_reports import RedisReports
 from engine.adapters.redis_usage import RedisUsage
+from engine.adapters.redis_watch import Watch
 from engine.core.facts import (
     Applied,
     Behind,
@@ -121,6 +122,7 @@ class RedisStore:
 
     `url` is `redis://`, `rediss://` (TLS) or `unix://`, with `cluster` that of any node; `password` goes before one in
     it; `key_prefix` may have `{stream}` in it, and has with `cluster`. Times are seconds.
+    `watch` is told how long each call takes.
     """
 
     def __init__(
@@ -135,6 +137,7 @@ class RedisStore:
         bulk_timeout_s: float = BULK_TIMEOUT_S,
         commit_connections: int = 4,
         read_connections: int = 16,
+        watch: Watch | None = None,
     ) -> None:
         self._client: RedisClient | RedisCluster = (RedisCluster if cluster else RedisClient)(
             url,
@@ -144,6 +147,7 @@ class RedisStore:
             bulk_timeout_s=bulk_timeout_s,
             commit_connections=commit_connections,
             read_connections=read_connections,
+            watch=watch,
         )
         self._key_prefix = key_prefix
         self._commit_script = Script.named(COMMIT)

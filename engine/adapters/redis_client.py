@@ -28,7 +28,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError, NoScriptError, RedisError, TimeoutError
 
 from engine.adapters.redis_errors import STRAYED, TOO_LARGE, code_of, translated
-from engine.adapters.redis_line import Line
+from engine.adapters.redis_line import Command, Line
+from engine.adapters.redis_watch import Asked, Watch
 from engine.errors import ConfigurationError, CrashfoldError, StoreForbidden, StoreRefused, StoreUnavailable
 from engine.settings import RedisAddress, redis_address
 
@@ -43,6 +44,7 @@ SCRIPT_LOADS_MAX: Final = 3
 class Script(msgspec.Struct, frozen=True):
     """A Lua script and the digest it is called by."""
 
+    name: str
     source: str
     sha: str
 
@@ -50,7 +52,7 @@ class Script(msgspec.Struct, frozen=True):
     def named(cls, name: str) -> "Script":
         """The script in `lua/<name>.lua`."""
         source = files("engine.adapters").joinpath("lua", f"{name}.lua").read_text("utf-8")
-        return cls(source, sha1(source.encode(), usedforsecurity=False).hexdigest())
+        return cls(name, source, sha1(source.encode(), usedforsecurity=False).hexdigest())
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -100,8 +102,8 @@ class RedisClient:
     """Two pools on one server: a slow read never makes a commit wait for a connection.
 
     Times are seconds: `connect_timeout_s` for a new connection, `timeout_s` for a call and its answer, `bulk_timeout_s`
-    for one that reads a whole state. A node of a cluster has `strayed`, which is called whenever an answer, or none,
-    means that another node may have the keys now.
+    for one that reads a whole state. `watch` is told how long each takes. A node of a cluster has `strayed`, which is
+    called whenever an answer, or none, means that another node may have the keys now.
     """
 
     def __init__(
@@ -114,8 +116,10 @@ class RedisClient:
         bulk_timeout_s: float,
         commit_connections: int,
         read_connections: int,
+        watch: Watch | None = None,
         strayed: Callable[[], None] | None = None,
     ) -> None:
+        self._watch = watch or Watch()
         self._strayed = strayed
         self._large_losses = 0
         """Of connections in turn that were lost while a large call was on its way."""
@@ -214,7 +218,7 @@ class RedisClient:
         replies: list[Any] = [None] * len(calls)
         due = list(range(len(calls)))
         for _ in range(SCRIPT_LOADS_MAX):
-            async with self._asking(self._timeout_s):
+            async with self._asking(self._timeout_s, script.name):
                 pipeline = self._commits.pipeline(transaction=False)
                 for index in due:
                     call = calls[index]
@@ -234,16 +238,16 @@ class RedisClient:
 
     async def ask(self, build: Callable[[Pipeline], object]) -> list[Any]:
         """The replies to the commands that `build` puts on a pipeline. Raises the first error among them."""
-        async with self._asking(self._timeout_s):
-            pipeline = self._reads.pipeline(transaction=False)
-            build(pipeline)
+        pipeline = self._reads.pipeline(transaction=False)
+        build(pipeline)
+        async with self._asking(self._timeout_s, _commands(pipeline)):
             return list(await pipeline.execute())
 
     async def ask_at_once(self, build: Callable[[Pipeline], object], *, is_bulk: bool = True) -> list[Any]:
         """`ask` with nothing of anybody else in between; an error that Redis answered with is its reply."""
-        async with self._asking(self._bulk_timeout_s if is_bulk else self._timeout_s):
-            pipeline = self._reads.pipeline(transaction=True)
-            build(pipeline)
+        pipeline = self._reads.pipeline(transaction=True)
+        build(pipeline)
+        async with self._asking(self._bulk_timeout_s if is_bulk else self._timeout_s, _commands(pipeline)):
             replies = await pipeline.execute(raise_on_error=False)
             return [self.translated(reply) if isinstance(reply, RedisError) else reply for reply in replies]
 
@@ -262,14 +266,17 @@ class RedisClient:
                 raise
             return taken
 
-        return Line(connect, timeout_s)
+        def took(asked: Sequence[Command], duration_s: float) -> None:
+            self._watch.took(self.address, asked, duration_s)
+
+        return Line(connect, timeout_s, took)
 
     async def scan(self, pattern: str) -> list[str]:
         """Every key that matches `pattern` from the beginning of the call to its end; others perhaps."""
         found: set[bytes | str] = set()
         cursor = 0
         while True:
-            async with self._asking(self._timeout_s):
+            async with self._asking(self._timeout_s, (("SCAN",),)):
                 cursor, keys = await self._reads.scan(cursor, match=pattern, count=1000)
             found.update(keys)
             if int(cursor) == 0:
@@ -297,8 +304,10 @@ class RedisClient:
                 await subscriber.aclose()  # type: ignore[no-untyped-call]
 
     @asynccontextmanager
-    async def _asking(self, timeout_s: float) -> AsyncIterator[None]:
-        """The seam: a deadline, and the client's errors turned into ours."""
+    async def _asking(self, timeout_s: float, asked: Asked | None = None) -> AsyncIterator[None]:
+        """The seam: a deadline, the client's errors turned into ours, and the time that it took; not that of waiting
+        for messages, for which nothing is `asked`."""
+        began_s = anyio.current_time()
         try:
             with anyio.fail_after(timeout_s):
                 yield
@@ -306,6 +315,9 @@ class RedisClient:
             if code_of(error) == "READONLY":
                 await self._drop_connections()
             raise self.translated(error) from error
+        finally:
+            if asked is not None:
+                self._watch.took(self.address, asked, anyio.current_time() - began_s)
 
     def translated(self, error: Exception) -> CrashfoldError:
         """`translated`, but for what a node of a cluster means by it."""
@@ -323,6 +335,11 @@ class RedisClient:
         with anyio.move_on_after(1, shield=True):
             await self._commit_pool.disconnect(inuse_connections=False)
             await self._read_pool.disconnect(inuse_connections=False)
+
+
+def _commands(pipeline: Pipeline) -> list[tuple[Any, ...]]:
+    """The commands on a pipeline, which lets go of them when it is executed."""
+    return [words for words, _ in pipeline.command_stack]
 
 
 def _config_get(name: str, pipeline: Pipeline) -> None:

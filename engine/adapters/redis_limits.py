@@ -13,6 +13,7 @@ from engine.adapters.redis_client import RedisClient, Script
 from engine.adapters.redis_cluster import RedisCluster
 from engine.adapters.redis_errors import code_of
 from engine.adapters.redis_line import Line
+from engine.adapters.redis_watch import Watch
 from schemas import keys
 
 TIMEOUT_S: Final = 0.5
@@ -30,6 +31,7 @@ class RedisRateLimits:
         cluster: bool = False,
         key_prefix: str = "analytics",
         timeout_s: float = TIMEOUT_S,
+        watch: Watch | None = None,
     ) -> None:
         self._client: RedisClient | RedisCluster = (RedisCluster if cluster else RedisClient)(
             url,
@@ -39,6 +41,7 @@ class RedisRateLimits:
             bulk_timeout_s=timeout_s,
             commit_connections=1,
             read_connections=2,
+            watch=watch,
         )
         self._timeout_s = timeout_s
         self._key_prefix = key_prefix

@@ -19,31 +19,36 @@ Connect = Callable[[asyncio.BaseProtocol], Awaitable[tuple[asyncio.Transport, ob
 """Makes a connection that has logged in, and hands it over to that protocol: its transport, and what must be kept as
 long as that is used."""
 
+Took = Callable[[Sequence[Command], float], None]
+"""Is told what was asked, and the seconds until it was answered."""
+
 MULTI = pack_command(("MULTI",))
 EXEC = pack_command(("EXEC",))
 
 
 class Line:
-    """Connects when somebody asks, and again after it was cut. `timeout_s` is the longest that a reply may take.
+    """Connects when somebody asks, and again after it was cut. `timeout_s` is the longest that a reply may take; `took`
+    is told how long each took.
 
     What it raises is redis-py's own: ConnectionError, TimeoutError, InvalidResponse.
     """
 
-    def __init__(self, connect: Connect, timeout_s: float) -> None:
+    def __init__(self, connect: Connect, timeout_s: float, took: Took) -> None:
         self._connect = connect
         self._timeout_s = timeout_s
+        self._took = took
         self._connecting = asyncio.Lock()
         self._replies: _Replies | None = None
 
     async def ask(self, commands: Sequence[Command]) -> list[Any]:
         """The reply to each command; an error that Redis answered with is a ResponseError in its place."""
         packed = b"".join(map(pack_command, commands))
-        return await self._asked(packed, len(commands))
+        return await self._asked(packed, len(commands), commands)
 
     async def ask_at_once(self, commands: Sequence[Command]) -> list[Any]:
         """The same with nothing of anybody else in between. Raises ResponseError when none of it was done."""
         packed = b"".join((MULTI, *map(pack_command, commands), EXEC))
-        *queued, replies = await self._asked(packed, len(commands) + 2)
+        *queued, replies = await self._asked(packed, len(commands) + 2, commands)
         if isinstance(replies, ResponseError):
             raise next((reply for reply in queued if isinstance(reply, ResponseError)), replies)
         found: list[Any] = replies
@@ -54,16 +59,19 @@ class Line:
         if self._replies is not None:
             self._replies.cut(ConnectionError("the connection was closed"))
 
-    async def _asked(self, packed: bytes, count: int) -> list[Any]:
+    async def _asked(self, packed: bytes, count: int, commands: Sequence[Command]) -> list[Any]:
         replies = self._replies
         if replies is None or replies.is_cut:
             replies = await self._connected()
         answered = replies.expect(packed, count)
-        late = answered.get_loop().call_later(self._timeout_s, replies.cut, TimeoutError("no reply in time"))
+        loop = answered.get_loop()
+        began_s = loop.time()
+        late = loop.call_later(self._timeout_s, replies.cut, TimeoutError("no reply in time"))
         try:
             return await answered
         finally:
             late.cancel()
+            self._took(commands, loop.time() - began_s)
 
     async def _connected(self) -> "_Replies":
         async with self._connecting:

@@ -21,6 +21,7 @@ from engine.adapters.redis_cluster import RedisCluster, by_server
 from engine.adapters.redis_errors import code_of
 from engine.adapters.redis_line import Command, Line
 from engine.adapters.redis_reports import RedisReports
+from engine.adapters.redis_watch import Watch
 from engine.core.reading import (
     AllFields,
     CachedAnswer,
@@ -74,6 +75,7 @@ class RedisReader:
         key_prefix: str = "analytics",
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         timeout_s: float = TIMEOUT_S,
+        watch: Watch | None = None,
     ) -> None:
         self._client: RedisClient | RedisCluster = (RedisCluster if cluster else RedisClient)(
             url,
@@ -83,6 +85,7 @@ class RedisReader:
             bulk_timeout_s=WINDOW_TIMEOUT_S,
             commit_connections=1,
             read_connections=STREAMS_MAX,
+            watch=watch,
         )
         self._servers: dict[RedisClient, _Server] = {}
         self._timeout_s = timeout_s

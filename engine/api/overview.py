@@ -4,8 +4,8 @@ Pure functions of an `Overview` and a question. Times are printed in the zone as
 left out: somebody else may have written it.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Literal, TypeVar
+from collections.abc import Sequence
+from typing import Literal
 
 import msgspec
 
@@ -13,9 +13,7 @@ from engine.api.questions import Nothing
 from engine.api.times import Instant, Zone
 from engine.core.reading import StreamOverview
 from schemas.game import Game, Unreadable, decode
-from schemas.reports import EngineReport, RebuildProgress, Verification
-
-T = TypeVar("T", bound=msgspec.Struct)
+from schemas.reports import EngineReport, RebuildProgress, Verification, read
 
 
 class Overview(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,11 +97,11 @@ def engine(overview: Overview, question: Nothing) -> EngineAnswer:
     """What engines, rebuilds and verifications tell of themselves."""
     zone = overview.zone
     return EngineAnswer(
-        [_engine(report, zone) for report in _read(overview.engines, EngineReport)],
-        [*_read(overview.rebuilds, RebuildProgress)],
+        [_engine(report, zone) for report in read(overview.engines, EngineReport)],
+        [*read(overview.rebuilds, RebuildProgress)],
         [
             VerificationItem(one.stream, _printed(one.time, zone), one.result, one.version, one.differences)
-            for one in _read(overview.verified, Verification)
+            for one in read(overview.verified, Verification)
         ],
     )
 
@@ -159,11 +157,3 @@ def _engine(report: EngineReport, zone: Zone) -> EngineItem:
 
 def _printed(time_ms: int, zone: Zone) -> str:
     return zone.isoformat(time_ms * 1000)
-
-
-def _read(reports: Iterable[bytes], kind: type[T]) -> Iterable[T]:
-    for report in reports:
-        try:
-            yield msgspec.json.decode(report, type=kind)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            continue

@@ -17,6 +17,7 @@ from engine.adapters.kafka_sink import KafkaDeadLetters
 from engine.adapters.metrics import Metrics
 from engine.adapters.probes import serve_probes
 from engine.adapters.redis import RedisStore
+from engine.adapters.redis_watch import Watch
 from engine.adapters.service_manager import tell_service_manager
 from engine.adapters.worker_reports import Gathered, report
 from engine.core.fairness import FairnessCheck
@@ -26,7 +27,7 @@ from engine.meter import Meter, Meters, NullMeter
 from engine.ports import DeadLetters, EventLog, StateStore
 from engine.runtime.health import HealthBoard
 from engine.runtime.processor import Limits, Processor
-from engine.runtime.reporting import EngineNotes
+from engine.runtime.reporting import EngineNotes, keep_hearing
 from engine.runtime.status import known_streams
 from engine.runtime.supervisor import Supervisor
 from engine.runtime.tasks import task_group
@@ -40,13 +41,24 @@ CLOCK = SystemClock()
 log = structlog.get_logger()
 
 
-def open_store(settings: Settings) -> RedisStore:
-    """The store that the settings name."""
+def open_store(settings: Settings, metrics: Metrics | None = None) -> RedisStore:
+    """The store that the settings name; `metrics` count its scripts."""
     redis = settings.redis
     timeout_s = redis.timeout_ms / 1000
     return RedisStore(
-        redis.url, password=redis.password, cluster=redis.cluster, key_prefix=redis.key_prefix, timeout_s=timeout_s
+        redis.url,
+        password=redis.password,
+        cluster=redis.cluster,
+        key_prefix=redis.key_prefix,
+        timeout_s=timeout_s,
+        watch=redis_watch(settings, metrics),
     )
+
+
+def redis_watch(settings: Settings, metrics: Metrics | None = None) -> Watch:
+    """What is told how long Redis takes."""
+    slow_s = settings.redis.slow_ms / 1000
+    return Watch(slow_s) if metrics is None else Watch(slow_s, metrics.script_took)
 
 
 def open_log(settings: Settings, file: Path | None = None, *, group: bool = False) -> EventLog:
@@ -131,7 +143,7 @@ async def run_engine(
     event_log, dead_letters = open_log(settings, file, group=True), open_dead_letters(settings, file)
     async with (
         AsyncExitStack() as stack,
-        open_store(settings) as store,
+        open_store(settings, metrics) as store,
         dead_letters,
     ):
         processor = new_processor(
@@ -161,6 +173,7 @@ async def run_engine(
             await stack.enter_async_context(serve_probes(engine.host, engine.port, health, metrics.registry))
             await stack.enter_async_context(_service_managed(health))
         await stack.enter_async_context(meanwhile(notes.keep_telling, store.reports()))
+        await stack.enter_async_context(meanwhile(keep_hearing, store.reports(), CLOCK, metrics.told))
         await supervisor.run()
 
 

@@ -26,7 +26,7 @@ from engine.api.places import Bounds
 from engine.api.replica import Replica
 from engine.api.stream import live_routes
 from engine.api.times import Zones
-from engine.cli.bootstrap import CLOCK, only_stream, open_log
+from engine.cli.bootstrap import CLOCK, only_stream, open_log, redis_watch
 from engine.core.fairness import FairnessCheck
 from engine.settings import Settings
 
@@ -38,7 +38,10 @@ async def serve_api(settings: Settings, reserved: socket.socket, beats: Beats, w
     only, metrics, zones = only_stream(settings), ApiMetrics(worker), Zones()
     fairness = FairnessCheck.of(settings.fairness.check, settings.fairness.salt, settings.fairness.variant)
     redis = settings.redis
-    reader = RedisReader(redis.url, password=redis.password, cluster=redis.cluster, key_prefix=redis.key_prefix)
+    watch = redis_watch(settings)
+    reader = RedisReader(
+        redis.url, password=redis.password, cluster=redis.cluster, key_prefix=redis.key_prefix, watch=watch
+    )
     followers = Followers(
         reader,
         CLOCK,
@@ -56,7 +59,7 @@ async def serve_api(settings: Settings, reserved: socket.socket, beats: Beats, w
         default_stream=followers.default_stream,
     )
     rate_limits = RedisRateLimits(
-        redis.url, password=redis.password, cluster=redis.cluster, key_prefix=redis.key_prefix
+        redis.url, password=redis.password, cluster=redis.cluster, key_prefix=redis.key_prefix, watch=watch
     )
     health = ApiHealth(followers, lambda: beats.stale(CLOCK))
     metrics.look = lambda: metrics.follow(

@@ -98,7 +98,7 @@ async def replay_topic(
     with progress_bar("replay") as progressed:
         async with (
             serve_metrics(settings, metrics, port),
-            open_store(settings) as store,
+            open_store(settings, metrics) as store,
             open_log(settings, file) as event_log,
             open_dead_letters(settings, file) as dead_letters,
         ):

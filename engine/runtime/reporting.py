@@ -5,7 +5,7 @@ nothing up.
 """
 
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import anyio
@@ -18,9 +18,10 @@ from engine.meter import NullMeter
 from engine.ports import Clock, Reports
 from engine.runtime.rebuild import Progress, RebuildReport
 from engine.runtime.verify import VerifyReport
-from schemas.reports import EngineReport, PartitionReport, RebuildProgress, ReportKind, Verification
+from schemas.reports import EngineReport, PartitionReport, RebuildProgress, ReportKind, Verification, read
 
 TELL_EVERY_S: Final = 1.0
+HEAR_EVERY_S: Final = 10.0
 TELL_DEADLINE_S: Final = 5.0
 TTL_S: Final = 15
 REBUILT_TTL_S: Final = 24 * 3600
@@ -29,6 +30,8 @@ RATE_S: Final = 5
 """Over how many reports the rate of games is taken."""
 ALL_STREAMS: Final = "*"
 """The name under which a rebuild of all streams is told."""
+
+Heard = Callable[[Sequence[Verification], Sequence[RebuildProgress]], None]
 
 log = structlog.get_logger()
 
@@ -151,6 +154,19 @@ async def tell_verified(reports: Reports, result: VerifyReport, clock: Clock) ->
         for one in result.streams
     }
     await _tell(reports, "verified", found, None)
+
+
+async def keep_hearing(reports: Reports, clock: Clock, heard: Heard) -> None:
+    """Hand on what `verify` and rebuilds have told, every ten seconds, until cancelled. Nothing is handed on while the
+    store does not answer."""
+    while True:
+        with anyio.move_on_after(TELL_DEADLINE_S):
+            try:
+                verified = [*read(await reports.told("verified"), Verification)]
+                heard(verified, [*read(await reports.told("rebuild"), RebuildProgress)])
+            except CrashfoldError as error:
+                log.debug("reports_not_heard", fault=str(error))
+        await clock.sleep(HEAR_EVERY_S)
 
 
 async def _tell(reports: Reports, kind: ReportKind, told: dict[str, bytes], ttl_s: int | None) -> None:

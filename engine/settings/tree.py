@@ -231,6 +231,9 @@ class RedisSettings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = "analytics"
     timeout_ms: Annotated[int, Meta(ge=10, le=600_000, description="Deadline of each call, in ms.")] = 5_000
+    slow_ms: Annotated[
+        int, Meta(ge=0, le=600_000, description="A call that takes so many ms is logged as a warning; 0: none is.")
+    ] = 250
 
     __repr__ = _masked_repr
     __rich_repr__ = _masked_fields

@@ -11,6 +11,7 @@ from engine.core.facts import Applied, Bounds, Conflict, Duplicate, ServerUsage
 from engine.errors import StoreRefused, StoreUnavailable
 from engine.meter import Meter, NullMeter
 from engine.version import VERSION, revision
+from schemas.reports import RebuildProgress, Verification
 
 
 @pytest.fixture
@@ -135,6 +136,24 @@ def test_each_server_of_the_store_has_a_sample_of_what_it_said_last(metrics: Met
     assert value(metrics, "store_keyspace_hits_total", server=server) == 30
     metrics.store_used([])
     assert value(metrics, "store_memory_bytes", server=server) is None
+
+
+def test_what_verify_and_rebuilds_told_is_there_as_long_as_it_is_told(metrics: Metrics) -> None:
+    metrics.told([Verification("a", 5_500, "differs", 7, 3)], [RebuildProgress("*", 0.25, 50, 25.0, None)])
+    assert value(metrics, "verify_differences", stream="a") == 3
+    assert value(metrics, "verify_timestamp_seconds", stream="a") == 5.5
+    assert value(metrics, "rebuild_progress_ratio", stream="*") == 0.25
+    assert value(metrics, "rebuild_records", stream="*") == 50
+    metrics.told([], [])
+    assert value(metrics, "verify_differences", stream="a") is None
+    assert value(metrics, "rebuild_progress_ratio", stream="*") is None
+
+
+def test_calls_of_scripts_are_timed_by_their_name(metrics: Metrics) -> None:
+    metrics.script_took("commit", 0.002)
+    metrics.script_took("promote", 0.2)
+    assert value(metrics, "script_duration_seconds_sum", script="commit") == 0.002
+    assert value(metrics, "script_duration_seconds_count", script="promote") == 1
 
 
 def test_what_is_held_is_a_gauge(metrics: Metrics) -> None:

@@ -1,5 +1,8 @@
 """What an engine, a rebuild and `verify` tell of themselves."""
 
+from collections.abc import Sequence
+
+import anyio
 import msgspec
 
 from engine.adapters.memory_clock import MemoryClock
@@ -8,7 +11,7 @@ from engine.core.facts import Applied, Bounds, Conflict
 from engine.errors import StoreRefused, StoreUnavailable
 from engine.meter import Meters, NullMeter
 from engine.runtime.rebuild import Progress, RebuildReport, Rebuilt
-from engine.runtime.reporting import EngineNotes, RebuildNotes, tell_verified
+from engine.runtime.reporting import EngineNotes, RebuildNotes, keep_hearing, tell_verified
 from engine.runtime.verify import Difference, Verified, VerifyReport
 from schemas.reports import EngineReport, PartitionReport, RebuildProgress, Verification
 
@@ -64,3 +67,22 @@ async def test_verify_tells_what_it_found_of_each_stream() -> None:
         Verification("a", clock.now_ms(), "equal", 3, 0),
         Verification("b", clock.now_ms(), "differs", 3, 2),
     ]
+
+
+async def test_what_is_told_is_handed_on_but_for_what_cannot_be_read() -> None:
+    clock, reports = MemoryClock(), MemoryReports()
+    heard: list[tuple[list[Verification], list[RebuildProgress]]] = []
+    verified, rebuild = Verification("a", 5, "equal", 3, 0), RebuildProgress("a", 1.0, 9, 2.0, 0.0)
+    await reports.tell("verified", {"a": msgspec.json.encode(verified), "b": b"{"})
+    await reports.tell("rebuild", {"a": msgspec.json.encode(rebuild)})
+    with anyio.CancelScope() as scope:
+
+        def hear(verified: Sequence[Verification], rebuilds: Sequence[RebuildProgress]) -> None:
+            heard.append(([*verified], [*rebuilds]))
+            reports.expire(60)
+            if len(heard) == 2:
+                scope.cancel()
+
+        await reports.tell("rebuild", {"a": msgspec.json.encode(rebuild)}, 1)
+        await keep_hearing(reports, clock, hear)
+    assert heard == [([verified], [rebuild]), ([verified], [])]
