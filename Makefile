@@ -10,7 +10,7 @@ READY = .venv/.ready
 # Commands start a second sooner when Python may keep what it has compiled, and the tests start hundreds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup check test test-quick bench bench-api bench-growth bench-guard bench-peers demo simulate clean
+.PHONY: help setup check test test-quick e2e bench bench-api bench-growth bench-guard bench-peers demo simulate clean
 
 help:
 	@echo 'make setup       .venv from uv.lock; again only when that or pyproject.toml changed'
@@ -18,6 +18,7 @@ help:
 	@echo 'make check       lint, format, types, import rules'
 	@echo 'make test        all tests, with Redis and Apache Kafka; installs them when run as root'
 	@echo 'make test-quick  the tests that need neither Java nor an installed server'
+	@echo 'make e2e         the page in a real browser, alone; screenshots in build/screenshots'
 	@echo 'make simulate    the engine on simulated servers that fail: SEEDS=1..2000, or the seed that failed'
 	@echo 'make bench       the benchmarks'
 	@echo 'make bench-api   answers over HTTP, and how soon readers see a commit'
@@ -46,6 +47,11 @@ test: $(READY)
 
 test-quick: $(READY)
 	.venv/bin/pytest -m 'not kafka' $(ARGS)
+
+e2e: $(READY)
+	@tools/install-servers
+	@mkdir -p build/screenshots
+	CRASHFOLD_SCREENSHOTS=build/screenshots .venv/bin/pytest tests/e2e/browser $(ARGS)
 
 simulate: $(READY)
 	@.venv/bin/python -m tests.simulation $(SEEDS) $(ARGS)

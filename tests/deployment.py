@@ -15,7 +15,7 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -97,8 +97,8 @@ def eventually(condition: Callable[[], T], what: str, within_s: float = DEADLINE
         time.sleep(LOOK_AGAIN_S)
 
 
-class Engine:
-    """A `crashfold run`, as a process of its own."""
+class Service:
+    """A command that serves until it is ended, as a process of its own: `crashfold run` or `crashfold serve`."""
 
     def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
         self.process = process
@@ -117,10 +117,10 @@ class Engine:
         return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
 
     def until(self, condition: Callable[[], T], what: str, within_s: float = DEADLINE_S) -> T:
-        """`eventually`, and at once a failure when the engine ends."""
+        """`eventually`, and at once a failure when the process ends."""
 
         def living() -> T:
-            assert self.process.poll() is None, f"the engine ended with {self.process.returncode}: {self.said[-3000:]}"
+            assert self.process.poll() is None, f"it ended with {self.process.returncode}: {self.said[-3000:]}"
             return condition()
 
         return eventually(living, what, within_s)
@@ -154,10 +154,6 @@ class Engine:
         samples = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
         return {name: float(value) for name, value in samples}
 
-    @property
-    def partitions_held(self) -> int:
-        return int(self.metrics().get("crashfold_partitions_held", 0))
-
     def kill(self) -> None:
         """End it at once (SIGKILL)."""
         self.process.kill()
@@ -175,7 +171,18 @@ class Engine:
         try:
             return self.process.wait(within_s)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"the engine did not end within {within_s:.0f} s: {self.said[-3000:]}") from None
+            raise AssertionError(f"it did not end within {within_s:.0f} s: {self.said[-3000:]}") from None
+
+
+class Engine(Service):
+    """A `crashfold run`."""
+
+    @property
+    def partitions_held(self) -> int:
+        return int(self.metrics().get("crashfold_partitions_held", 0))
+
+
+S = TypeVar("S", bound=Service)
 
 
 class Deployment:
@@ -216,7 +223,7 @@ class Deployment:
             "log": {"format": "json"},
         }
         self.configure(settings or {})
-        self._engines = 0
+        self._services = 0
 
     def configure(self, settings: Mapping[str, Mapping[str, object]]) -> None:
         """Put these settings over those there are."""
@@ -273,14 +280,21 @@ class Deployment:
             stderr=subprocess.DEVNULL,
         )
 
-    @contextmanager
-    def engine(self, *flags: str) -> Iterator[Engine]:
+    def engine(self, *flags: str) -> AbstractContextManager[Engine]:
         """A `crashfold run` while the block lasts; killed at its end if it still runs."""
-        self._engines += 1
-        log, port = self.directory / f"engine-{self._engines}.log", free_port()
+        return self._service(Engine, "run", "--engine.port", free_port(), flags)
+
+    def api(self, *flags: str, port: int | None = None) -> AbstractContextManager[Service]:
+        """A `crashfold serve` while the block lasts; killed at its end if it still runs."""
+        return self._service(Service, "serve", "--api.port", port or free_port(), flags)
+
+    @contextmanager
+    def _service(self, kind: type[S], command: str, option: str, port: int, flags: Sequence[str]) -> Iterator[S]:
+        self._services += 1
+        log = self.directory / f"{command}-{self._services}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [COMMAND, "run", *flags, "--engine.port", str(port), "--config", str(self.config)],
+                [COMMAND, command, *flags, option, str(port), "--config", str(self.config)],
                 cwd=self.directory,
                 env=_environment(None),
                 stdin=subprocess.DEVNULL,
@@ -288,7 +302,7 @@ class Deployment:
                 stderr=output,
             )
         try:
-            yield Engine(process, port, log)
+            yield kind(process, port, log)
         finally:
             process.kill()
             process.wait()

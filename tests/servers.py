@@ -1,4 +1,4 @@
-"""Real servers for tests and benchmarks: redis-server, Valkey, Tansu, Apache Kafka and nginx, as child processes.
+"""Real servers for tests and benchmarks: redis-server, Valkey, Tansu, Apache Kafka and nginx, and Chromium.
 
 Imports no pytest: the fixtures are in `conftest.py`. Always true: a server listens on 127.0.0.1 alone, in a directory
 of its own; `start` returns once the very process it started answers; it is signalled by its process id and never
@@ -25,7 +25,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from redis import Redis
@@ -42,6 +42,9 @@ from engine.adapters.embedded import (
     valkey_binary,
 )
 from engine.errors import CrashfoldError
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 _HERE = Path(__file__).resolve().parent
 _POM = _HERE / "kafka" / "pom.xml"
@@ -583,6 +586,29 @@ def kafka_cluster(
             yield cluster
 
 
+@contextmanager
+def chromium() -> Iterator["Browser"]:
+    """Run the machine's Chromium, without a window.
+
+    Holds an event loop in this thread while the block lasts, so no coroutine can be run here meanwhile.
+
+    Raises:
+        Missing: there is none.
+    """
+    binary = shutil.which("chromium") or shutil.which("chromium-browser")
+    if binary is None:
+        raise Missing("the page is tested in Chromium, which is not installed: apt-get install chromium")
+    from playwright.sync_api import sync_playwright  # a third of a second that other tests need not spend
+
+    with sync_playwright() as playwright:
+        # Without a sandbox, as root needs it; a proxy of the environment is not for servers of this machine.
+        browser = playwright.chromium.launch(executable_path=binary, args=["--no-sandbox", "--no-proxy-server"])
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
 def find_java() -> str:
     """The path of a Java of version 17 or newer.
 
@@ -682,6 +708,7 @@ def main() -> None:
         "Tansu": tansu_broker,
         "nginx": partial(nginx, "server { listen {port}; }"),
         f"Apache Kafka {kafka_version()}": kafka_cluster,
+        "Chromium": chromium,
     }
     for name, server in kinds.items():
         try:
