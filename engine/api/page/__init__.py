@@ -10,14 +10,19 @@ from typing import Final
 
 from engine.api.answers import Reply
 
-FILES: Final = {
-    "index.html": "text/html; charset=utf-8",
-    "page.css": "text/css; charset=utf-8",
-    "page.js": "text/javascript; charset=utf-8",
-    "api.js": "text/javascript; charset=utf-8",
-    "chart.js": "text/javascript; charset=utf-8",
-    "icon.svg": "image/svg+xml",
+_TYPES: Final = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
 }
+_FOLDER: Final = resources.files(__name__)
+FILES: Final = {
+    name: _TYPES[suffix]
+    for name in sorted(file.name for file in _FOLDER.iterdir())
+    if (suffix := name[name.rfind(".") :]) in _TYPES
+}
+"""What lies in this folder, and of which type it is."""
 INDEX: Final = "index.html"
 PATHS: Final = {name: "/" if name == INDEX else f"/page/{name}" for name in FILES}
 """Where each is served. None of them holds data, so they need no token: the page asks for it."""
@@ -43,7 +48,7 @@ def pages() -> dict[str, Reply]:
 
 
 def _read(name: str) -> Reply:
-    body = (resources.files(__name__) / name).read_bytes()
+    body = (_FOLDER / name).read_bytes()
     etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
     headers = HEADERS | {"content-type": FILES[name], "content-length": str(len(body)), "etag": etag}
     encoded = tuple((field.encode(), value.encode()) for field, value in headers.items())

@@ -2,29 +2,33 @@
 // Knows nothing of the page. Every URL is relative, so the page may live below any path.
 
 const SILENT_MS = 40_000; // Two heartbeats and a half.
+const ANSWER_MS = 10_000;
+const CONNECT_MS = 3_000; // A server that is there answers a stream at once.
 const POLL_MS = 3_000;
-const WAIT_MIN_MS = 1_000;
-const WAIT_MAX_MS = 15_000;
+const RETRY_MS = 900; // With the jitter 0.5 to 1.3 s: a server that comes back is found within 2 s.
+const WAIT_MAX_MS = 15_000; // Between attempts that a server refuses.
 const LONGEST_EVENT = 1 << 20;
-const KEPT_MAX = 64;
+const KEPT_MAX = 32;
 
 /** A problem that the API told (RFC 9457), or none that it could tell. */
 export class Problem extends Error {
-  constructor(status, body) {
-    super(body?.detail ?? `status ${status}`);
-    this.status = status;
+  constructor(response, body) {
+    super(body?.detail ?? `status ${response.status}`);
+    this.status = response.status;
     this.parameter = body?.parameter;
+    this.retryMs = 1_000 * (Number(response.headers.get("Retry-After")) || 0);
   }
 }
 
 export class Api {
   #kept = new Map();
   #token = sessionStorage.getItem("token") ?? "";
+  #hurry = () => {};
 
   constructor(stream) {
     this.stream = stream;
-    this.zone = Intl.DateTimeFormat().resolvedOptions().timeZone || "UTC";
     this.clockAheadMs = 0; // By how much the server's clock is ahead of this one.
+    this.onAnswer = () => {}; // Hears how every answer stands: {version, source, ageS}.
   }
 
   set token(token) {
@@ -32,62 +36,90 @@ export class Api {
     sessionStorage.setItem("token", token);
   }
 
-  /** What the API answers: {data, version, source, age, isNew}. Throws a Problem. */
-  async get(path, parameters = {}) {
-    const url = this.#url(path, parameters);
-    const kept = this.#kept.get(url);
-    const headers = kept?.etag ? { "If-None-Match": kept.etag } : {};
-    const response = await this.#fetch(url, { headers, cache: "no-store" });
-    if (response.status === 304 && kept) return { ...kept.answer, ...dropNulls(standing(response)), isNew: false };
-    const answer = { ...standing(response), data: await response.json(), isNew: true };
-    this.#keep(url, { etag: response.headers.get("ETag"), answer });
-    return answer;
+  /** The server's time, in epoch milliseconds. */
+  now() {
+    return Date.now() + this.clockAheadMs;
+  }
+
+  /** The address of a question, to be shown or asked. Without a stream the server takes the deployment's own. */
+  url(path, parameters = {}) {
+    const query = new URLSearchParams(parameters);
+    if (this.stream) query.set("stream", this.stream);
+    const text = query.toString();
+    return text ? `${path}?${text}` : path;
+  }
+
+  /** The body of the answer, and whether it is another one than the last time. Throws a Problem. */
+  async get(path, parameters = {}, zone = "UTC") {
+    const url = this.url(path, parameters);
+    const key = `${zone} ${url}`;
+    const kept = this.#kept.get(key);
+    const headers = { "X-Timezone": zone, ...(kept?.etag && { "If-None-Match": kept.etag }) };
+    const response = await this.#fetch(url, { headers, signal: AbortSignal.timeout(ANSWER_MS) });
+    if (response.status === 304 && kept) return { body: kept.body, isNew: false };
+    const body = await response.json();
+    this.#keep(key, { etag: response.headers.get("ETag"), body });
+    return { body, isNew: true };
   }
 
   /** The same of a question with a body. */
-  async post(path, body) {
+  async post(path, question) {
     const headers = { "Content-Type": "application/json" };
-    const response = await this.#fetch(this.#url(path, {}), { method: "POST", headers, body: JSON.stringify(body) });
-    return { ...standing(response), data: await response.json(), isNew: true };
+    const signal = AbortSignal.timeout(ANSWER_MS);
+    const response = await this.#fetch(this.url(path), { method: "POST", headers, body: JSON.stringify(question), signal });
+    return { body: await response.json(), isNew: true };
+  }
+
+  /** Do not wait any longer to connect again: the network is back, or somebody looks. */
+  hurry() {
+    this.#hurry();
   }
 
   /**
-   * Follow the stream for good. `on` hears: event(name, data), state("live" | "polling" | "offline"), poll() while there
-   * is no stream, and asksToken(). poll() says whether it got through.
+   * Follow the stream for good. `on` hears: event(name, data), link("live" | "polling" | "offline", retryAtMs), poll()
+   * while there is no stream, and asksToken(). poll() says whether the server answers.
    */
   async follow(on) {
     let lastEventId = "";
-    let failures = 0;
+    let refusals = 0;
     for (;;) {
+      let waitMs = RETRY_MS;
       try {
         await this.#read(lastEventId, (event) => {
-          failures = 0;
-          on.state("live");
+          refusals = 0;
+          on.link("live");
           if (event === null) return;
           lastEventId = event.id;
           on.event(event.event, JSON.parse(event.data));
         });
       } catch (error) {
-        if (error instanceof Problem && error.status === 401) await on.asksToken();
+        if (error instanceof Problem) {
+          if (error.status === 401) await on.asksToken();
+          waitMs = Math.max(error.retryMs, Math.min(WAIT_MAX_MS, RETRY_MS * 2 ** refusals));
+          refusals += 1;
+        }
       }
-      const next = performance.now() + Math.min(WAIT_MAX_MS, WAIT_MIN_MS * 2 ** failures) * (0.5 + Math.random());
-      failures += 1;
-      if (failures > 1) on.state((await on.poll()) ? "polling" : "offline");
-      while (performance.now() < next) {
-        const left = next - performance.now();
-        await sleep(Math.min(left, POLL_MS));
-        if (left > POLL_MS) on.state((await on.poll()) ? "polling" : "offline");
-      }
+      const retryAtMs = Date.now() + waitMs * (0.55 + 0.9 * Math.random());
+      do {
+        const answers = await on.poll();
+        on.link(answers ? "polling" : "offline", retryAtMs + this.clockAheadMs);
+        const left = Math.min(POLL_MS, retryAtMs - Date.now());
+        if (left > 0 && await Promise.race([sleep(left), this.#hurried()])) break;
+      } while (Date.now() < retryAtMs);
     }
+  }
+
+  #hurried() {
+    return new Promise((resolve) => { this.#hurry = () => resolve(true); });
   }
 
   /** Read the stream until it ends, or is silent for too long. `onEvent` hears null for a sign of life. */
   async #read(lastEventId, onEvent) {
     const silence = new AbortController();
-    let timer = setTimeout(() => silence.abort(), SILENT_MS);
+    let timer = setTimeout(() => silence.abort(), CONNECT_MS);
     try {
       const headers = { Accept: "text/event-stream", ...(lastEventId && { "Last-Event-ID": lastEventId }) };
-      const response = await this.#fetch(this.#url("api/stream", {}), { headers, signal: silence.signal, cache: "no-store" });
+      const response = await this.#fetch(this.url("api/stream"), { headers, signal: silence.signal });
       const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
       let text = "";
       for (;;) {
@@ -111,31 +143,19 @@ export class Api {
   }
 
   async #fetch(url, options) {
-    for (;;) {
-      const zone = this.zone;
-      const headers = { "X-Timezone": zone, ...options.headers, ...(this.#token && { Authorization: `Bearer ${this.#token}` }) };
-      const response = await fetch(url, { ...options, headers });
-      const date = Date.parse(response.headers.get("Date") ?? "");
-      if (date) this.clockAheadMs = Math.abs(date - Date.now()) < 2_000 ? 0 : date - Date.now();
-      if (response.ok || response.status === 304) return response;
-      const body = await response.json().catch(() => null);
-      if (response.status !== 400 || body?.parameter !== "X-Timezone" || zone === "UTC") {
-        throw new Problem(response.status, body);
-      }
-      this.zone = "UTC"; // The browser's zone has a name that the server does not know.
-    }
+    const headers = { ...options.headers, ...(this.#token && { Authorization: `Bearer ${this.#token}` }) };
+    const response = await fetch(url, { cache: "no-store", ...options, headers });
+    const date = Date.parse(response.headers.get("Date") ?? "");
+    if (date) this.clockAheadMs = Math.abs(date - Date.now()) < 2_000 ? 0 : date - Date.now();
+    const source = response.headers.get("X-Crashfold-Source");
+    if (source) this.onAnswer({ source, version: response.headers.get("X-Crashfold-Version"), ageS: Number(response.headers.get("X-Crashfold-Age-S")) });
+    if (response.ok || response.status === 304) return response;
+    throw new Problem(response, await response.json().catch(() => null));
   }
 
-  #url(path, parameters) {
-    const query = new URLSearchParams(parameters);
-    if (this.stream) query.set("stream", this.stream);
-    const text = query.toString();
-    return text ? `${path}?${text}` : path;
-  }
-
-  #keep(url, answer) {
-    this.#kept.delete(url);
-    this.#kept.set(url, answer);
+  #keep(key, answer) {
+    this.#kept.delete(key);
+    this.#kept.set(key, answer);
     if (this.#kept.size > KEPT_MAX) this.#kept.delete(this.#kept.keys().next().value);
   }
 }
@@ -147,19 +167,6 @@ function parseEvent(text) {
     if (colon > 0) event[line.slice(0, colon)] = line.slice(colon + 1).replace(/^ /, "");
   }
   return event;
-}
-
-/** What an answer says about itself. */
-function standing(response) {
-  return {
-    version: response.headers.get("X-Crashfold-Version"),
-    source: response.headers.get("X-Crashfold-Source"),
-    age: response.headers.get("Age"),
-  };
-}
-
-function dropNulls(values) {
-  return Object.fromEntries(Object.entries(values).filter(([, value]) => value !== null));
 }
 
 export function sleep(ms) {

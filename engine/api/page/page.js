@@ -2,28 +2,32 @@
 
 import { Api, Problem, sleep } from "./api.js";
 import { IntervalChart } from "./chart.js";
+import { $, make, tell } from "./dom.js";
+import * as engineView from "./engine.js";
+import { facts, offerStreams, offerZones, setEngine, setLink, showHead } from "./head.js";
+import * as words from "./words.js";
 
 const GAMES_SHOWN = 80;
 const RUNS_SHOWN = 12;
 const SERIES_GAMES = 1_000;
 const REFRESH_MS = 1_000; // Aggregates are asked for again after commits, and no oftener.
 const RETRY_MS = 3_000;
-const LOOK_MS = 10_000; // Hours go by, and Redis may go away, without a commit.
+const LOOK_MS = 5_000; // How often engines are asked how they are.
+const STREAMS_MS = 60_000;
 const QUICK = [1.5, 2, 3, 5, 10, 100];
 const BANDS = [[1.2, "low"], [2, "plain"], [5, "good"], [20, "fine"], [100, "high"], [Infinity, "rare"]];
 
-const $ = (id) => document.getElementById(id);
-const count = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+const { count, point, threshold } = words;
 const percent = new Intl.NumberFormat("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 });
 const chances = new Intl.NumberFormat("en", { maximumFractionDigits: 2 });
-const points = new Intl.NumberFormat("en", { minimumFractionDigits: 2, maximumFractionDigits: 2 });
-const short = new Intl.NumberFormat("en", { maximumFractionDigits: 15 });
 
 const asked = new URLSearchParams(location.search);
+const ownZone = Intl.DateTimeFormat().resolvedOptions().timeZone || "UTC";
 const api = new Api(asked.get("stream") ?? "");
 const chosen = { x: 2, sample: "games:100", bucket: "10:24" };
 let games = []; // Newest first.
-let newestEndMs = NaN;
+let engine = null; // The answer of /api/engine.
+let streams = null; // That of /api/streams.
 let wanted = false;
 let wake = () => {};
 let choice = 0; // Counts changes of what is chosen: answers to older questions are dropped.
@@ -45,11 +49,18 @@ function readAddress() {
 function choose(change) {
   Object.assign(chosen, change);
   choice += 1;
-  const address = new URLSearchParams({ ...chosen, ...(api.stream && { stream: api.stream }) });
-  history.replaceState(null, "", `?${address}`);
+  keepAddress();
   showChosen();
   showGames();
   refreshSoon();
+}
+
+/** What is chosen stands in the address, so that it can be kept and handed on. */
+function keepAddress() {
+  const address = new URLSearchParams({
+    ...chosen, ...(api.stream && { stream: api.stream }), ...(words.zoneName() !== ownZone && { zone: words.zoneName() }),
+  });
+  history.replaceState(null, "", `?${address}${location.hash}`);
 }
 
 function showChosen() {
@@ -57,8 +68,8 @@ function showChosen() {
   $("sample").value = chosen.sample;
   $("bucket").value = chosen.bucket;
   for (const button of $("quick").children) button.setAttribute("aria-pressed", String(Number(button.value) === chosen.x));
-  for (const place of document.querySelectorAll(".threshold")) place.textContent = `≥ ${short.format(chosen.x)}×`;
-  for (const place of document.querySelectorAll(".limit")) place.textContent = `${short.format(chosen.x)}×`;
+  for (const place of document.querySelectorAll(".threshold")) place.textContent = words.predicate({ kind: "min", value: chosen.x });
+  for (const place of document.querySelectorAll(".limit")) place.textContent = threshold(chosen.x);
   const odds = expected();
   $("expected").textContent = chance(odds);
   $("gauge-mark").style.left = `${odds}%`;
@@ -66,7 +77,7 @@ function showChosen() {
 
 function setUpControls() {
   for (const value of QUICK) {
-    const button = element("button", `${value}×`);
+    const button = make("button", {}, `${value}×`);
     button.type = "button";
     button.value = String(value);
     button.addEventListener("click", () => choose({ x: value }));
@@ -92,18 +103,21 @@ function takeGames(more, isWhole) {
   const fresh = new Set(more.filter((game) => !known.has(game.gameId)).map((game) => game.gameId));
   const all = isWhole ? more : [...games, ...more.filter((game) => fresh.has(game.gameId))];
   games = [...all].sort((one, other) => Number(other.gameId) - Number(one.gameId)).slice(0, GAMES_SHOWN);
-  newestEndMs = games.length ? Date.parse(games[0].endTime) : NaN;
+  facts.newestEndMs = games.length ? Date.parse(games[0].endTime) : NaN;
+  if (known.size && fresh.size) facts.arrivedMs = api.now();
+  const gaps = games.slice(1).map((game, at) => Date.parse(games[at].endTime) - Date.parse(game.endTime)).sort((one, other) => one - other);
+  facts.gapMs = gaps[Math.floor(gaps.length * 0.9)] ?? 0;
   showGames(known.size ? fresh : new Set());
-  showAge();
+  show();
 }
 
 function showGames(fresh = new Set()) {
   $("games").replaceChildren(...games.map((game) => {
-    const chip = element("li", `${points.format(game.crashPoint)}×`);
+    const chip = make("li", {}, point(game.crashPoint));
     chip.className = `chip band-${BANDS.find(([below]) => game.crashPoint < below)[1]}`;
     chip.classList.toggle("reached", game.crashPoint >= chosen.x);
     chip.classList.toggle("new", fresh.has(game.gameId));
-    chip.title = `Game ${game.gameId}, ${clock(game.endTime, 19)}`;
+    chip.title = `Game ${game.gameId}, ${moment(game.endTime, words.clock)}`;
     return chip;
   }));
 }
@@ -149,16 +163,15 @@ async function refresh() {
     try {
       const answer = await question;
       if (now !== choice) return;
-      show(answer.data.data);
-      showSource(answer);
+      show(answer.body.data);
     } catch (error) {
       if (now !== choice) return;
       const status = error instanceof Problem ? error.status : 0;
-      if (status >= 400 && status < 500 && status !== 401) fault = `${sentence(error.message)}.`;
+      if (status >= 400 && status < 500 && status !== 401) fault = `${words.sentence(error.message)}.`;
       else if (status !== 401) again = true;
     }
   }));
-  tell(fault);
+  notify(fault);
   if (again) setTimeout(refreshSoon, RETRY_MS);
 }
 
@@ -168,16 +181,16 @@ function showOccurrences(data) {
   $("percentage").textContent = total ? percent.format(occurrences.percentage) : "–";
   $("gauge-fill").style.width = `${total ? occurrences.percentage : 0}%`;
   $("occurrences-text").textContent = total
-    ? `${count.format(occurrences.count)} of ${count.format(total)} games`
+    ? `${count(occurrences.count)} of ${count(total)} games`
     : "No games in this sample";
 }
 
 function showLastGame(data) {
   const since = data?.games_since; // Null when there was none.
-  $("since").textContent = data ? count.format(since) : "–";
+  $("since").textContent = data ? count(since) : "–";
   $("since-unit").textContent = since === 1 ? "game" : "games";
   $("since-text").textContent = data
-    ? `The last was ${points.format(data.game.crashPoint)}×, ${moment(data.game.endTime)}`
+    ? `The last was ${point(data.game.crashPoint)}, ${moment(data.game.endTime)}`
     : "None is known";
   $("chance").textContent = chance(data ? data.probability.value : expected());
 }
@@ -188,13 +201,13 @@ function showIntervals(data) {
   chart.show({ items, minutes, hours, expected: expected() });
   const shares = items.map((item) => item.percentage);
   $("chart").setAttribute("aria-label", items.length
-    ? `Share of games of at least ${short.format(chosen.x)}× in ${items.length} intervals of ${minutes} minutes: from `
+    ? `Share of games of at least ${threshold(chosen.x)} in ${items.length} intervals of ${minutes} minutes: from `
       + `${percent.format(Math.min(...shares))} to ${percent.format(Math.max(...shares))} percent; the odds say `
       + `${chances.format(expected())}. Arrow keys choose an interval.`
     : "No games in this time");
   $("interval-rows").replaceChildren(...items.toReversed().map((item) => row(
-    moment(item.interval_start), clock(item.interval_end), count.format(item.count),
-    count.format(item.total_games), `${percent.format(item.percentage)} %`,
+    moment(item.interval_start), clock(item.interval_end), count(item.count),
+    count(item.total_games), `${percent.format(item.percentage)} %`,
   )));
 }
 
@@ -202,46 +215,63 @@ function showSeries(data) {
   const runs = data.series;
   const longest = Math.max(1, ...runs.map((run) => run.length));
   $("series-text").textContent = runs.length
-    ? `${count.format(runs.length)} in the last ${count.format(SERIES_GAMES)} games, the longest of ${count.format(longest)}`
-    : `none in the last ${count.format(SERIES_GAMES)} games`;
+    ? `${count(runs.length)} in the last ${count(SERIES_GAMES)} games, the longest of ${count(longest)}`
+    : `none in the last ${count(SERIES_GAMES)} games`;
   $("runs").replaceChildren(...runs.slice(0, RUNS_SHOWN).map((run) => {
     const isOpen = run.crash_point === null;
-    const bar = element("span", "");
+    const bar = make("span");
     bar.className = isOpen ? "run open" : "run";
     bar.style.width = `${(run.length / longest) * 100}%`;
-    const by = isOpen ? "still open" : `${points.format(run.crash_point)}×`;
-    return row(count.format(run.length), bar, by, isOpen ? `since ${moment(run.start_time, 19)}` : moment(run.end_time, 19));
+    const by = isOpen ? "still open" : point(run.crash_point);
+    return row(count(run.length), bar, by, isOpen ? `since ${moment(run.start_time, words.clock)}` : moment(run.end_time, words.clock));
   }));
 }
 
-// --- health ---------------------------------------------------------------------------------------------------------
+// --- the head -------------------------------------------------------------------------------------------------------
 
-function showState(state) {
-  const texts = { live: "live", polling: "no live stream, asking again and again", offline: "offline, trying again" };
-  if ($("status").dataset.state === state) return;
-  $("status").dataset.state = state;
-  $("status-text").textContent = texts[state];
+function show() {
+  const head = showHead(api.now());
+  if (!$("engine").hidden) engineView.update({ stream: api.stream, engine, streams, head });
 }
 
-/** `total` counts all games or, when only the API could be asked, those `where` says. */
-function showStanding(version, total, where = "") {
-  $("version").textContent = version === null ? "–" : count.format(version);
-  $("total").textContent = `${count.format(total)}${where}`;
+/** Ask engines how they are; what cannot be asked because Redis is away is told by an answer about games. */
+async function look() {
+  try {
+    engine = (await api.get("api/engine")).body.data;
+    facts.replicaAgeS = null;
+    const own = streams?.streams.find((one) => one.stream === $("stream").value);
+    setEngine(engine, own?.partition ?? null, api.now());
+  } catch (error) {
+    if (!(error instanceof Problem) || error.status !== 503) return;
+    await api.get("api/games", { per_page: 1 }).catch(() => null);
+  }
+  show();
 }
 
-function showSource({ source, age }) {
-  if (!source) return;
-  $("source").textContent = source === "replica" ? `replica, ${seconds(Number(age))} old` : source;
+async function lookAtStreams() {
+  try {
+    streams = (await api.get("api/streams")).body.data;
+    const names = streams.streams.map((one) => one.stream);
+    offerStreams(names, api.stream || (names.includes("crash") || names.length === 0 ? "crash" : names[0]));
+    if (names.length === 0) facts.total = 0;
+  } catch {
+    // The head tells it.
+  }
 }
 
-function showAge() {
-  const ageS = Math.max(0, (Date.now() + api.clockAheadMs - newestEndMs) / 1_000);
-  $("age").textContent = Number.isNaN(ageS) ? "–" : `${seconds(ageS)} ago`;
+function showView() {
+  const isEngine = location.hash === "#engine";
+  $("engine").hidden = !isEngine;
+  $("players").hidden = isEngine;
+  for (const [id, isHere] of [["to-engine", isEngine], ["to-players", !isEngine]]) {
+    if (isHere) $(id).setAttribute("aria-current", "page");
+    else $(id).removeAttribute("aria-current");
+  }
+  show();
 }
 
-function tell(text) {
-  if ($("notice").textContent === text) return;
-  $("notice").textContent = text;
+function notify(text) {
+  tell($("notice"), text);
   $("notice").hidden = text === "";
 }
 
@@ -261,40 +291,16 @@ function askToken() {
 
 // --- words ----------------------------------------------------------------------------------------------------------
 
-/** The wall clock of a time, to the minute, or with `end` 19 to the second. The API tells times in the zone asked for. */
-function clock(iso, end = 16) {
-  return iso.slice(11, end);
-}
-
-/** The same, with the date unless it is that of the newest game. */
-function moment(iso, end = 16) {
-  const isToday = games.length > 0 && games[0].endTime.slice(0, 10) === iso.slice(0, 10);
-  return isToday ? clock(iso, end) : `${iso.slice(0, 10)} ${clock(iso, end)}`;
-}
+const clock = (iso) => words.minute(Date.parse(iso));
+const moment = (iso, write = words.minute) => words.moment(Date.parse(iso), api.now(), write);
 
 function intervalText(item) {
-  const of = `${count.format(item.count)} of ${count.format(item.total_games)} games`;
+  const of = `${count(item.count)} of ${count(item.total_games)} games`;
   return `${moment(item.interval_start)}–${clock(item.interval_end)}: ${percent.format(item.percentage)} %, ${of}`;
-}
-
-function seconds(value) {
-  if (value < 100) return `${Math.floor(value)} s`;
-  if (value < 6_000) return `${Math.floor(value / 60)} min`;
-  return value < 172_800 ? `${Math.floor(value / 3_600)} h` : `${count.format(Math.floor(value / 86_400))} days`;
 }
 
 function chance(percentage) {
   return percentage > 0 ? `${chances.format(percentage)} %` : "Under 0.01 %";
-}
-
-function sentence(text) {
-  return text.charAt(0).toUpperCase() + text.slice(1);
-}
-
-function element(name, text) {
-  const made = document.createElement(name);
-  made.textContent = text;
-  return made;
 }
 
 function row(...cells) {
@@ -312,37 +318,65 @@ function row(...cells) {
 async function poll() {
   try {
     const answer = await api.get("api/games", { per_page: GAMES_SHOWN });
-    showStanding(answer.version, answer.data.pagination.total_items, " in the window");
-    showSource(answer);
-    if (answer.isNew) takeGames(answer.data.data, true);
-    $("zone").textContent = api.zone;
+    if (answer.isNew) takeGames(answer.body.data, true);
     refreshSoon();
     return true;
   } catch (error) {
+    if (error instanceof Problem && error.status === 404) await lookAtStreams();
     return error instanceof Problem && error.status < 500;
   }
 }
 
+api.onAnswer = ({ source, version, ageS }) => {
+  facts.version = Number(version);
+  if (source === "replica") facts.replicaAgeS = ageS;
+  else facts.replicaAgeS = null;
+};
+
 readAddress();
+offerZones(ownZone);
+offerStreams([], api.stream || "crash");
+words.setZone(asked.get("zone") ?? ownZone) || words.setZone("UTC");
+$("zone").value = words.zoneName();
 setUpControls();
 showChosen();
-if (api.stream) {
-  $("stream").textContent = api.stream;
-  $("stream").hidden = false;
-}
-setInterval(showAge, 1_000);
-setInterval(refreshSoon, LOOK_MS);
-document.addEventListener("visibilitychange", refreshSoon);
+engineView.mount($("engine"), api);
+showView();
+addEventListener("hashchange", showView);
+$("zone").addEventListener("change", ({ target }) => {
+  words.setZone(target.value);
+  keepAddress();
+  showGames();
+  refreshSoon();
+});
+$("stream").addEventListener("change", ({ target }) => {
+  asked.set("stream", target.value);
+  location.search = asked;
+});
+setInterval(show, 1_000);
+setInterval(() => { if (!document.hidden) look(); }, LOOK_MS);
+setInterval(() => { if (!document.hidden) lookAtStreams(); }, STREAMS_MS);
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) return;
+  api.hurry();
+  look();
+  refreshSoon();
+});
+addEventListener("online", () => api.hurry());
+lookAtStreams().then(look);
 refreshSoon();
 keepFresh();
 api.follow({
   event(name, data) {
-    $("zone").textContent = api.zone;
-    showStanding(data.version, data.total_games);
+    facts.version = data.version;
+    facts.total = data.total_games;
     takeGames(data.games, name === "snapshot");
     refreshSoon();
   },
-  state: showState,
+  link(link, retryAtMs) {
+    setLink(link, api.now(), retryAtMs);
+    show();
+  },
   poll,
   asksToken: askToken,
 });
