@@ -21,6 +21,7 @@ from engine.adapters.memory_reader import MemoryReader
 from engine.adapters.memory_store import MemoryStore
 from engine.api import problems
 from engine.api.connections import connection_options
+from engine.api.fairness import DEFAULT
 from engine.api.feed import Live, LiveLimits, Transport
 from engine.api.follower import Follower, Held
 from engine.api.places import Bounds
@@ -29,7 +30,6 @@ from engine.api.stream import live_routes
 from engine.api.times import Zones
 from engine.core.reading import Standing
 from projections.games import Bands, Games
-from schemas import fairness
 from schemas.game import Game
 from tests.games import games_at
 
@@ -188,7 +188,7 @@ async def serving(
     async def follower_of(stream: str) -> Follower | Problem:
         return follower if stream == follower.stream else problems.not_found("there is no such stream")
 
-    live = Live(follower_of, Zones(), fairness.crash_point, meter=meter, limits=LiveLimits(**limits))
+    live = Live(follower_of, Zones(), lambda _: DEFAULT, meter=meter, limits=LiveLimits(**limits))
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:

@@ -15,7 +15,7 @@ from engine.adapters.redis_limits import RedisRateLimits
 from engine.adapters.redis_reader import RedisReader
 from engine.adapters.service_manager import tell_service_manager
 from engine.api import page
-from engine.api.answers import Answers, calculation
+from engine.api.answers import Answers
 from engine.api.app import create_app
 from engine.api.clients import Proxies, is_own_machine
 from engine.api.connections import connection_options
@@ -36,7 +36,7 @@ log = structlog.get_logger()
 async def serve_api(settings: Settings, reserved: socket.socket, beats: Beats, worker: int = 0) -> None:
     """The read side as a service on the reserved address, until it is told to stop."""
     only, metrics, zones = only_stream(settings), ApiMetrics(worker), Zones()
-    fairness = FairnessCheck.of(settings.fairness.check, settings.fairness.salt, settings.fairness.variant)
+    fairness = FairnessCheck.of(settings.fairness.check, settings.fairness.rules)
     redis = settings.redis
     watch = redis_watch(settings)
     reader = RedisReader(
@@ -53,7 +53,7 @@ async def serve_api(settings: Settings, reserved: socket.socket, beats: Beats, w
     live = Live(
         answers.follower_of,
         zones,
-        calculation(settings),
+        answers.fairness_of,
         meter=metrics,
         limits=LiveLimits(clients_max=settings.api.live_clients_max),
         default_stream=followers.default_stream,

@@ -26,7 +26,7 @@ from engine.runtime.processor import Limits
 from engine.runtime.rebuild import Request
 from projections import plain
 from schemas.chain import chain_of_games
-from schemas.fairness import DEFAULT_SALT, Mismatch
+from schemas.fairness import Mismatch, RuleBook
 from schemas.fairness import check as check_fairness
 from schemas.game import Game, Unreadable, decode, encode
 from tests.games import START_MS, json_game, random_arrivals
@@ -236,7 +236,7 @@ class Teller:
         self._deployment = Deployment(
             story.partitions,
             only=self._only,
-            fairness=None if fairness is None else FairnessCheck(DEFAULT_SALT, "exact", rejects=fairness),
+            fairness=None if fairness is None else FairnessCheck(RuleBook(), rejects=fairness),
             commit_s=story.commit_s,
         )
         self._streams = STREAMS[: len(story.games)]

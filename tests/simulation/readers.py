@@ -17,6 +17,7 @@ from engine.adapters.memory_log import MemoryLog, MemoryTopic
 from engine.adapters.memory_reader import MemoryReader
 from engine.adapters.memory_store import MemoryStore
 from engine.api import problems
+from engine.api.fairness import TableFairness
 from engine.api.feed import Feed, Live
 from engine.api.follower import Follower, Followers, Held
 from engine.api.live import Frame
@@ -26,12 +27,15 @@ from engine.api.times import Zones
 from engine.core.reading import Cursor
 from engine.errors import CrashfoldError
 from projections.settings import ProjectionSettings
+from schemas.fairness import TableRules
 from tests.simulation.loop import Process
 from tests.simulation.servers import Network, SimulatedClock, SimulatedLog, SimulatedReader
 
 LOOKS_AGAIN_S: Final = 0.5
 PATIENCE_S: Final = 2.0
 """How long a client stays with an instance that says nothing."""
+
+UNCALCULATED: Final = TableFairness(TableRules(), lambda digits, rule: None)
 
 
 class Judge(Protocol):
@@ -89,7 +93,9 @@ class Instance:
             replica=lambda stream: Replica(stream, settings, only),
             new_log=lambda: SimulatedLog(network, MemoryLog(topic, None)),
         )
-        self._live = Live(self._follower_of, Zones(), lambda seed: None, default_stream=self._followers.default_stream)
+        self._live = Live(
+            self._follower_of, Zones(), lambda _: UNCALCULATED, default_stream=self._followers.default_stream
+        )
         self._feeds: dict[str, Feed] = {}
         self._watched: set[str] = set()
 

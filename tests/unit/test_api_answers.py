@@ -1,8 +1,11 @@
 """Answers worth reading one by one: the chances of the next game, sets with holes, series at the edges."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
+from engine.api.fairness import DEFAULT
 from engine.api.intervals import SETS_MAX, game_sets
 from engine.api.last_games import probability
 from engine.api.occurrences import EarlierOccurrences, occurrences, occurrences_batch
@@ -39,7 +42,7 @@ def view_of(*games: tuple[int, float]) -> View:
     ],
 )
 def test_the_chance_of_the_next_game_is_that_of_the_formula(kind: Kind, value: float, chance: float) -> None:
-    assert probability(Threshold(kind, value)) == chance
+    assert probability(Threshold(kind, value), partial(DEFAULT.percent_reaching, newest_id=1)) == chance
 
 
 def test_a_match_right_after_another_is_a_series_of_one_and_the_open_series_has_no_crash_point() -> None:

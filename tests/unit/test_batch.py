@@ -13,7 +13,7 @@ from projections import ProjectionSettings, plain
 from projections.games import Bands, games_of
 from projections.sift import Rejected
 from schemas.chain import chain_of_games
-from schemas.fairness import DEFAULT_SALT
+from schemas.fairness import RuleBook
 from schemas.game import Game, encode
 from tests.games import START_MS, game
 
@@ -116,7 +116,7 @@ def test_an_unfair_game_is_rejected_only_by_a_check_that_rejects() -> None:
     fair, other = chain_of_games(1, 2)
     unfair = msgspec.structs.replace(other, crash_point=other.crash_point + 1)
     for rejects in (True, False):
-        found = sort_out(of(fair, unfair), None, FairnessCheck(DEFAULT_SALT, "exact", rejects=rejects))
+        found = sort_out(of(fair, unfair), None, FairnessCheck(RuleBook(), rejects=rejects))
         assert [row for row, reason, _ in found.rejected if reason == "fairness"] == ([1] if rejects else [])
         assert len(ids_of(found.streams["a"])) == (1 if rejects else 2)
 
