@@ -42,7 +42,7 @@ check: $(READY)
 
 test: $(READY)
 	@tools/install-servers
-	@.venv/bin/python -m tests.servers
+	@.venv/bin/python -m tests.support.servers
 	.venv/bin/pytest -n 2 --dist loadfile $(ARGS)
 
 test-quick: $(READY)

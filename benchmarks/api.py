@@ -24,12 +24,12 @@ from benchmarks.api_client import Answer, Clients, request
 from benchmarks.api_plain import Plain
 from benchmarks.api_questions import Family, Question, families
 from benchmarks.measure import Figure, announce
-from engine.adapters.embedded import free_port
-from engine.adapters.redis import RedisStore
-from engine.core.facts import Applied, Checkpoint, Commit, Position
-from engine.errors import CrashfoldError
-from projections import ProjectionSettings, StreamState, plan
-from schemas.game import DEFAULT_STREAM, Game
+from crashfold.engine.adapters.embedded import free_port
+from crashfold.engine.adapters.redis.store import RedisStore
+from crashfold.engine.core.facts import Applied, Checkpoint, Commit, Position
+from crashfold.engine.errors import CrashfoldError
+from crashfold.projections import ProjectionSettings, StreamState, plan
+from crashfold.schemas.game import DEFAULT_STREAM, Game
 
 CLIENTS: Final = 16
 NEW_ALONE: Final = 60
@@ -337,7 +337,7 @@ async def filled(redis_url: str, history: History, generation: str) -> AsyncIter
 def serving(redis_url: str, *flags: str) -> Iterator[int]:
     """`crashfold serve` on that Redis, once it is ready; its port."""
     port = free_port()
-    command = ("-m", "engine.cli", "serve", "--redis.url", redis_url, "--api.port", str(port), *flags)
+    command = ("-m", "crashfold.engine.cli", "serve", "--redis.url", redis_url, "--api.port", str(port), *flags)
     with _process(command, port, "/readyz"):
         yield port
 

@@ -24,13 +24,13 @@ from benchmarks.api_questions import ROOT
 from benchmarks.measure import Figure, announce
 from benchmarks.servers import Servers, assignments, check
 from benchmarks.topics import fill, one_stream
-from engine.cli.bootstrap import run_engine
-from engine.errors import CrashfoldError
-from engine.publisher import GamePublisher
-from engine.settings import Settings, load
-from schemas.aggregates import Update
-from schemas.game import Game
-from schemas.keys import Keys
+from crashfold.engine.cli.bootstrap import run_engine
+from crashfold.engine.errors import CrashfoldError
+from crashfold.engine.publisher import GamePublisher
+from crashfold.engine.settings import Settings, load
+from crashfold.schemas.aggregates import Update
+from crashfold.schemas.game import Game
+from crashfold.schemas.keys import Keys
 
 PROCESSES: Final = 3
 COMMITS: Final = 150
@@ -64,7 +64,7 @@ async def stream_figures(servers: Servers, games: Sequence[Game], count: int, ru
     busy: list[tuple[Timed, Load]] = []
     last_way: list[Timed] = []
     with serving(servers.redis_url, *flags) as port, ExitStack() as stack:
-        engine = subprocess.Popen([sys.executable, "-m", "engine.cli", "run", *flags])
+        engine = subprocess.Popen([sys.executable, "-m", "crashfold.engine.cli", "run", *flags])
         stack.callback(engine.wait)
         stack.callback(engine.terminate)
         async with (

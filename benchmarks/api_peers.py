@@ -16,8 +16,8 @@ from redis import Redis
 
 from benchmarks.api_plain import Plain
 from benchmarks.api_questions import families
-from schemas.game import Game
-from schemas.keys import Keys
+from crashfold.schemas.game import Game
+from crashfold.schemas.keys import Keys
 
 FIXED: Final = b"x" * 300
 

@@ -1,15 +1,15 @@
 """The answers of the read side by plain loops over a list of games: what the benchmarks hold its answers against.
 
-Imports msgspec and schemas; shares nothing with `engine.api`. It is the way of the system before: nothing is kept, and
-every request walks through the games, each loop once. `benchmarks.api_peers` serves it so.
+Imports msgspec and schemas; shares nothing with `crashfold.engine.read`. It is the way of the system before: nothing is
+kept, and every request walks through the games, each loop once. `benchmarks.api_peers` serves it so.
 """
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 
-from schemas.fairness import crash_point
-from schemas.game import Game
+from crashfold.schemas.fairness import crash_point
+from crashfold.schemas.game import Game
 
 Json = dict[str, Any]
 Match = Callable[[float], bool]

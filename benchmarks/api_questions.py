@@ -13,7 +13,7 @@ import msgspec
 
 from benchmarks.api_client import request
 from benchmarks.api_plain import Plain
-from projections.settings import ProjectionSettings
+from crashfold.projections.settings import ProjectionSettings
 
 ROOT: Final = "/api/analytics"
 WINDOW: Final = 50_000

@@ -16,16 +16,16 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from benchmarks.sampler import Profile, Sampler
-from engine import logs
-from engine.cli import options
-from engine.cli.bootstrap import CLOCK, new_processor, open_log, open_store, run_engine
-from engine.ports import DeadLetters, StateStore
-from engine.runtime.processor import Processor
-from engine.runtime.rebuild import Rebuild, Request
-from engine.settings import Settings, load
-from projections.decoding import decode_cells
-from projections.games import Bands
-from schemas.game import Game
+from crashfold.engine import logs
+from crashfold.engine.cli import options
+from crashfold.engine.cli.bootstrap import CLOCK, new_processor, open_log, open_store, run_engine
+from crashfold.engine.ports import DeadLetters, StateStore
+from crashfold.engine.runtime.processor import Processor
+from crashfold.engine.runtime.rebuild import Rebuild, Request
+from crashfold.engine.settings import Settings, load
+from crashfold.projections.decoding import decode_cells
+from crashfold.projections.games import Bands
+from crashfold.schemas.game import Game
 
 BATCH_RECORDS = 20_000
 PROFILED = "--profiled"

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.measure import Figure, Provenance, announce, ratio
-from engine.cli import output
+from crashfold.engine.cli import output
 
 Costs = Mapping[str, float]
 """What one visit of a point measured, by the name of the line."""

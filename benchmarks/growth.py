@@ -21,12 +21,12 @@ from benchmarks.stages import Commits, timed, warmed
 from benchmarks.streams import Tables
 from benchmarks.topic import contest
 from benchmarks.topics import fill, many_streams, one_stream
-from engine.adapters.redis import RedisStore
-from engine.cli.bootstrap import open_store, plan_of
-from engine.settings import load
-from projections import ProjectionSettings, StreamState, plan
-from schemas.chain import chain_of_games
-from schemas.game import DEFAULT_STREAM, Game
+from crashfold.engine.adapters.redis.store import RedisStore
+from crashfold.engine.cli.bootstrap import open_store, plan_of
+from crashfold.engine.settings import load
+from crashfold.projections import ProjectionSettings, StreamState, plan
+from crashfold.schemas.chain import chain_of_games
+from crashfold.schemas.game import DEFAULT_STREAM, Game
 
 Dimension = Literal["predicates", "batch", "window", "memory", "streams", "processes", "history"]
 DIMENSIONS: tuple[Dimension, ...] = ("predicates", "batch", "window", "memory", "streams", "processes", "history")

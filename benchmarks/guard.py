@@ -18,12 +18,12 @@ from benchmarks.servers import Inspector, Servers, assignments, forget
 from benchmarks.stages import timed, warmed
 from benchmarks.topic import contest
 from benchmarks.topics import fill, one_stream
-from engine.errors import CrashfoldError
-from projections import ProjectionSettings, StreamState, plan
-from projections.decoding import decode_cells
-from projections.packed import Packed
-from schemas.chain import chain_of_games
-from schemas.game import Game, encode
+from crashfold.engine.errors import CrashfoldError
+from crashfold.projections import ProjectionSettings, StreamState, plan
+from crashfold.projections.decoding import decode_cells
+from crashfold.projections.packed import Packed
+from crashfold.schemas.chain import chain_of_games
+from crashfold.schemas.game import Game, encode
 
 BASELINE = Path(__file__).parent / "baseline.json"
 

@@ -18,9 +18,9 @@ from benchmarks.growth import curves as curves_of
 from benchmarks.measure import Figure, Report, machine, write
 from benchmarks.plots import draw as draw_curves
 from benchmarks.servers import quiet, running_servers
-from engine.cli import options, output
-from engine.errors import CrashfoldError
-from schemas.chain import chain_of_games
+from crashfold.engine.cli import options, output
+from crashfold.engine.errors import CrashfoldError
+from crashfold.schemas.chain import chain_of_games
 
 TABLES = 10_000
 RESULTS = Path(__file__).parent / "results"

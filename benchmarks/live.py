@@ -17,11 +17,11 @@ from redis.asyncio import Redis
 from benchmarks.measure import Figure, announce
 from benchmarks.servers import Assignments, Servers, assignments, check
 from benchmarks.topics import make_topic
-from engine.publisher import GamePublisher
-from engine.settings import load
-from schemas.aggregates import Update
-from schemas.game import Game
-from schemas.keys import Keys
+from crashfold.engine.publisher import GamePublisher
+from crashfold.engine.settings import load
+from crashfold.schemas.aggregates import Update
+from crashfold.schemas.game import Game
+from crashfold.schemas.keys import Keys
 
 TICK_S = 0.002
 DEADLINE_S = 30.0
@@ -95,7 +95,7 @@ async def measure(given: Assignments, games: Sequence[Game], rate: float, second
     """Run an engine process on an empty topic, publish at `rate` games a second for `seconds`, and time every game."""
     settings = load(None, {}, given).settings
     flags = [f"--{name}={value}" for name, value in given.items()]
-    arguments = [sys.executable, "-m", "engine.cli", "run", *flags]
+    arguments = [sys.executable, "-m", "crashfold.engine.cli", "run", *flags]
     published: dict[int, float] = {}
     committed: dict[int, float] = {}
     waiting = iter(games)

@@ -9,13 +9,13 @@ from redis.asyncio import Redis
 
 from benchmarks.measure import Figure, microseconds
 from benchmarks.stages import Commits
-from engine.adapters.redis import RedisStore
-from engine.core.facts import Commit
-from projections import ProjectionSettings, StreamState, plan
-from projections.columns import Columns, Ints
-from projections.games import Bands, Games, cells_of
-from projections.projection import Projection
-from schemas.game import Game, decode, encode
+from crashfold.engine.adapters.redis.store import RedisStore
+from crashfold.engine.core.facts import Commit
+from crashfold.projections import ProjectionSettings, StreamState, plan
+from crashfold.projections.columns import Columns, Ints
+from crashfold.projections.games import Bands, Games, cells_of
+from crashfold.projections.projection import Projection
+from crashfold.schemas.game import Game, decode, encode
 
 BATCHES = (1, 100, 20_000)
 COMMITS = 200

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.curves import Curve, Limit, Line
-from engine.errors import CrashfoldError
+from crashfold.engine.errors import CrashfoldError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

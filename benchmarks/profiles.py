@@ -7,7 +7,7 @@ from benchmarks.sampler import Profile
 from benchmarks.servers import Inspector, Servers, assignments, forget
 from benchmarks.topic import contest
 from benchmarks.topics import fill, one_stream
-from schemas.chain import chain_of_games
+from crashfold.schemas.chain import chain_of_games
 
 TIMES_GAMES = 5
 """A profile takes so many times the games of the other parts, for enough samples."""

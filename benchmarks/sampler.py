@@ -17,7 +17,7 @@ EVERY_S = 0.002
 WRITES = {"delta", "_created", "keys"}
 """The methods of a `StreamState` below which everything is the making of writes."""
 STAGES: tuple[tuple[str, str], ...] = (
-    ("engine/adapters/kafka_records.py", "walk the records"),
+    ("engine/adapters/kafka/records.py", "walk the records"),
     ("aiokafka/record/", "walk the records"),
     ("engine/adapters/kafka", "fetch"),
     ("aiokafka/", "fetch"),
@@ -32,7 +32,7 @@ STAGES: tuple[tuple[str, str], ...] = (
     ("projections/last_games.py", "fold last games"),
     ("projections/gaps.py", "fold gaps"),
     ("projections/stream.py", "fold, what is shared"),
-    ("engine/adapters/redis_packing.py", "pack"),
+    ("engine/adapters/redis/packing.py", "pack"),
     ("engine/adapters/redis", "commit"),
     ("redis/", "commit"),
     ("importlib", "imports"),

@@ -10,16 +10,16 @@ from itertools import islice
 import msgspec
 from redis.asyncio import Redis
 
-from engine import logs
-from engine.adapters.embedded import embedded_kafka, embedded_redis
-from engine.cli.bootstrap import fairness_of, open_log, open_store, plan_of
-from engine.errors import CrashfoldError
-from engine.runtime.verify import compared, verify
-from engine.settings import Settings, load
-from projections import StreamState, plain
-from projections.delta import Value
-from schemas.game import Game
-from schemas.keys import STREAM_PLACE, Keys
+from crashfold.engine import logs
+from crashfold.engine.adapters.embedded import embedded_kafka, embedded_redis
+from crashfold.engine.cli.bootstrap import fairness_of, open_log, open_store, plan_of
+from crashfold.engine.errors import CrashfoldError
+from crashfold.engine.runtime.verify import compared, verify
+from crashfold.engine.settings import Settings, load
+from crashfold.projections import StreamState, plain
+from crashfold.projections.delta import Value
+from crashfold.schemas.game import Game
+from crashfold.schemas.keys import STREAM_PLACE, Keys
 
 PAIRS_MAX = 50_000_000
 FOLDED_AT_ONCE = 100_000
@@ -46,7 +46,7 @@ async def running_servers(embedded: bool = False) -> AsyncIterator[Servers]:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if not embedded:
         try:
-            from tests.servers import Missing, kafka_cluster, kafka_version, redis_server
+            from tests.support.servers import Missing, kafka_cluster, kafka_version, redis_server
         except ImportError:
             embedded = True  # an installed package has no tests
     if embedded:

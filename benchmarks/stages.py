@@ -8,12 +8,12 @@ from collections.abc import Sequence
 
 import msgspec
 
-from engine.adapters import redis_packing as packing
-from engine.core.facts import Checkpoint, Commit, Mark, Position
-from projections import Plan, StreamState
-from projections.delta import Delta, Writes
-from schemas.game import DEFAULT_STREAM, Game
-from schemas.keys import Keys
+from crashfold.engine.adapters.redis import packing
+from crashfold.engine.core.facts import Checkpoint, Commit, Mark, Position
+from crashfold.projections import Plan, StreamState
+from crashfold.projections.delta import Delta, Writes
+from crashfold.schemas.game import DEFAULT_STREAM, Game
+from crashfold.schemas.keys import Keys
 
 NAMES = Keys.of("bench:{stream}", DEFAULT_STREAM)
 

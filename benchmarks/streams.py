@@ -13,15 +13,15 @@ from redis.asyncio import Redis
 
 from benchmarks.curves import Costs
 from benchmarks.servers import Servers, assignments
-from engine.adapters.memory_log import MemoryDeadLetters, MemoryLog, MemoryTopic
-from engine.cli.bootstrap import new_processor, open_store, plan_of
-from engine.core.facts import Polled
-from engine.errors import CrashfoldError
-from engine.runtime.processor import Processor
-from engine.runtime.verify import verify
-from engine.settings import Settings, load
-from schemas.chain import chain_of_games
-from schemas.game import encode
+from crashfold.engine.adapters.memory.log import MemoryDeadLetters, MemoryLog, MemoryTopic
+from crashfold.engine.cli.bootstrap import new_processor, open_store, plan_of
+from crashfold.engine.core.facts import Polled
+from crashfold.engine.errors import CrashfoldError
+from crashfold.engine.runtime.processor import Processor
+from crashfold.engine.runtime.verify import verify
+from crashfold.engine.settings import Settings, load
+from crashfold.schemas.chain import chain_of_games
+from crashfold.schemas.game import encode
 
 GAMES_MAX = 20_000
 """Of a table; all play the same ones."""

@@ -19,16 +19,16 @@ from benchmarks.measure import Figure, announce
 from benchmarks.servers import Assignments, Servers, assignments, forget
 from benchmarks.stages import Commits
 from benchmarks.topics import make_topic
-from engine.adapters.kafka_client import connection_options
-from engine.adapters.kafka_sink import KafkaSink
-from engine.adapters.redis import RedisStore
-from engine.cli.verify import verify_topic
-from engine.core.facts import Applied
-from engine.errors import CrashfoldError
-from engine.settings import load
-from projections import ProjectionSettings, StreamState, plan
-from schemas.aggregates import Update
-from schemas.game import Game, encode
+from crashfold.engine.adapters.kafka.client import connection_options
+from crashfold.engine.adapters.kafka.sink import KafkaSink
+from crashfold.engine.adapters.redis.store import RedisStore
+from crashfold.engine.cli.verify import verify_topic
+from crashfold.engine.core.facts import Applied
+from crashfold.engine.errors import CrashfoldError
+from crashfold.engine.settings import load
+from crashfold.projections import ProjectionSettings, StreamState, plan
+from crashfold.schemas.aggregates import Update
+from crashfold.schemas.game import Game, encode
 
 TICK_S = 0.002
 DEADLINE_S = 600.0
@@ -56,7 +56,9 @@ async def figures(servers: Servers, games: Sequence[Game], count: int, rate: flo
         await subscription.psubscribe("bench:*:updates")
         flags = [f"--{name}={value}" for name, value in given.items()]
         async with (
-            await anyio.open_process([sys.executable, "-m", "engine.cli", "run", *flags], stderr=None) as engine,
+            await anyio.open_process(
+                [sys.executable, "-m", "crashfold.engine.cli", "run", *flags], stderr=None
+            ) as engine,
             KafkaSink(connection_options(load(None, {}, given).settings.kafka)) as sink,
             anyio.create_task_group() as tasks,
         ):

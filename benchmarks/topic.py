@@ -14,7 +14,7 @@ from benchmarks.contestants import PROFILED, Outcome
 from benchmarks.measure import Figure, announce, ratio
 from benchmarks.servers import Assignments, Oracle, Servers, assignments, forget
 from benchmarks.topics import CODECS, fill, one_stream
-from schemas.game import Game
+from crashfold.schemas.game import Game
 
 
 async def figures(servers: Servers, games: Sequence[Game], runs: int) -> list[Figure]:

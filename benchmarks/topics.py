@@ -13,11 +13,11 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from benchmarks.servers import Assignments
-from engine.adapters.kafka_client import connection_options
-from engine.adapters.kafka_topics import ensure_topic
-from engine.settings import load
-from schemas.chain import chain_of_games
-from schemas.game import DEFAULT_STREAM, Game, encode
+from crashfold.engine.adapters.kafka.client import connection_options
+from crashfold.engine.adapters.kafka.topics import ensure_topic
+from crashfold.engine.settings import load
+from crashfold.schemas.chain import chain_of_games
+from crashfold.schemas.game import DEFAULT_STREAM, Game, encode
 
 Codec = Literal["none", "gzip", "lz4", "zstd", "snappy"]
 CODECS: tuple[Codec, ...] = ("none", "gzip", "lz4", "zstd", "snappy")

@@ -1,8 +1,8 @@
 """Logs: constant event names with fields, JSON lines or a console for people, on standard error.
 
-May import structlog, logging, `engine.settings` and `engine.terminal`. What is always true: no secret is written, for
-values are masked by the name of their key, and passwords in addresses wherever they stand, tracebacks included. And
-whoever logs goes on: a line is one write, and one that cannot be written is counted (`lines_lost`).
+May import structlog, logging, `engine.settings` and `crashfold.engine.terminal`. What is always true: no secret is
+written, for values are masked by the name of their key, and passwords in addresses wherever they stand, tracebacks
+included. And whoever logs goes on: a line is one write, and one that cannot be written is counted (`lines_lost`).
 
 `configure` is called once, by the command line. Everything else says `structlog.get_logger()`, and logs a line per
 commit at debug, per change of state at info.
@@ -19,8 +19,8 @@ from typing import Final, TextIO
 import structlog
 from structlog.typing import EventDict, Processor
 
-from engine.settings import MASK, LogSettings, masked_text
-from engine.terminal import Lines, shortened, visible
+from crashfold.engine.settings import MASK, LogSettings, masked_text
+from crashfold.engine.terminal import Lines, shortened, visible
 
 LIBRARY_EVENT: Final = "library_said"
 """The event of whatever a library logs by itself; its sentence is the field `message`."""

@@ -1,4 +1,4 @@
-"""What the runtime measures, named by what happened. `engine.adapters.metrics` counts it, `NullMeter` does not.
+"""Measurements of the runtime, named by what happened. `engine.adapters.prometheus.engine` counts them.
 
 Imports facts and errors only, so that the runtime never imports a metrics library. A meter never raises, never waits.
 """
@@ -6,8 +6,8 @@ Imports facts and errors only, so that the runtime never imports a metrics libra
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
-from engine.core.facts import Bounds, Outcome, ServerUsage
-from engine.errors import Unavailable
+from crashfold.engine.core.facts import Bounds, Outcome, ServerUsage
+from crashfold.engine.errors import Unavailable
 
 FairnessFault = Literal["hash", "chain"]
 """The crash point does not follow from the hash, or the hash does not lead to the one before."""

@@ -1,14 +1,14 @@
 """The seams between the engine and the world. Each has a contract suite in `tests/contract`, run on every adapter.
 
-Adapters raise only `engine.errors`: `LogUnavailable`, `StoreUnavailable`, `StoreRefused`, or a `StateError`. Every call
-that reaches a server has a deadline of the adapter's own. All ports may be cancelled at any await.
+Adapters raise only `crashfold.engine.errors`: `LogUnavailable`, `StoreUnavailable`, `StoreRefused`, or a `StateError`.
+Every call that reaches a server has a deadline of the adapter's own. All ports may be cancelled at any await.
 """
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from engine.core.facts import (
+from crashfold.engine.core.facts import (
     Behind,
     Bounds,
     Commit,
@@ -22,10 +22,10 @@ from engine.core.facts import (
     ServerUsage,
     Stored,
 )
-from engine.core.reading import CachedAnswer, Piece, Pieces, Standing, StreamOverview, WindowPart
-from projections.delta import Value
-from schemas.aggregates import Update
-from schemas.reports import ReportKind
+from crashfold.engine.core.reading import CachedAnswer, Piece, Pieces, Standing, StreamOverview, WindowPart
+from crashfold.projections.delta import Value
+from crashfold.schemas.aggregates import Update
+from crashfold.schemas.reports import ReportKind
 
 
 class EventLog(AbstractAsyncContextManager["EventLog"], Protocol):

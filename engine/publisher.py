@@ -11,11 +11,11 @@ from typing import Self
 
 import anyio
 
-from engine.adapters.kafka_client import connection_options
-from engine.adapters.kafka_sink import KafkaSink
-from engine.errors import CrashfoldError
-from engine.settings import KafkaSettings
-from schemas.game import DEFAULT_STREAM, Game, Unreadable, decode, encode, is_stream_name
+from crashfold.engine.adapters.kafka.client import connection_options
+from crashfold.engine.adapters.kafka.sink import KafkaSink
+from crashfold.engine.errors import CrashfoldError
+from crashfold.engine.settings import KafkaSettings
+from crashfold.schemas.game import DEFAULT_STREAM, Game, Unreadable, decode, encode, is_stream_name
 
 
 class GamePublisher:

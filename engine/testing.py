@@ -1,6 +1,6 @@
 """What a projection of your own is tested with: given these games, expect those keys.
 
-    from engine.testing import game, given
+    from crashfold.engine.testing import game, given
 
     given(game(1, 2.0), game(2, 11.5)).with_projection(Records()).expect("records", {"highest": game(2, 11.5)})
 
@@ -14,13 +14,13 @@ from typing import Any, Final
 
 import msgspec
 
-from projections import ProjectionSettings, StreamState, plain, plan
-from projections.delta import SortedSet, Value, apply
-from projections.games import Bands
-from projections.projection import Projection
-from projections.stream import Plan
-from schemas import keys
-from schemas.game import Game
+from crashfold.projections import ProjectionSettings, StreamState, plain, plan
+from crashfold.projections.delta import SortedSet, Value, apply
+from crashfold.projections.games import Bands
+from crashfold.projections.projection import Projection
+from crashfold.projections.stream import Plan
+from crashfold.schemas import keys
+from crashfold.schemas.game import Game
 
 START_MS: Final = 1_700_000_000_000
 """About when the game with id 0 would have ended."""

@@ -7,15 +7,15 @@ Imports schemas and numpy; no I/O, no async, no clock, no logging. Begin with `p
     state.keys()["occurrences:min:10"]
 """
 
-from projections.games import Bands
-from projections.gaps import Gaps
-from projections.intervals import Intervals
-from projections.last_games import LastGames
-from projections.occurrences import Occurrences
-from projections.series import SeriesProjection
-from projections.settings import ProjectionSettings
-from projections.stream import Plan, StreamState
-from projections.window import Window
+from crashfold.projections.games import Bands
+from crashfold.projections.gaps import Gaps
+from crashfold.projections.intervals import Intervals
+from crashfold.projections.last_games import LastGames
+from crashfold.projections.occurrences import Occurrences
+from crashfold.projections.series import SeriesProjection
+from crashfold.projections.settings import ProjectionSettings
+from crashfold.projections.stream import Plan, StreamState
+from crashfold.projections.window import Window
 
 __all__ = ["Plan", "ProjectionSettings", "StreamState", "plan"]
 

@@ -19,11 +19,22 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from projections.columns import Ints
-from projections.games import ABSENT, BAND, BEGIN_TIME, END_TIME, HASH, HUNDREDTHS, ID, PREPARE_TIME, WIDTH, Bands
-from projections.games import cells_of as cells_of_games
-from projections.packed import Packed, Text
-from schemas.game import (
+from crashfold.projections.columns import Ints
+from crashfold.projections.games import (
+    ABSENT,
+    BAND,
+    BEGIN_TIME,
+    END_TIME,
+    HASH,
+    HUNDREDTHS,
+    ID,
+    PREPARE_TIME,
+    WIDTH,
+    Bands,
+)
+from crashfold.projections.games import cells_of as cells_of_games
+from crashfold.projections.packed import Packed, Text
+from crashfold.schemas.game import (
     GAME_ID_MAX,
     HASH_DIGITS,
     HUNDREDTHS_MAX,

@@ -11,9 +11,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from projections.columns import Columns, Ints
-from schemas.game import Game, encode
-from schemas.predicate import Predicate
+from crashfold.projections.columns import Columns, Ints
+from crashfold.schemas.game import Game, encode
+from crashfold.schemas.predicate import Predicate
 
 ABSENT: Final = np.iinfo(np.int64).min
 """Stands for a null time; no valid time is that low."""

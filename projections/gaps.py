@@ -3,12 +3,12 @@
 import msgspec
 import numpy as np
 
-from projections.columns import Columns
-from projections.delta import Delta, Value, WriteHash
-from projections.games import Games
-from projections.projection import Moment
-from projections.settings import GAPS_KEPT
-from schemas import keys
+from crashfold.projections.columns import Columns
+from crashfold.projections.delta import Delta, Value, WriteHash
+from crashfold.projections.games import Games
+from crashfold.projections.projection import Moment
+from crashfold.projections.settings import GAPS_KEPT
+from crashfold.schemas import keys
 
 _FIRST, _LAST, _ORDINAL, _WIDTH = 0, 1, 2, 3
 """The first and last missing id, and the position in the stream of the game that came after them."""

@@ -7,13 +7,13 @@ settings say. Buckets are numbered by their start divided by their length, align
 import msgspec
 import numpy as np
 
-from projections.columns import Ints, firsts
-from projections.delta import Delta, Value, WriteHash
-from projections.games import Bands, Games
-from projections.projection import Moment
-from projections.settings import MINUTE_MS, ProjectionSettings
-from schemas import keys
-from schemas.aggregates import Interval
+from crashfold.projections.columns import Ints, firsts
+from crashfold.projections.delta import Delta, Value, WriteHash
+from crashfold.projections.games import Bands, Games
+from crashfold.projections.projection import Moment
+from crashfold.projections.settings import MINUTE_MS, ProjectionSettings
+from crashfold.schemas import keys
+from crashfold.schemas.aggregates import Interval
 
 _encode = msgspec.json.Encoder().encode
 

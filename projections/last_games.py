@@ -7,13 +7,13 @@ matched, each once.
 import msgspec
 import numpy as np
 
-from projections.columns import LISTED_ENOUGH, Columns, Ints, ascending, firsts, newest_of_each
-from projections.delta import Delta, SetString, Value, WriteList
-from projections.games import BAND, WIDTH, Games, games_of
-from projections.projection import Moment
-from projections.settings import LAST_GAMES_KEPT, ProjectionSettings
-from schemas import keys
-from schemas.game import encode
+from crashfold.projections.columns import LISTED_ENOUGH, Columns, Ints, ascending, firsts, newest_of_each
+from crashfold.projections.delta import Delta, SetString, Value, WriteList
+from crashfold.projections.games import BAND, WIDTH, Games, games_of
+from crashfold.projections.projection import Moment
+from crashfold.projections.settings import LAST_GAMES_KEPT, ProjectionSettings
+from crashfold.schemas import keys
+from crashfold.schemas.game import encode
 
 _ORDINAL = BAND
 """A kept match needs no band any more; its position in the stream stands there instead."""

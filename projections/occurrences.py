@@ -7,13 +7,13 @@ window whenever keys are made, so a late game needs no bookkeeping at all.
 import msgspec
 import numpy as np
 
-from projections.columns import Ints
-from projections.delta import Delta, Value, WriteHash, changed_fields
-from projections.games import Bands, Games
-from projections.projection import Moment
-from projections.settings import HOUR_MS, ProjectionSettings
-from schemas import keys
-from schemas.aggregates import Sample
+from crashfold.projections.columns import Ints
+from crashfold.projections.delta import Delta, Value, WriteHash, changed_fields
+from crashfold.projections.games import Bands, Games
+from crashfold.projections.projection import Moment
+from crashfold.projections.settings import HOUR_MS, ProjectionSettings
+from crashfold.schemas import keys
+from crashfold.schemas.aggregates import Sample
 
 
 class OccurrencesState(msgspec.Struct, frozen=True, gc=False):

@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from projections.columns import Ints
+from crashfold.projections.columns import Ints
 
 NULL = -1
 """The length of a string that is not there at all."""

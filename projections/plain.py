@@ -11,8 +11,8 @@ from typing import Final
 
 import msgspec
 
-from projections.delta import SortedSet, Value
-from projections.settings import (
+from crashfold.projections.delta import SortedSet, Value
+from crashfold.projections.settings import (
     FOLLOW_GAMES_KEPT,
     GAPS_KEPT,
     HOUR_MS,
@@ -21,11 +21,11 @@ from projections.settings import (
     SERIES_KEPT,
     ProjectionSettings,
 )
-from projections.sift import Reason
-from schemas import keys
-from schemas.aggregates import FollowGame, FollowStreak, Interval, LastGame, Sample, Series
-from schemas.game import Game, encode
-from schemas.predicate import Predicate
+from crashfold.projections.sift import Reason
+from crashfold.schemas import keys
+from crashfold.schemas.aggregates import FollowGame, FollowStreak, Interval, LastGame, Sample, Series
+from crashfold.schemas.game import Game, encode
+from crashfold.schemas.predicate import Predicate
 
 AGGREGATES: Final = frozenset(
     ("occurrences", keys.SAMPLES, "intervals", "series", "last_game", "last_games", keys.GAMES, keys.GAPS)

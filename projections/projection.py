@@ -8,8 +8,8 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
-from projections.delta import Delta, Value
-from projections.games import Games
+from crashfold.projections.delta import Delta, Value
+from crashfold.projections.games import Games
 
 S = TypeVar("S")
 

@@ -9,9 +9,9 @@ whether it is of one game or of a million. A streak is of consecutive games: whe
 import msgspec
 import numpy as np
 
-from projections.columns import LISTED_ENOUGH, Columns, Ints, ascending, newest_of_each
-from projections.games import END_TIME, ID, Games
-from projections.settings import FOLLOW_GAMES_KEPT, SERIES_KEPT
+from crashfold.projections.columns import LISTED_ENOUGH, Columns, Ints, ascending, newest_of_each
+from crashfold.projections.games import END_TIME, ID, Games
+from crashfold.projections.settings import FOLLOW_GAMES_KEPT, SERIES_KEPT
 
 _START_ID, _START_TIME, _END_ID, _END_TIME, _LENGTH = 0, 1, 2, 3, 4
 STREAK = 5

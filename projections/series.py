@@ -7,14 +7,14 @@ follow streak, which goes on until the next run opens. `runs` keeps them; here t
 import msgspec
 import numpy as np
 
-from projections.columns import Ints
-from projections.delta import Delta, Value, WriteList
-from projections.games import END_TIME, ID, Games
-from projections.projection import Moment
-from projections.runs import FOLLOW_END, ORDINAL, PREDICATE, STREAK, Runs, no_runs, settled_since, with_games
-from projections.settings import FOLLOW_GAMES_KEPT, SERIES_KEPT, ProjectionSettings
-from schemas import keys
-from schemas.aggregates import FollowGame, FollowStreak, Series
+from crashfold.projections.columns import Ints
+from crashfold.projections.delta import Delta, Value, WriteList
+from crashfold.projections.games import END_TIME, ID, Games
+from crashfold.projections.projection import Moment
+from crashfold.projections.runs import FOLLOW_END, ORDINAL, PREDICATE, STREAK, Runs, no_runs, settled_since, with_games
+from crashfold.projections.settings import FOLLOW_GAMES_KEPT, SERIES_KEPT, ProjectionSettings
+from crashfold.schemas import keys
+from crashfold.schemas.aggregates import FollowGame, FollowStreak, Series
 
 _PRINTED_AT_ONCE = 4096
 

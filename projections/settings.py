@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from schemas.predicate import Kind, Predicate
+from crashfold.schemas.predicate import Kind, Predicate
 
 SERIES_KEPT: Final = 1000
 FOLLOW_GAMES_KEPT: Final = 1000

@@ -10,8 +10,8 @@ from typing import Final, Literal
 import msgspec
 import numpy as np
 
-from projections.columns import Columns, Ints
-from projections.games import ID, Games
+from crashfold.projections.columns import Columns, Ints
+from crashfold.projections.games import ID, Games
 
 Reason = Literal["conflict", "late"]
 

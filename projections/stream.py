@@ -20,14 +20,14 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from projections.columns import Columns, Ints
-from projections.delta import Delta, Unfolding, Value, WriteHash, diff
-from projections.games import BAND, END_TIME, ID, Bands, Games, cells_of
-from projections.projection import Incremental, Moment, Projection, Totals
-from projections.settings import ProjectionSettings
-from projections.sift import Rejected, sift
-from schemas import keys
-from schemas.game import Game
+from crashfold.projections.columns import Columns, Ints
+from crashfold.projections.delta import Delta, Unfolding, Value, WriteHash, diff
+from crashfold.projections.games import BAND, END_TIME, ID, Bands, Games, cells_of
+from crashfold.projections.projection import Incremental, Moment, Projection, Totals
+from crashfold.projections.settings import ProjectionSettings
+from crashfold.projections.sift import Rejected, sift
+from crashfold.schemas import keys
+from crashfold.schemas.game import Game
 
 SPACING_MIN: Final = 4096
 """Games between two snapshots that are kept for good: the most that a late game deep in the window folds again beyond

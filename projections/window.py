@@ -1,9 +1,9 @@
 """The window: the newest games themselves. It has no state of its own; every moment brings the window along."""
 
-from projections.delta import Delta, SortedSet, Value, WriteSortedSet
-from projections.games import Games
-from projections.projection import Moment
-from schemas import keys
+from crashfold.projections.delta import Delta, SortedSet, Value, WriteSortedSet
+from crashfold.projections.games import Games
+from crashfold.projections.projection import Moment
+from crashfold.schemas import keys
 
 
 class Window:

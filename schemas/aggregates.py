@@ -5,7 +5,7 @@ Imports msgspec and the standard library only. Times are epoch milliseconds. `do
 
 import msgspec
 
-from schemas.game import Game
+from crashfold.schemas.game import Game
 
 
 class Sample(msgspec.Struct, frozen=True, gc=False):

@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from schemas.predicate import Predicate
+from crashfold.schemas.predicate import Predicate
 
 STREAM_PLACE: Final = "{stream}"
 

@@ -11,7 +11,7 @@ from typing import Final, Literal, Self, get_args
 
 import msgspec
 
-from schemas.game import HUNDREDTHS_MAX
+from crashfold.schemas.game import HUNDREDTHS_MAX
 
 Kind = Literal["min", "max", "floor"]
 

@@ -22,9 +22,9 @@ from typing import Any, TypeVar
 
 import pytest
 
-from tests import servers
-from tests.deployment import PREDICATES, Deployment, NewDeployment
-from tests.servers import KafkaCluster, RedisCluster, RedisServer, TansuBroker
+from tests.support import servers
+from tests.support.deployment import PREDICATES, Deployment, NewDeployment
+from tests.support.servers import KafkaCluster, RedisCluster, RedisServer, TansuBroker
 
 T = TypeVar("T")
 

@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from engine.adapters.embedded import free_port
-from schemas.game import Game
-from tests.deployment import Deployment, Engine, Service, chain, in_order
-from tests.servers import RedisServer
+from crashfold.engine.adapters.embedded import free_port
+from crashfold.schemas.game import Game
+from tests.support.deployment import Deployment, Engine, Service, chain, in_order
+from tests.support.servers import RedisServer
 
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext, ConsoleMessage, Request, WebError

@@ -19,9 +19,9 @@ from benchmarks.peers.contest import Contest, topic_of
 from benchmarks.servers import assignments, check, forget, running_servers
 from benchmarks.topic import contest as contest_own
 from benchmarks.topics import fill, one_stream
-from engine.cli import options, output
-from engine.errors import CrashfoldError
-from schemas.chain import chain_of_games
+from crashfold.engine.cli import options, output
+from crashfold.engine.errors import CrashfoldError
+from crashfold.schemas.chain import chain_of_games
 
 RESULTS = Path(__file__).parents[1] / "results"
 SEED = 1

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from benchmarks.peers.job import Sizes
 from benchmarks.peers.tally import Run, Tallies, Tally
-from schemas.game import Game
+from crashfold.schemas.game import Game
 
 GATHERED_MAX = 50_000
 

@@ -21,9 +21,9 @@ from benchmarks.peers import environments
 from benchmarks.peers.job import NEXT_OFFSET, PREFIX, Job
 from benchmarks.peers.result import difference, expected, part, sizes
 from benchmarks.servers import Servers
-from engine.errors import CrashfoldError
-from projections.settings import ProjectionSettings
-from schemas.game import Game
+from crashfold.engine.errors import CrashfoldError
+from crashfold.projections.settings import ProjectionSettings
+from crashfold.schemas.game import Game
 
 _ROOT = Path(__file__).parents[2]
 _DEADLINE_S = 240.0

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from engine.errors import CrashfoldError
+from crashfold.engine.errors import CrashfoldError
 
 _HERE = Path(__file__).parent
 _ROOT = _HERE.parents[1]

@@ -21,7 +21,7 @@ import time
 
 import msgspec
 
-from schemas.game import Game
+from crashfold.schemas.game import Game
 
 PREFIX = "peer:"
 NEXT_OFFSET = PREFIX + "next_offset"

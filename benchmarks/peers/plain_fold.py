@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from benchmarks.peers.job import Sizes
 from benchmarks.peers.tally import Tallies
-from schemas.game import Game
+from crashfold.schemas.game import Game
 
 
 class PlainFold:

@@ -6,9 +6,9 @@ from typing import Any
 import msgspec
 
 from benchmarks.peers.job import PREFIX, Sizes
-from projections import plain
-from projections.settings import FOLLOW_GAMES_KEPT, MINUTE_MS, SERIES_KEPT, ProjectionSettings
-from schemas.game import Game
+from crashfold.projections import plain
+from crashfold.projections.settings import FOLLOW_GAMES_KEPT, MINUTE_MS, SERIES_KEPT, ProjectionSettings
+from crashfold.schemas.game import Game
 
 AGGREGATES = ("occurrences", "intervals", "series", "last_game")
 

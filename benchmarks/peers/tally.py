@@ -12,8 +12,8 @@ import msgspec
 import numpy as np
 
 from benchmarks.peers.job import NEXT_OFFSET, PREFIX, Sizes
-from schemas.aggregates import FollowGame, FollowStreak, Interval, LastGame, Sample, Series
-from schemas.game import Game
+from crashfold.schemas.aggregates import FollowGame, FollowStreak, Interval, LastGame, Sample, Series
+from crashfold.schemas.game import Game
 
 RECENT = PREFIX + "recent"
 """The games that the samples need: written by those who take up their state again from Redis."""

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, NamedTuple, Self
 
 import msgspec
 
-from engine.core.facts import DeadLetter, Record
+from crashfold.engine.core.facts import DeadLetter, Record
 
 KEY_BYTES_MAX: Final = 1024
 VALUE_BYTES_MAX: Final = 4096

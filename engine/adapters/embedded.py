@@ -1,8 +1,8 @@
 """Real servers out of wheels, for `crashfold demo` and quick tests: Valkey, and Tansu, a broker of the Kafka protocol.
 
-Imports anyio, the clients, `engine.errors`, and on demand the wheels of the extra `embedded`. Always true: a server is
-handed over only after the process started here has answered on its port, and is ended by its process id, however the
-block is left.
+Imports anyio, the clients, `crashfold.engine.errors`, and on demand the wheels of the extra `embedded`. Always true: a
+server is handed over only after the process started here has answered on its port, and is ended by its process id,
+however the block is left.
 """
 
 import importlib.resources
@@ -26,7 +26,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from engine.errors import CrashfoldError, LogUnavailable
+from crashfold.engine.errors import CrashfoldError, LogUnavailable
 
 _START_S = 15.0
 _STOP_S = 5.0

@@ -1,5 +1,5 @@
-"""`python -m engine.cli`: the same as `crashfold`."""
+"""`python -m crashfold.engine.cli`: the same as `crashfold`."""
 
-from engine.cli.start import main
+from crashfold.engine.cli.start import main
 
 main()

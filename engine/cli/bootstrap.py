@@ -9,32 +9,32 @@ from pathlib import Path
 
 import structlog
 
-from engine.adapters.clock import SystemClock
-from engine.adapters.file_dead_letters import FileDeadLetters
-from engine.adapters.files import FileLog
-from engine.adapters.kafka import KafkaLog
-from engine.adapters.kafka_sink import KafkaDeadLetters
-from engine.adapters.metrics import Metrics
-from engine.adapters.probes import serve_probes
-from engine.adapters.redis import RedisStore
-from engine.adapters.redis_watch import Watch
-from engine.adapters.service_manager import tell_service_manager
-from engine.adapters.worker_reports import Gathered, report
-from engine.core.fairness import FairnessCheck
-from engine.core.health import Health
-from engine.errors import ConfigurationError, CrashfoldError
-from engine.meter import Meter, Meters, NullMeter
-from engine.ports import DeadLetters, EventLog, StateStore
-from engine.runtime.health import HealthBoard
-from engine.runtime.processor import Limits, Processor
-from engine.runtime.reporting import EngineNotes, keep_hearing
-from engine.runtime.status import known_streams
-from engine.runtime.supervisor import Supervisor
-from engine.runtime.tasks import task_group
-from engine.runtime.workers import Workers
-from engine.settings import Settings
-from projections import Plan, plan
-from schemas.game import is_stream_name
+from crashfold.engine.adapters.files.dead_letters import FileDeadLetters
+from crashfold.engine.adapters.files.log import FileLog
+from crashfold.engine.adapters.kafka.log import KafkaLog
+from crashfold.engine.adapters.kafka.sink import KafkaDeadLetters
+from crashfold.engine.adapters.process.clock import SystemClock
+from crashfold.engine.adapters.process.service_manager import tell_service_manager
+from crashfold.engine.adapters.prometheus.engine import Metrics
+from crashfold.engine.adapters.prometheus.workers import Gathered, report
+from crashfold.engine.adapters.redis.store import RedisStore
+from crashfold.engine.adapters.redis.watch import Watch
+from crashfold.engine.adapters.web.probes import serve_probes
+from crashfold.engine.core.fairness import FairnessCheck
+from crashfold.engine.core.health import Health
+from crashfold.engine.errors import ConfigurationError, CrashfoldError
+from crashfold.engine.meter import Meter, Meters, NullMeter
+from crashfold.engine.ports import DeadLetters, EventLog, StateStore
+from crashfold.engine.runtime.health import HealthBoard
+from crashfold.engine.runtime.processor import Limits, Processor
+from crashfold.engine.runtime.reporting import EngineNotes, keep_hearing
+from crashfold.engine.runtime.status import known_streams
+from crashfold.engine.runtime.supervisor import Supervisor
+from crashfold.engine.runtime.tasks import task_group
+from crashfold.engine.runtime.workers import Workers
+from crashfold.engine.settings import Settings
+from crashfold.projections import Plan, plan
+from crashfold.schemas.game import is_stream_name
 
 CLOCK = SystemClock()
 
@@ -273,4 +273,5 @@ def plan_of(settings: Settings) -> Plan:
 
 def fairness_of(settings: Settings) -> FairnessCheck | None:
     """How games are checked against their hashes; None when they are not."""
-    return FairnessCheck.of(settings.fairness.check, settings.fairness.rules)
+    fairness = settings.fairness
+    return FairnessCheck.of(fairness.check, fairness.salt, fairness.variant)

@@ -8,27 +8,27 @@ import socket
 import anyio
 import structlog
 
-from engine.adapters import web
-from engine.adapters.api_metrics import ApiMetrics
-from engine.adapters.beats import Beats
-from engine.adapters.redis_limits import RedisRateLimits
-from engine.adapters.redis_reader import RedisReader
-from engine.adapters.service_manager import tell_service_manager
-from engine.api import page
-from engine.api.answers import Answers
-from engine.api.app import create_app
-from engine.api.clients import Proxies, is_own_machine
-from engine.api.connections import connection_options
-from engine.api.feed import Live, LiveLimits
-from engine.api.follower import Followers
-from engine.api.health import ApiHealth
-from engine.api.places import Bounds
-from engine.api.replica import Replica
-from engine.api.stream import live_routes
-from engine.api.times import Zones
-from engine.cli.bootstrap import CLOCK, only_stream, open_log, redis_watch
-from engine.core.fairness import FairnessCheck
-from engine.settings import Settings
+from crashfold.engine.adapters.process.beats import Beats
+from crashfold.engine.adapters.process.service_manager import tell_service_manager
+from crashfold.engine.adapters.prometheus.api import ApiMetrics
+from crashfold.engine.adapters.redis.limits import RedisRateLimits
+from crashfold.engine.adapters.redis.reader import RedisReader
+from crashfold.engine.adapters.web import server as web
+from crashfold.engine.cli.bootstrap import CLOCK, only_stream, open_log, redis_watch
+from crashfold.engine.core.fairness import FairnessCheck
+from crashfold.engine.http import page
+from crashfold.engine.http.app import create_app
+from crashfold.engine.http.clients import Proxies, is_own_machine
+from crashfold.engine.http.connections import connection_options
+from crashfold.engine.http.places import Bounds
+from crashfold.engine.http.stream import live_routes
+from crashfold.engine.read.answers import Answers, calculation
+from crashfold.engine.read.feed import Live, LiveLimits
+from crashfold.engine.read.follower import Followers
+from crashfold.engine.read.health import ApiHealth
+from crashfold.engine.read.replica import Replica
+from crashfold.engine.read.times import Zones
+from crashfold.engine.settings import Settings
 
 log = structlog.get_logger()
 
@@ -36,7 +36,7 @@ log = structlog.get_logger()
 async def serve_api(settings: Settings, reserved: socket.socket, beats: Beats, worker: int = 0) -> None:
     """The read side as a service on the reserved address, until it is told to stop."""
     only, metrics, zones = only_stream(settings), ApiMetrics(worker), Zones()
-    fairness = FairnessCheck.of(settings.fairness.check, settings.fairness.rules)
+    fairness = FairnessCheck.of(settings.fairness.check, settings.fairness.salt, settings.fairness.variant)
     redis = settings.redis
     watch = redis_watch(settings)
     reader = RedisReader(
@@ -53,7 +53,7 @@ async def serve_api(settings: Settings, reserved: socket.socket, beats: Beats, w
     live = Live(
         answers.follower_of,
         zones,
-        answers.fairness_of,
+        calculation(settings),
         meter=metrics,
         limits=LiveLimits(clients_max=settings.api.live_clients_max),
         default_stream=followers.default_stream,

@@ -6,10 +6,10 @@ from itertools import groupby
 import msgspec
 from cyclopts import App
 
-from engine.cli import options, output
-from engine.cli.options import Common
-from engine.settings import Loaded, describe, settings_by_name, toml_value
-from engine.terminal import visible
+from crashfold.engine.cli import options, output
+from crashfold.engine.cli.options import Common
+from crashfold.engine.settings import Loaded, describe, settings_by_name, toml_value
+from crashfold.engine.terminal import visible
 
 app = App(name="config", help="Look at the settings.")
 

@@ -10,16 +10,16 @@ from typing import Annotated, Any, Final, Literal
 
 from cyclopts import App, Parameter, validators
 
-from engine.adapters.dead_letters import RETRY_OF, ListedDeadLetter, Mark, Origin, StoredDeadLetter, as_text
-from engine.adapters.kafka_sink import KafkaDeadLetters, KafkaSink
-from engine.cli import options, output
-from engine.cli.bootstrap import CLOCK, open_dead_letters, open_log
-from engine.cli.options import Common
-from engine.errors import ConfigurationError, CrashfoldError
-from engine.ports import EventLog
-from engine.publisher import open_sink
-from engine.settings import Settings
-from schemas.game import DEFAULT_STREAM
+from crashfold.engine.adapters.dead_letters import RETRY_OF, ListedDeadLetter, Mark, Origin, StoredDeadLetter, as_text
+from crashfold.engine.adapters.kafka.sink import KafkaDeadLetters, KafkaSink
+from crashfold.engine.cli import options, output
+from crashfold.engine.cli.bootstrap import CLOCK, open_dead_letters, open_log
+from crashfold.engine.cli.options import Common
+from crashfold.engine.errors import ConfigurationError, CrashfoldError
+from crashfold.engine.ports import EventLog
+from crashfold.engine.publisher import open_sink
+from crashfold.engine.settings import Settings
+from crashfold.schemas.game import DEFAULT_STREAM
 
 DETAIL_SHOWN: Final = 100
 MARKED_AT_ONCE: Final = 1_000

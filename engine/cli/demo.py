@@ -14,23 +14,23 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from engine import logs
-from engine.adapters.embedded import create_topic, embedded_kafka, embedded_redis
-from engine.cli import options, output
-from engine.cli.bootstrap import only_stream, open_store, run_engine
-from engine.cli.options import Common
-from engine.cli.replay import replay_topic
-from engine.cli.verify import verify_topic
-from engine.errors import CrashfoldError
-from engine.publisher import GamePublisher
-from engine.runtime.rebuild import Request
-from engine.settings import Settings, load
-from projections.delta import Value
-from schemas import keys
-from schemas.aggregates import LastGame, Series
-from schemas.chain import chain_of_games
-from schemas.game import Game
-from schemas.predicate import Predicate
+from crashfold.engine import logs
+from crashfold.engine.adapters.embedded import create_topic, embedded_kafka, embedded_redis
+from crashfold.engine.cli import options, output
+from crashfold.engine.cli.bootstrap import only_stream, open_store, run_engine
+from crashfold.engine.cli.options import Common
+from crashfold.engine.cli.replay import replay_topic
+from crashfold.engine.cli.verify import verify_topic
+from crashfold.engine.errors import CrashfoldError
+from crashfold.engine.publisher import GamePublisher
+from crashfold.engine.runtime.rebuild import Request
+from crashfold.engine.settings import Settings, load
+from crashfold.projections.delta import Value
+from crashfold.schemas import keys
+from crashfold.schemas.aggregates import LastGame, Series
+from crashfold.schemas.chain import chain_of_games
+from crashfold.schemas.game import Game
+from crashfold.schemas.predicate import Predicate
 
 BATCH_GAMES: Final = 5_000
 LIVE_GAMES: Final = 100_000

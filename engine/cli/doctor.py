@@ -6,15 +6,15 @@ from typing import Final, Literal
 import anyio
 import msgspec
 
-from engine.adapters.kafka_client import check_group
-from engine.adapters.kafka_sink import KafkaDeadLetters
-from engine.adapters.redis import RedisStore, ServerInfo
-from engine.cli import options, output
-from engine.cli.bootstrap import only_stream, open_log, open_store, plan_of
-from engine.cli.options import Common
-from engine.errors import CrashfoldError, Refused
-from engine.ports import EventLog
-from engine.settings import Settings
+from crashfold.engine.adapters.kafka.client import check_group
+from crashfold.engine.adapters.kafka.sink import KafkaDeadLetters
+from crashfold.engine.adapters.redis.store import RedisStore, ServerInfo
+from crashfold.engine.cli import options, output
+from crashfold.engine.cli.bootstrap import only_stream, open_log, open_store, plan_of
+from crashfold.engine.cli.options import Common
+from crashfold.engine.errors import CrashfoldError, Refused
+from crashfold.engine.ports import EventLog
+from crashfold.engine.settings import Settings
 
 DEADLINE_S: Final = 15.0
 

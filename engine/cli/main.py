@@ -7,26 +7,26 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
-from benchmarks.harness import app as bench_app
-from engine.cli.config import app as config_app
-from engine.cli.dead_letters import app as dead_letters_app
-from engine.cli.demo import demo
-from engine.cli.doctor import doctor
-from engine.cli.options import with_settings_as_flags
-from engine.cli.output import help_console, print_error, print_script, print_traceback, standard_streams
-from engine.cli.publish import publish
-from engine.cli.replay import replay
-from engine.cli.run import run
-from engine.cli.serve import serve
-from engine.cli.status import status
-from engine.cli.verify import verify
-from engine.errors import CrashfoldError, Unavailable
-from engine.settings import masked_text
+from crashfold.engine.cli.config import app as config_app
+from crashfold.engine.cli.dead_letters import app as dead_letters_app
+from crashfold.engine.cli.demo import demo
+from crashfold.engine.cli.doctor import doctor
+from crashfold.engine.cli.options import with_settings_as_flags
+from crashfold.engine.cli.output import help_console, print_error, print_script, print_traceback, standard_streams
+from crashfold.engine.cli.publish import publish
+from crashfold.engine.cli.replay import replay
+from crashfold.engine.cli.run import run
+from crashfold.engine.cli.serve import serve
+from crashfold.engine.cli.status import status
+from crashfold.engine.cli.verify import verify
+from crashfold.engine.errors import CrashfoldError, Unavailable
+from crashfold.engine.settings import masked_text
 
 USAGE = 2
 
@@ -62,7 +62,18 @@ for command in (run, serve, replay, verify, publish, demo, status, doctor, compl
     app.command(command)
 app.command(dead_letters_app)
 app.command(config_app)
-app.command(bench_app)
+
+
+def no_bench(*_: str) -> int:
+    """Measure: the benchmarks are in a checkout of Crashfold, not in what is installed."""
+    print_error("crashfold: the benchmarks are not installed: clone the repository and run `make bench` there")
+    return USAGE
+
+
+if (Path(__file__).resolve().parents[2] / "benchmarks" / "harness.py").exists():
+    app.command("benchmarks.harness:app", name="bench", help="Measure, compare and draw. See docs/performance.md.")
+else:
+    app.command(no_bench, name="bench")
 
 
 def main(tokens: Sequence[str] | None = None) -> None:

@@ -11,10 +11,10 @@ from typing import Annotated, Any, Final, TypeVar
 import anyio
 from cyclopts import Parameter
 
-from engine import logs
-from engine.errors import ConfigurationError
-from engine.runtime.garbage import look_at_what_is_new
-from engine.settings import Loaded, Settings, load, settings_by_name
+from crashfold.engine import logs
+from crashfold.engine.errors import ConfigurationError
+from crashfold.engine.runtime.garbage import look_at_what_is_new
+from crashfold.engine.settings import Loaded, Settings, load, settings_by_name
 
 T = TypeVar("T")
 

@@ -17,8 +17,8 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from engine.errors import CrashfoldError
-from engine.terminal import Lines, visible
+from crashfold.engine.errors import CrashfoldError
+from crashfold.engine.terminal import Lines, visible
 
 TABLE_COLUMNS: Final = 160
 """Characters of a line where it is not a terminal that says how many it has."""

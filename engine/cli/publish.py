@@ -8,22 +8,22 @@ from zoneinfo import ZoneInfo
 
 from cyclopts import CycloptsError, Parameter, validators
 
-from engine.adapters.files import read_games_file
-from engine.adapters.history import STANDARD_INPUT, Damaged, Format, Header, rows
-from engine.adapters.kafka_client import connection_options
-from engine.adapters.kafka_topics import ensure_topic
-from engine.adapters.sorting import Placed, SortedGames
-from engine.cli import options, output
-from engine.cli.bootstrap import CLOCK, fairness_of, only_stream, plan_of
-from engine.cli.options import Common
-from engine.core.batch import sort_out
-from engine.core.facts import Record, Records
-from engine.core.history import FIELDS, NEEDED, DecimalMark, Interpreter, NotUnderstood, Spelling, TimeUnit
-from engine.core.survey import Surveyor
-from engine.errors import ConfigurationError
-from engine.publisher import open_sink
-from engine.settings import Settings
-from schemas.game import DEFAULT_STREAM, Game, decode, is_stream_name
+from crashfold.engine.adapters.files.history import STANDARD_INPUT, Damaged, Format, Header, rows
+from crashfold.engine.adapters.files.log import read_games_file
+from crashfold.engine.adapters.files.sorting import Placed, SortedGames
+from crashfold.engine.adapters.kafka.client import connection_options
+from crashfold.engine.adapters.kafka.topics import ensure_topic
+from crashfold.engine.cli import options, output
+from crashfold.engine.cli.bootstrap import CLOCK, fairness_of, only_stream, plan_of
+from crashfold.engine.cli.options import Common
+from crashfold.engine.core.batch import sort_out
+from crashfold.engine.core.facts import Record, Records
+from crashfold.engine.core.history import FIELDS, NEEDED, DecimalMark, Interpreter, NotUnderstood, Spelling, TimeUnit
+from crashfold.engine.core.survey import Surveyor
+from crashfold.engine.errors import ConfigurationError
+from crashfold.engine.publisher import open_sink
+from crashfold.engine.settings import Settings
+from crashfold.schemas.game import DEFAULT_STREAM, Game, decode, is_stream_name
 
 SHOWN_LINES: Final = 20
 KEPT_LINES: Final = 10_000
@@ -122,7 +122,7 @@ class History:
         self._games = games
         self._plan = plan_of(settings)
         self._fairness = fairness_of(settings)
-        self._surveyor = Surveyor(settings.fairness.rules)
+        self._surveyor = Surveyor(settings.fairness.salt, settings.fairness.variant)
         self._files: list[str] = []
         self._units: list[tuple[str, str, TimeUnit]] = []
         self.left_out = 0

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 
-from engine.adapters.metrics import Metrics
-from engine.cli import options, output
-from engine.cli.bootstrap import (
+from crashfold.engine.adapters.prometheus.engine import Metrics
+from crashfold.engine.cli import options, output
+from crashfold.engine.cli.bootstrap import (
     CLOCK,
     meanwhile,
     new_processor,
@@ -23,12 +23,12 @@ from engine.cli.bootstrap import (
     open_store,
     serve_metrics,
 )
-from engine.cli.options import Common
-from engine.ports import DeadLetters, StateStore
-from engine.runtime.processor import Processor
-from engine.runtime.rebuild import Progress, Rebuild, RebuildReport, Request
-from engine.runtime.reporting import RebuildNotes
-from engine.settings import Settings
+from crashfold.engine.cli.options import Common
+from crashfold.engine.ports import DeadLetters, StateStore
+from crashfold.engine.runtime.processor import Processor
+from crashfold.engine.runtime.rebuild import Progress, Rebuild, RebuildReport, Request
+from crashfold.engine.runtime.reporting import RebuildNotes
+from crashfold.engine.settings import Settings
 
 PLAIN_EVERY_S = 2.0
 

@@ -7,10 +7,10 @@ from typing import Annotated
 import structlog
 from cyclopts import Parameter
 
-from engine.cli import options
-from engine.cli.bootstrap import run_engine, run_workers
-from engine.cli.options import Common
-from engine.errors import ConfigurationError
+from crashfold.engine.cli import options
+from crashfold.engine.cli.bootstrap import run_engine, run_workers
+from crashfold.engine.cli.options import Common
+from crashfold.engine.errors import ConfigurationError
 
 
 def run(
@@ -53,7 +53,7 @@ def run(
         options.run(run_engine, settings, file=file, reports=worker is not None, **how)
         return 0
     flags = [f"--{name.replace('_', '-')}" for name, is_set in how.items() if is_set]
-    command = [sys.executable, "-m", "engine.cli", "run", *flags, *options.tokens_of(common)]
+    command = [sys.executable, "-m", "crashfold.engine.cli", "run", *flags, *options.tokens_of(common)]
 
     def command_of(number: int) -> list[str]:
         """The command of one worker, which is a member of the group with a name of its own."""

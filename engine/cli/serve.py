@@ -10,10 +10,10 @@ from typing import Final
 import structlog
 from msgspec.structs import replace
 
-from engine.adapters.beats import Beats
-from engine.cli import options
-from engine.cli.options import Common
-from engine.settings import Settings
+from crashfold.engine.adapters.process.beats import Beats
+from crashfold.engine.cli import options
+from crashfold.engine.cli.options import Common
+from crashfold.engine.settings import Settings
 
 SWITCH_S: Final = 0.0005
 """How soon a thread at work on a big answer lets the event loop go on; Python's own 5 ms would show in every answer."""
@@ -29,7 +29,7 @@ log = structlog.get_logger()
 
 def serve(*, common: Common | None = None) -> None:
     """Answer over HTTP from what the engine keeps in Redis, until told to stop (SIGTERM or Ctrl-C)."""
-    from engine.adapters import web
+    from crashfold.engine.adapters.web import server as web
 
     settings = options.settings(common)
     files = web.allow_many_files()
@@ -52,7 +52,7 @@ def serve(*, common: Common | None = None) -> None:
 
 
 def _work(settings: Settings, reserved: socket.socket, beats: Beats, number: int) -> None:
-    from engine.cli.bootstrap_api import serve_api
+    from crashfold.engine.cli.bootstrap_api import serve_api
 
     sys.setswitchinterval(SWITCH_S)
     options.run(serve_api, settings, reserved, beats, number)

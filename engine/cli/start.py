@@ -16,8 +16,12 @@ def main() -> None:
     """Run the command of `sys.argv`."""
     if sys.argv[1:2] and sys.argv[1] in SERVICES:
         end_with_0_on_signal()
-    from engine.cli.main import main as run
-
+    try:
+        from crashfold.engine.cli.main import main as run
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "crashfold":
+            raise
+        sys.exit(f"crashfold: {error}. The commands need more than the library: pip install 'crashfold[server]'")
     run()
 
 

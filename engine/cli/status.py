@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from engine.cli import options, output
-from engine.cli.bootstrap import known_stream, only_stream, open_log, open_store, plan_of, streams_of
-from engine.cli.options import Common
-from engine.errors import LogUnavailable
-from engine.runtime.status import Status
-from engine.runtime.status import status as status_of
-from engine.settings import Settings
+from crashfold.engine.cli import options, output
+from crashfold.engine.cli.bootstrap import known_stream, only_stream, open_log, open_store, plan_of, streams_of
+from crashfold.engine.cli.options import Common
+from crashfold.engine.errors import LogUnavailable
+from crashfold.engine.runtime.status import Status
+from crashfold.engine.runtime.status import status as status_of
+from crashfold.engine.settings import Settings
 
 
 def status(

@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from engine.cli import options, output
-from engine.cli.bootstrap import CLOCK, fairness_of, open_log, open_store, plan_of, streams_of
-from engine.cli.options import Common
-from engine.cli.replay import progress_bar
-from engine.errors import CrashfoldError, Unavailable
-from engine.runtime.reporting import tell_verified
-from engine.runtime.verify import CannotCompare, VerifyReport
-from engine.runtime.verify import verify as verify_streams
-from engine.settings import Settings
+from crashfold.engine.cli import options, output
+from crashfold.engine.cli.bootstrap import CLOCK, fairness_of, open_log, open_store, plan_of, streams_of
+from crashfold.engine.cli.options import Common
+from crashfold.engine.cli.replay import progress_bar
+from crashfold.engine.errors import CrashfoldError, Unavailable
+from crashfold.engine.runtime.reporting import tell_verified
+from crashfold.engine.runtime.verify import CannotCompare, VerifyReport
+from crashfold.engine.runtime.verify import verify as verify_streams
+from crashfold.engine.settings import Settings
 
 SHOWN_DIFFERENCES = 50
 

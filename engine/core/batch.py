@@ -6,15 +6,15 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from engine.core.facts import DeadLetter, Records
-from engine.core.fairness import FairnessCheck
-from projections.columns import Ints
-from projections.decoding import Decoded, decode_cells
-from projections.games import END_TIME, Bands, games_of
-from projections.packed import Packed
-from projections.settings import HOUR_MS, ProjectionSettings
-from projections.sift import Rejected
-from schemas.game import Unreadable, stream_name
+from crashfold.engine.core.facts import DeadLetter, Records
+from crashfold.engine.core.fairness import FairnessCheck
+from crashfold.projections.columns import Ints
+from crashfold.projections.decoding import Decoded, decode_cells
+from crashfold.projections.games import END_TIME, Bands, games_of
+from crashfold.projections.packed import Packed
+from crashfold.projections.settings import HOUR_MS, ProjectionSettings
+from crashfold.projections.sift import Rejected
+from crashfold.schemas.game import Unreadable, stream_name
 
 REASONS = ("unreadable", "stream", "future", "fairness", "conflict", "late")
 """Why a record can become a dead letter."""
@@ -180,7 +180,7 @@ def _ended(
 
 def _fair(stream: StreamBatch, fairness: FairnessCheck) -> tuple[StreamBatch, list[tuple[int, Reason, str]]]:
     """The games that fit their hashes, and the others."""
-    details = [fairness.rejection(stream.name, game) for game in games_of(stream.cells)]
+    details = [fairness.rejection(game) for game in games_of(stream.cells)]
     unfair: list[tuple[int, Reason, str]] = [
         (row, "fairness", detail)
         for row, detail in zip(stream.rows.tolist(), details, strict=True)

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 import msgspec
 import numpy as np
 
-from projections.columns import Ints
-from projections.delta import Writes
-from projections.packed import Packed
-from schemas.game import Game
+from crashfold.projections.columns import Ints
+from crashfold.projections.delta import Writes
+from crashfold.projections.packed import Packed
+from crashfold.schemas.game import Game
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -277,7 +277,7 @@ class DeadLetter(msgspec.Struct, frozen=True):
     """A record that cannot be folded, with what is needed to find it again and to know why."""
 
     reason: str
-    """One of `engine.core.batch.REASONS`."""
+    """One of `crashfold.engine.core.batch.REASONS`."""
     detail: str
     topic: str
     partition: int

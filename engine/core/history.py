@@ -12,7 +12,7 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
-from engine.errors import ConfigurationError
+from crashfold.engine.errors import ConfigurationError
 
 TimeUnit = Literal["s", "ms", "us"]
 DecimalMark = Literal["point", "comma"]

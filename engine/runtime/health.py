@@ -1,7 +1,7 @@
 """The board on which the runtime notes what it sees, and from which the probes read.
 
-Decides nothing: `engine.core.health` does. May be asked at any time, also between two steps. What goes wrong is logged
-here and nowhere else: once, and then now and then for as long as it lasts, however often it is tried.
+Decides nothing: `crashfold.engine.core.health` does. May be asked at any time, also between two steps. What goes wrong
+is logged here and nowhere else: once, and then now and then for as long as it lasts, however often it is tried.
 """
 
 from collections.abc import Iterable, Iterator
@@ -10,9 +10,9 @@ from typing import Final
 
 import structlog
 
-from engine.core import health
-from engine.core.health import READING, TOPIC, Facts, Progress, Server, Subject
-from engine.ports import Clock
+from crashfold.engine.core import health
+from crashfold.engine.core.health import READING, TOPIC, Facts, Progress, Server, Subject
+from crashfold.engine.ports import Clock
 
 STALL_S: Final = 120.0
 """Longer than the longest step, the longest pause between two tries, and a rebalance together."""
@@ -25,7 +25,7 @@ log = structlog.get_logger()
 
 
 class HealthBoard:
-    """What was last seen. Implements `engine.core.health.Health`."""
+    """What was last seen. Implements `crashfold.engine.core.health.Health`."""
 
     def __init__(self, clock: Clock, stall_s: float = STALL_S) -> None:
         self._clock = clock

@@ -9,8 +9,8 @@ from typing import Final
 
 import structlog
 
-from engine.core.facts import DeadLetter
-from engine.ports import Clock
+from crashfold.engine.core.facts import DeadLetter
+from crashfold.engine.ports import Clock
 
 SAID_PER_SECOND: Final = 10
 

@@ -11,11 +11,11 @@ from typing import Final
 import msgspec
 import structlog
 
-from engine.core.facts import Manifest, Mark, Position
-from engine.core.start import Begin, Lost, Recreated, Start, where_to_begin
-from engine.errors import LostRange, TopicRecreated
-from engine.ports import EventLog, StateStore
-from engine.runtime.patience import Patience
+from crashfold.engine.core.facts import Manifest, Mark, Position
+from crashfold.engine.core.start import Begin, Lost, Recreated, Start, where_to_begin
+from crashfold.engine.errors import LostRange, TopicRecreated
+from crashfold.engine.ports import EventLog, StateStore
+from crashfold.engine.runtime.patience import Patience
 
 QUIET_LOOKS_MAX: Final = 5
 """Looks at the store, about one a second, after which it is asked to write although there is nothing to note."""

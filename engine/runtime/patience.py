@@ -4,10 +4,10 @@ from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 from zlib import crc32
 
-from engine.core.health import READING, Subject
-from engine.errors import Unavailable
-from engine.ports import Clock
-from engine.runtime.health import HealthBoard
+from crashfold.engine.core.health import READING, Subject
+from crashfold.engine.errors import Unavailable
+from crashfold.engine.ports import Clock
+from crashfold.engine.runtime.health import HealthBoard
 
 T = TypeVar("T")
 

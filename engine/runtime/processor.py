@@ -16,8 +16,8 @@ import anyio.lowlevel
 import msgspec
 import structlog
 
-from engine.core import batch as batches
-from engine.core.facts import (
+from crashfold.engine.core import batch as batches
+from crashfold.engine.core.facts import (
     Applied,
     Checkpoint,
     Commit,
@@ -31,21 +31,21 @@ from engine.core.facts import (
     Position,
     Records,
 )
-from engine.core.fairness import FairnessCheck, Faults
-from engine.core.health import COMMITS, DEAD_LETTERS, POLLING
-from engine.core.start import Begin, Lost, Recreated, was_recreated
-from engine.errors import LostRange, TopicCompacted, Unavailable
-from engine.meter import Meter
-from engine.ports import Clock, DeadLetters, EventLog, StateStore
-from engine.runtime.health import HealthBoard
-from engine.runtime.letters import LettersLog
-from engine.runtime.partitions import Partition, Partitions, Place
-from engine.runtime.patience import Patience, patiently
-from engine.runtime.streams import Clash, Held, Stream, Streams
-from engine.runtime.tasks import task_group
-from projections import Plan, StreamState
-from projections.stream import Folded
-from schemas.game import DEFAULT_STREAM, stream_name
+from crashfold.engine.core.fairness import FairnessCheck, Faults
+from crashfold.engine.core.health import COMMITS, DEAD_LETTERS, POLLING
+from crashfold.engine.core.start import Begin, Lost, Recreated, was_recreated
+from crashfold.engine.errors import LostRange, TopicCompacted, Unavailable
+from crashfold.engine.meter import Meter
+from crashfold.engine.ports import Clock, DeadLetters, EventLog, StateStore
+from crashfold.engine.runtime.health import HealthBoard
+from crashfold.engine.runtime.letters import LettersLog
+from crashfold.engine.runtime.partitions import Partition, Partitions, Place
+from crashfold.engine.runtime.patience import Patience, patiently
+from crashfold.engine.runtime.streams import Clash, Held, Stream, Streams
+from crashfold.engine.runtime.tasks import task_group
+from crashfold.projections import Plan, StreamState
+from crashfold.projections.stream import Folded
+from crashfold.schemas.game import DEFAULT_STREAM, stream_name
 
 LOOK_EVERY_S: Final = 1.0
 """How often, at least, the store is asked whether it still has what was committed, and manifests are noted."""
@@ -263,7 +263,7 @@ class Processor:
                 if part is not parts[-1]:
                     self.counted[name] = stream.state.games
                 if live:
-                    faults += self._faults(name, before, folded)
+                    faults += self._faults(before, folded)
         letters += [
             batches.dead_letter(topic, records, row, reason, detail)
             for row, reason, detail in sorted_out.rejected
@@ -753,10 +753,10 @@ class Processor:
         except Unavailable as error:
             self._health.store_down(str(error), COMMITS)
 
-    def _faults(self, stream: str, before: StreamState, folded: Folded) -> Faults:
+    def _faults(self, before: StreamState, folded: Folded) -> Faults:
         if self._fairness is None or not folded.accepted:
             return Faults()
-        return self._fairness.faults(stream, before.window, folded.games)
+        return self._fairness.faults(before.window, folded.games)
 
     def _count_unfair(self, number: int, faults: Faults) -> None:
         if faults.hash:

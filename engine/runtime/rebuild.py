@@ -14,9 +14,9 @@ import msgspec
 import numpy as np
 import structlog
 
-from engine.core.facts import Behind, Checkpoint, DeadLetter, Manifest, Polled, Promoted, Records, Stored
-from engine.core.start import Begin, Lost, was_recreated, where_to_begin
-from engine.errors import (
+from crashfold.engine.core.facts import Behind, Checkpoint, DeadLetter, Manifest, Polled, Promoted, Records, Stored
+from crashfold.engine.core.start import Begin, Lost, was_recreated, where_to_begin
+from crashfold.engine.errors import (
     ConfigurationError,
     CrashfoldError,
     FewerGames,
@@ -26,12 +26,12 @@ from engine.errors import (
     TopicRecreated,
     Unavailable,
 )
-from engine.ports import Clock, DeadLetters, EventLog, ShadowStore, StateStore
-from engine.runtime.health import HealthBoard
-from engine.runtime.patience import Patience
-from engine.runtime.processor import STEP_BYTES, Processor
-from engine.runtime.streams import Clash, Held
-from schemas.game import DEFAULT_STREAM, Unreadable, stream_name
+from crashfold.engine.ports import Clock, DeadLetters, EventLog, ShadowStore, StateStore
+from crashfold.engine.runtime.health import HealthBoard
+from crashfold.engine.runtime.patience import Patience
+from crashfold.engine.runtime.processor import STEP_BYTES, Processor
+from crashfold.engine.runtime.streams import Clash, Held
+from crashfold.schemas.game import DEFAULT_STREAM, Unreadable, stream_name
 
 T = TypeVar("T")
 

@@ -12,13 +12,13 @@ import anyio
 import msgspec
 import structlog
 
-from engine.core.facts import Bounds, Outcome
-from engine.errors import CrashfoldError, StoreUnavailable, Unavailable
-from engine.meter import NullMeter
-from engine.ports import Clock, Reports
-from engine.runtime.rebuild import Progress, RebuildReport
-from engine.runtime.verify import VerifyReport
-from schemas.reports import EngineReport, PartitionReport, RebuildProgress, ReportKind, Verification, read
+from crashfold.engine.core.facts import Bounds, Outcome
+from crashfold.engine.errors import CrashfoldError, StoreUnavailable, Unavailable
+from crashfold.engine.meter import NullMeter
+from crashfold.engine.ports import Clock, Reports
+from crashfold.engine.runtime.rebuild import Progress, RebuildReport
+from crashfold.engine.runtime.verify import VerifyReport
+from crashfold.schemas.reports import EngineReport, PartitionReport, RebuildProgress, ReportKind, Verification, read
 
 TELL_EVERY_S: Final = 1.0
 HEAR_EVERY_S: Final = 10.0

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import msgspec
 
-from engine.core.facts import Bounds, Stored
-from engine.errors import StateError
-from engine.ports import EventLog, StateStore
-from engine.runtime.streams import restored
-from projections import Plan
-from projections.projection import Totals
+from crashfold.engine.core.facts import Bounds, Stored
+from crashfold.engine.errors import StateError
+from crashfold.engine.ports import EventLog, StateStore
+from crashfold.engine.runtime.streams import restored
+from crashfold.projections import Plan
+from crashfold.projections.projection import Totals
 
 
 class StreamStatus(msgspec.Struct, frozen=True):

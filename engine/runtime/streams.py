@@ -9,12 +9,12 @@ from typing import Final
 
 import msgspec
 
-from engine.core.facts import Checkpoint, Position, Stored
-from engine.errors import FingerprintMismatch, StateError, StreamMoved, TopicRecreated
-from engine.ports import StateStore
-from engine.runtime.patience import Patience
-from projections import Plan, StreamState
-from schemas import keys
+from crashfold.engine.core.facts import Checkpoint, Position, Stored
+from crashfold.engine.errors import FingerprintMismatch, StateError, StreamMoved, TopicRecreated
+from crashfold.engine.ports import StateStore
+from crashfold.engine.runtime.patience import Patience
+from crashfold.projections import Plan, StreamState
+from crashfold.schemas import keys
 
 GAME_BYTES: Final = 88
 """What a game of the window takes."""

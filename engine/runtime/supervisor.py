@@ -14,15 +14,15 @@ import anyio
 import structlog
 from anyio.abc import TaskStatus
 
-from engine.core.facts import Bounds
-from engine.core.health import TOPIC
-from engine.errors import ConfigurationError, CrashfoldError, Unavailable
-from engine.meter import Meter
-from engine.ports import Clock, EventLog, StoreUsage
-from engine.runtime.health import HealthBoard
-from engine.runtime.patience import Patience
-from engine.runtime.processor import Processor
-from engine.runtime.tasks import task_group
+from crashfold.engine.core.facts import Bounds
+from crashfold.engine.core.health import TOPIC
+from crashfold.engine.errors import ConfigurationError, CrashfoldError, Unavailable
+from crashfold.engine.meter import Meter
+from crashfold.engine.ports import Clock, EventLog, StoreUsage
+from crashfold.engine.runtime.health import HealthBoard
+from crashfold.engine.runtime.patience import Patience
+from crashfold.engine.runtime.processor import Processor
+from crashfold.engine.runtime.tasks import task_group
 
 OBSERVE_EVERY_S: Final = 1.0
 REPORT_EVERY_S: Final = 5.0

@@ -10,16 +10,16 @@ from typing import Any, Final
 
 import msgspec
 
-from engine.core.facts import Bounds, Checkpoint, Record, Stored
-from engine.core.fairness import FairnessCheck
-from engine.core.start import was_recreated
-from engine.errors import LostRange, StateError
-from engine.ports import EventLog, StateReader
-from engine.runtime.streams import restored
-from projections import Plan, ProjectionSettings, StreamState, plain
-from projections.delta import SortedSet, Value
-from projections.plain import Arrivals
-from schemas.game import Game, Unreadable, decode, stream_name
+from crashfold.engine.core.facts import Bounds, Checkpoint, Record, Stored
+from crashfold.engine.core.fairness import FairnessCheck
+from crashfold.engine.core.start import was_recreated
+from crashfold.engine.errors import LostRange, StateError
+from crashfold.engine.ports import EventLog, StateReader
+from crashfold.engine.runtime.streams import restored
+from crashfold.projections import Plan, ProjectionSettings, StreamState, plain
+from crashfold.projections.delta import SortedSet, Value
+from crashfold.projections.plain import Arrivals
+from crashfold.schemas.game import Game, Unreadable, decode, stream_name
 
 BATCH_GAMES: Final = 20_000
 POLL_WAIT_S: Final = 0.5
@@ -70,14 +70,8 @@ class _Recount:
     thousands of streams, and to be read they take ten times as much memory."""
 
     def __init__(
-        self,
-        stream: str,
-        stored: Stored,
-        model: dict[str, Value],
-        settings: ProjectionSettings,
-        fairness: FairnessCheck | None,
+        self, stored: Stored, model: dict[str, Value], settings: ProjectionSettings, fairness: FairnessCheck | None
     ) -> None:
-        self._stream = stream
         self.checkpoint = stored.checkpoint
         self.rejected = 0
         self._stored = _packed((stored, model))
@@ -102,7 +96,7 @@ class _Recount:
         if (
             isinstance(game, Unreadable)
             or plain.is_future(self._settings, game.end_time, record.timestamp_ms)
-            or (self._fairness is not None and self._fairness.rejection(self._stream, game) is not None)
+            or (self._fairness is not None and self._fairness.rejection(game) is not None)
         ):
             self.rejected += 1
             return
@@ -151,9 +145,7 @@ async def verify(
     for start in range(0, len(streams), STREAMS_AT_ONCE):
         some = streams[start : start + STREAMS_AT_ONCE]
         for stream, read in zip(some, await reader.read_models(some), strict=True):
-            recounts[stream] = _Recount(
-                stream, *_comparable(read, plan, event_log.topic, stream), plan.settings, fairness
-            )
+            recounts[stream] = _Recount(*_comparable(read, plan, event_log.topic, stream), plan.settings, fairness)
     try:
         await _read_topic(event_log, recounts, progressed, poll_wait_s)
     except LostRange as error:

@@ -16,9 +16,9 @@ import structlog
 from anyio.abc import Process
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from engine.errors import ConfigurationError, CrashfoldError
-from engine.ports import Clock
-from engine.runtime.tasks import task_group
+from crashfold.engine.errors import ConfigurationError, CrashfoldError
+from crashfold.engine.ports import Clock
+from crashfold.engine.runtime.tasks import task_group
 
 RESTART_S: Final = 1.0
 LEAVE_S: Final = 1.0

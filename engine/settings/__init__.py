@@ -1,10 +1,10 @@
 """Every setting, in one frozen tree that is read once and passed down; and where each value came from.
 
-May import schemas, projections and `engine.errors`. The one thing that is always true: whatever `load` returns has
-passed every rule, and a value that did not is named together with its source and with what would do.
+May import schemas, projections and `crashfold.engine.errors`. The one thing that is always true: whatever `load`
+returns has passed every rule, and a value that did not is named together with its source and with what would do.
 """
 
-from engine.settings.addresses import (
+from crashfold.engine.settings.addresses import (
     MASK,
     RedisAddress,
     host_of,
@@ -13,7 +13,7 @@ from engine.settings.addresses import (
     masked_url,
     redis_address,
 )
-from engine.settings.catalogue import (
+from crashfold.engine.settings.catalogue import (
     CONFIG_VARIABLE,
     DEFAULT_FILE,
     Setting,
@@ -22,8 +22,8 @@ from engine.settings.catalogue import (
     settings_by_name,
     toml_value,
 )
-from engine.settings.layers import Loaded, Row, describe, load
-from engine.settings.tree import (
+from crashfold.engine.settings.layers import Loaded, Row, describe, load
+from crashfold.engine.settings.tree import (
     AnswerSource,
     ApiSettings,
     EngineSettings,

@@ -1,7 +1,7 @@
-"""`python -m engine.settings` prints docs/settings.md."""
+"""`python -m crashfold.engine.settings` prints docs/settings.md."""
 
 import sys
 
-from engine.settings import markdown
+from crashfold.engine.settings import markdown
 
 sys.stdout.write(markdown())

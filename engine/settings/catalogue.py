@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, NamedTuple, get_args, get_origin
 
 import msgspec
 
-from engine.settings.tree import Settings, masked, meta_of, plain_type
+from crashfold.engine.settings.tree import Settings, masked, meta_of, plain_type
 
 VARIABLE_PREFIX: Final = "CRASHFOLD_"
 CONFIG_VARIABLE: Final = "CRASHFOLD_CONFIG"
@@ -45,12 +45,6 @@ class Setting(NamedTuple):
     def is_secret(self) -> bool:
         """Whether the value must never be shown."""
         return bool((meta_of(self.kind).extra or {}).get("secret"))
-
-    @property
-    def holds_tables(self) -> bool:
-        """Whether it is a list of tables, each with names of its own."""
-        items = get_args(plain_type(self.kind))
-        return bool(items) and isinstance(items[0], type) and issubclass(items[0], msgspec.Struct)
 
     def masked(self, value: object) -> object:
         """The value as it may be shown, a plain JSON value."""
@@ -92,8 +86,6 @@ def printed(value: object) -> str:
             return str(int(value)) if value.is_integer() else repr(value)
         case list() | tuple():
             return f"[{', '.join(json.dumps(item) if isinstance(item, str) else printed(item) for item in value)}]"
-        case dict():
-            return f"{{{', '.join(f'{name} = {toml_value(item)}' for name, item in value.items())}}}"
         case _:
             return json.dumps(value)
 
@@ -181,7 +173,7 @@ _PROJECTIONS: Final = {
 
 _PAGE_HEAD: Final = f"""# Settings
 
-Made from `engine/settings/tree.py` by `python -m engine.settings > docs/settings.md`; change it there.
+Made from `engine/settings/tree.py` by `python -m crashfold.engine.settings > docs/settings.md`; change it there.
 
 Every value comes from the last of these that gives one:
 

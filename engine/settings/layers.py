@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from engine.errors import ConfigurationError
-from engine.settings.catalogue import (
+from crashfold.engine.errors import ConfigurationError
+from crashfold.engine.settings.catalogue import (
     CONFIG_VARIABLE,
     DEFAULT_FILE,
     VARIABLE_PREFIX,
@@ -21,7 +21,7 @@ from engine.settings.catalogue import (
     sections,
     settings_by_name,
 )
-from engine.settings.tree import Settings
+from crashfold.engine.settings.tree import Settings
 
 
 class Loaded(msgspec.Struct, frozen=True):
@@ -58,8 +58,8 @@ def load(config_file: Path | None, environ: Mapping[str, str], overrides: Mappin
         try:
             str(given.value).encode()  # arguments and variables may hold bytes that are no text
             values[setting.section][setting.field] = setting.convert(given.value, from_text=given.from_text)
-        except (msgspec.MsgspecError, UnicodeEncodeError) as error:
-            faults.append(_would_not_do(setting, given, error))
+        except (msgspec.MsgspecError, UnicodeEncodeError):
+            faults.append(_would_not_do(setting, given))
         sources[setting.name] = given.source
     if faults:
         raise ConfigurationError("\n".join(faults))
@@ -176,12 +176,11 @@ def _built(values: Mapping[str, dict[str, object]], sources: Mapping[str, str]) 
     return msgspec.convert(built, Settings)
 
 
-def _would_not_do(setting: Setting, given: _Given, error: Exception) -> str:
+def _would_not_do(setting: Setting, given: _Given) -> str:
     if setting.is_secret:
         return f"{given} is not {setting.wants}"
     value = setting.masked(given.value) if isinstance(given.value, str) else given.value
-    why = f": {error}" if setting.holds_tables else ""
-    return f"{given} is {str(value)[:80]!r}, which is not {setting.wants}{why}"
+    return f"{given} is {str(value)[:80]!r}, which is not {setting.wants}"
 
 
 def _unknown(given: _Given) -> str:

@@ -3,9 +3,9 @@
 from abc import ABC, abstractmethod
 from contextlib import AbstractAsyncContextManager
 
-from engine.adapters.dead_letters import DETAIL_BYTES_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX, StoredDeadLetter
-from engine.core.facts import DeadLetter, Record
-from engine.ports import DeadLetters
+from crashfold.engine.adapters.dead_letters import DETAIL_BYTES_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX, StoredDeadLetter
+from crashfold.engine.core.facts import DeadLetter, Record
+from crashfold.engine.ports import DeadLetters
 
 
 def letter(

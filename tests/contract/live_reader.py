@@ -5,16 +5,16 @@ from typing import Any
 import anyio
 import pytest
 
-from engine.core.facts import Applied
-from engine.core.reading import AllFields, CachedAnswer, Fields, First, Pieces, Standing, Text, WindowPart
-from engine.errors import StateError
-from engine.ports import LiveReader
-from projections.delta import Delta, SetString, WriteHash, WriteList, WriteSortedSet
-from schemas import keys
-from schemas.aggregates import Update
-from schemas.game import encode
+from crashfold.engine.core.facts import Applied
+from crashfold.engine.core.reading import AllFields, CachedAnswer, Fields, First, Pieces, Standing, Text, WindowPart
+from crashfold.engine.errors import StateError
+from crashfold.engine.ports import LiveReader
+from crashfold.projections.delta import Delta, SetString, WriteHash, WriteList, WriteSortedSet
+from crashfold.schemas import keys
+from crashfold.schemas.aggregates import Update
+from crashfold.schemas.game import encode
 from tests.contract.state_store import PATIENCE_S, TOPIC_ID, Store, StreamFixture, at, commit, numbered, rebuild
-from tests.games import game
+from tests.support.games import game
 
 
 def standing(number: int, *, generation: str = "g1", version: int | None = None) -> Standing:

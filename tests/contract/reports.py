@@ -1,6 +1,6 @@
 """The contract of `Reports`. A test module names two that share what is told."""
 
-from engine.ports import Reports
+from crashfold.engine.ports import Reports
 
 
 class ReportsContract:

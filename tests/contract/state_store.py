@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.core.facts import (
+from crashfold.engine.core.facts import (
     Applied,
     Behind,
     Checkpoint,
@@ -30,9 +30,9 @@ from engine.core.facts import (
     Position,
     Promoted,
 )
-from engine.errors import StateError
-from engine.ports import ShadowStore, StateReader, StateStore
-from projections.delta import (
+from crashfold.engine.errors import StateError
+from crashfold.engine.ports import ShadowStore, StateReader, StateStore
+from crashfold.projections.delta import (
     Delta,
     Remove,
     SetString,
@@ -46,9 +46,9 @@ from projections.delta import (
     apply,
     create,
 )
-from schemas import keys
-from schemas.game import encode
-from tests.games import game
+from crashfold.schemas import keys
+from crashfold.schemas.game import encode
+from tests.support.games import game
 
 TOPIC_ID = "kWGQW01gQBaZw13HBuEc2g"
 AGGREGATES: Final = ("text", "fields", "elements", "scores", keys.GAMES)

@@ -8,15 +8,15 @@ import anyio.to_thread
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-from engine.adapters import kafka_sink
-from engine.adapters.dead_letters import Mark, StoredDeadLetter, shown_by_api
-from engine.adapters.kafka_sink import KafkaDeadLetters, KafkaSink
-from engine.adapters.kafka_topics import ensure_topic, topic_exists
-from engine.errors import LogRefused, LogUnavailable
+from crashfold.engine.adapters.dead_letters import Mark, StoredDeadLetter, shown_by_api
+from crashfold.engine.adapters.kafka import sink as kafka_sink
+from crashfold.engine.adapters.kafka.sink import KafkaDeadLetters, KafkaSink
+from crashfold.engine.adapters.kafka.topics import ensure_topic, topic_exists
+from crashfold.engine.errors import LogRefused, LogUnavailable
 from tests.contract.dead_letters import DeadLettersContract, Shelf, letter
 from tests.contract.event_log import DEADLINE_S, Reader, numbered
 from tests.contract.test_event_log_kafka import KafkaTopic
-from tests.servers import KafkaCluster, TansuBroker
+from tests.support.servers import KafkaCluster, TansuBroker
 
 Unique = Callable[[str], str]
 

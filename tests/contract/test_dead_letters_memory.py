@@ -5,9 +5,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from engine.adapters.dead_letters import StoredDeadLetter
-from engine.adapters.memory_log import MemoryDeadLetters
-from engine.errors import LogUnavailable
+from crashfold.engine.adapters.dead_letters import StoredDeadLetter
+from crashfold.engine.adapters.memory.log import MemoryDeadLetters
+from crashfold.engine.errors import LogUnavailable
 from tests.contract.dead_letters import DeadLettersContract, Shelf, letter
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.adapters.files import FileLog
+from crashfold.engine.adapters.files.log import FileLog
 from tests.contract.event_log import EventLogContract, HolesContract, Topic
 
 

@@ -14,13 +14,13 @@ from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.consumer.fetcher import PartitionRecords
 
-from engine.adapters.embedded import free_port
-from engine.adapters.kafka import KafkaLog
-from engine.adapters.kafka_errors import kafka_errors
-from engine.adapters.kafka_topic_id import _FetchById
-from engine.adapters.kafka_topics import ensure_topic, topic_exists
-from engine.core.facts import Polled
-from engine.errors import LogUnavailable
+from crashfold.engine.adapters.embedded import free_port
+from crashfold.engine.adapters.kafka.errors import kafka_errors
+from crashfold.engine.adapters.kafka.log import KafkaLog
+from crashfold.engine.adapters.kafka.topic_id import _FetchById
+from crashfold.engine.adapters.kafka.topics import ensure_topic, topic_exists
+from crashfold.engine.core.facts import Polled
+from crashfold.engine.errors import LogUnavailable
 from tests.contract.event_log import (
     DEADLINE_S,
     EventLogContract,
@@ -36,7 +36,7 @@ from tests.contract.event_log import (
     WideningContract,
     numbered,
 )
-from tests.servers import KafkaCluster, TansuBroker
+from tests.support.servers import KafkaCluster, TansuBroker
 
 Unique = Callable[[str], str]
 

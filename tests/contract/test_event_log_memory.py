@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from engine.adapters.memory_log import MemoryLog, MemoryTopic
-from engine.core.facts import Polled
-from engine.errors import LogUnavailable, LostRange
+from crashfold.engine.adapters.memory.log import MemoryLog, MemoryTopic
+from crashfold.engine.core.facts import Polled
+from crashfold.engine.errors import LogUnavailable, LostRange
 from tests.contract.event_log import (
     EventLogContract,
     GroupContract,

@@ -2,9 +2,9 @@
 
 import pytest
 
-from engine.adapters.memory_reader import MemoryReader
-from engine.adapters.memory_store import MemoryStore, Trouble
-from engine.errors import StoreUnavailable
+from crashfold.engine.adapters.memory.reader import MemoryReader
+from crashfold.engine.adapters.memory.store import MemoryStore, Trouble
+from crashfold.engine.errors import StoreUnavailable
 from tests.contract.live_reader import LiveReaderContract
 
 

@@ -6,14 +6,14 @@ import anyio
 import pytest
 from redis.asyncio import Redis
 
-from engine.adapters.redis import RedisStore
-from engine.adapters.redis_reader import RedisReader
-from engine.core.reading import CachedAnswer
-from engine.errors import StoreUnavailable
-from schemas.aggregates import Update
+from crashfold.engine.adapters.redis.reader import RedisReader
+from crashfold.engine.adapters.redis.store import RedisStore
+from crashfold.engine.core.reading import CachedAnswer
+from crashfold.engine.errors import StoreUnavailable
+from crashfold.schemas.aggregates import Update
 from tests.contract.live_reader import LiveReaderContract
 from tests.contract.state_store import PATIENCE_S, numbered
-from tests.servers import RedisServer
+from tests.support.servers import RedisServer
 
 PREFIX = "test:{stream}"
 

@@ -6,13 +6,13 @@ import anyio
 import pytest
 from redis import Redis
 
-from engine.adapters.memory_clock import MemoryClock
-from engine.adapters.memory_limits import MemoryRateLimits
-from engine.adapters.redis_limits import RedisRateLimits
-from engine.api.clients import ALONE_S, RateLimit
-from engine.errors import StoreUnavailable
-from engine.ports import RateLimits
-from schemas import keys
+from crashfold.engine.adapters.memory.clock import MemoryClock
+from crashfold.engine.adapters.memory.limits import MemoryRateLimits
+from crashfold.engine.adapters.redis.limits import RedisRateLimits
+from crashfold.engine.errors import StoreUnavailable
+from crashfold.engine.http.clients import ALONE_S, RateLimit
+from crashfold.engine.ports import RateLimits
+from crashfold.schemas import keys
 
 
 @pytest.fixture(params=["memory", "redis_url", "valkey_url"])

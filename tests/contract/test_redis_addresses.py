@@ -7,18 +7,18 @@ from pathlib import Path
 import anyio
 import pytest
 
-from engine.adapters.clock import SystemClock
-from engine.adapters.embedded import free_port
-from engine.adapters.redis import RedisStore
-from engine.adapters.redis_reader import RedisReader
-from engine.core.facts import Applied
-from engine.errors import CrashfoldError, Refused, StoreForbidden, StoreRefused
-from engine.runtime.patience import patiently
-from projections.delta import SetString
-from tests.certificates import Authority
+from crashfold.engine.adapters.embedded import free_port
+from crashfold.engine.adapters.process.clock import SystemClock
+from crashfold.engine.adapters.redis.reader import RedisReader
+from crashfold.engine.adapters.redis.store import RedisStore
+from crashfold.engine.core.facts import Applied
+from crashfold.engine.errors import CrashfoldError, Refused, StoreForbidden, StoreRefused
+from crashfold.engine.runtime.patience import patiently
+from crashfold.projections.delta import SetString
 from tests.conftest import enter
 from tests.contract.state_store import PATIENCE_S, commit, numbered
-from tests.servers import Missing, RedisCluster, RedisServer, redis_server
+from tests.support.certificates import Authority
+from tests.support.servers import Missing, RedisCluster, RedisServer, redis_server
 
 STREAM = "crash"
 

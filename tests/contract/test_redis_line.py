@@ -7,9 +7,9 @@ import anyio.lowlevel
 import pytest
 from redis.exceptions import ConnectionError, ResponseError, TimeoutError
 
-from engine.adapters.redis_client import RedisClient
-from engine.adapters.redis_line import Line
-from tests.servers import RedisServer
+from crashfold.engine.adapters.redis.client import RedisClient
+from crashfold.engine.adapters.redis.line import Line
+from tests.support.servers import RedisServer
 
 TIMEOUT_S = 0.5
 

@@ -8,9 +8,9 @@ from typing import Final
 import pytest
 from redis import Redis
 
-from engine.adapters.redis import RedisStore
-from engine.core.facts import Applied, Promoted
-from engine.errors import CrashfoldError, StateError, StoreRefused
+from crashfold.engine.adapters.redis.store import RedisStore
+from crashfold.engine.core.facts import Applied, Promoted
+from crashfold.engine.errors import CrashfoldError, StateError, StoreRefused
 from tests.contract.state_store import commit, model, model_of, numbered, rebuild, rebuilt
 
 STREAM: Final = "crash"
@@ -18,7 +18,7 @@ STREAM: Final = "crash"
 
 def called(script: str) -> set[str]:
     """The commands that a script calls."""
-    source = files("engine.adapters").joinpath("lua", f"{script}.lua").read_text("utf-8")
+    source = files("crashfold.engine.adapters.redis").joinpath("lua", f"{script}.lua").read_text("utf-8")
     table = re.search(r"SIZE = \{(.*?)\}", source)
     sizes = re.findall(r"'([A-Z]+)'", table[1]) if table else []
     return {*re.findall(r"(?:call|in_chunks)\('([A-Z]+)'", source), *sizes}
@@ -29,7 +29,7 @@ COMMANDS: Final = sorted(called("commit") | called("promote"))
 
 def tried() -> set[str]:
     """The commands that the probe tries."""
-    source = files("engine.adapters").joinpath("lua", "rights.lua").read_text("utf-8")
+    source = files("crashfold.engine.adapters.redis").joinpath("lua", "rights.lua").read_text("utf-8")
     return set(re.findall(r"^  \{ '([A-Z]+)'", source, re.MULTILINE))
 
 

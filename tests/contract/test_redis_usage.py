@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from redis.asyncio import Redis
 
-from engine.adapters.redis import RedisStore
-from schemas.predicate import Predicate
+from crashfold.engine.adapters.redis.store import RedisStore
+from crashfold.schemas.predicate import Predicate
 from tests.contract.state_store import commit
-from tests.servers import RedisServer
+from tests.support.servers import RedisServer
 
 STREAM = "crash"
 PREDICATES = (Predicate.parse("min:2"),)

@@ -2,9 +2,9 @@
 
 from structlog.testing import capture_logs
 
-from engine.adapters.redis import RedisStore
-from engine.adapters.redis_reader import RedisReader
-from engine.adapters.redis_watch import Watch
+from crashfold.engine.adapters.redis.reader import RedisReader
+from crashfold.engine.adapters.redis.store import RedisStore
+from crashfold.engine.adapters.redis.watch import Watch
 from tests.contract.state_store import commit
 
 STREAM = "crash"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.adapters.memory_store import MemoryReports
+from crashfold.engine.adapters.memory.store import MemoryReports
 from tests.contract.reports import ReportsContract
 
 

@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 import pytest
 from redis.asyncio import Redis
 
-from engine.adapters.redis import RedisStore
-from engine.adapters.redis_reader import RedisReader
-from engine.adapters.redis_reports import RedisReports
+from crashfold.engine.adapters.redis.reader import RedisReader
+from crashfold.engine.adapters.redis.reports import RedisReports
+from crashfold.engine.adapters.redis.store import RedisStore
 from tests.contract.reports import ReportsContract
 
 PREFIX = "test:{stream}"

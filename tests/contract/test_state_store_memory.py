@@ -2,11 +2,11 @@
 
 import pytest
 
-from engine.adapters.memory_store import MemoryStore, Trouble
-from engine.core.facts import Applied, Conflict, Duplicate, Promoted
-from engine.errors import StateError, StoreRefused, StoreUnavailable
-from projections.delta import Delta, SetString, WriteSortedSet
-from schemas import keys
+from crashfold.engine.adapters.memory.store import MemoryStore, Trouble
+from crashfold.engine.core.facts import Applied, Conflict, Duplicate, Promoted
+from crashfold.engine.errors import StateError, StoreRefused, StoreUnavailable
+from crashfold.projections.delta import Delta, SetString, WriteSortedSet
+from crashfold.schemas import keys
 from tests.contract.state_store import (
     ShadowStoreContract,
     StateStoreContract,

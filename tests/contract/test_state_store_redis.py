@@ -7,11 +7,11 @@ import anyio
 import pytest
 from redis.asyncio import Redis
 
-from engine.adapters.redis import RedisShadowStore, RedisStore
-from engine.adapters.redis_client import Call, RedisClient
-from engine.core.facts import Applied, Conflict, Position, Promoted
-from engine.errors import StateError, StoreRefused
-from projections.delta import SetString
+from crashfold.engine.adapters.redis.client import Call, RedisClient
+from crashfold.engine.adapters.redis.store import RedisShadowStore, RedisStore
+from crashfold.engine.core.facts import Applied, Conflict, Position, Promoted
+from crashfold.engine.errors import StateError, StoreRefused
+from crashfold.projections.delta import SetString
 from tests.contract.state_store import (
     PATIENCE_S,
     TOPIC_ID,
@@ -362,7 +362,7 @@ def scans(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             patterns.append(pattern)
             return await super().scan(pattern)
 
-    monkeypatch.setattr("engine.adapters.redis.RedisClient", Counting)
+    monkeypatch.setattr("crashfold.engine.adapters.redis.store.RedisClient", Counting)
     return patterns
 
 

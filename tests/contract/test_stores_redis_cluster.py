@@ -6,13 +6,13 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from engine.adapters.redis import RedisStore
-from engine.adapters.redis_reader import RedisReader
-from engine.core.facts import Applied, Duplicate, Outcome
-from engine.errors import ConfigurationError, StateError, Unavailable
+from crashfold.engine.adapters.redis.reader import RedisReader
+from crashfold.engine.adapters.redis.store import RedisStore
+from crashfold.engine.core.facts import Applied, Duplicate, Outcome
+from crashfold.engine.errors import ConfigurationError, StateError, Unavailable
 from tests.contract.live_reader import LiveReaderContract
 from tests.contract.state_store import PATIENCE_S, ShadowStoreContract, StateStoreContract, at, numbered
-from tests.servers import RedisCluster, RedisServer
+from tests.support.servers import RedisCluster, RedisServer
 
 PREFIX = "test:{stream}"
 STREAMS = [f"table-{number}" for number in range(30)]

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from engine.adapters.embedded import free_port
-from schemas.game import encode
-from tests.deployment import PREDICATES, Deployment, chain
+from crashfold.engine.adapters.embedded import free_port
+from crashfold.schemas.game import encode
+from tests.support.deployment import PREDICATES, Deployment, chain
 
 GAMES = chain(3_000)
 

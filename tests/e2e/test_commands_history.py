@@ -8,9 +8,9 @@ from random import Random
 
 import pytest
 
-from engine.adapters.embedded import free_port
-from schemas.game import Game, encode
-from tests.deployment import COMMAND, Deployment, NewDeployment, chain
+from crashfold.engine.adapters.embedded import free_port
+from crashfold.schemas.game import Game, encode
+from tests.support.deployment import COMMAND, Deployment, NewDeployment, chain
 
 GAMES = chain(5_000)
 

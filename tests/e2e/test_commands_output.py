@@ -10,9 +10,9 @@ from typing import IO, Any
 
 import pytest
 
-from engine.adapters.embedded import free_port
-from schemas.game import encode
-from tests.deployment import COMMAND, Deployment, Done, Engine, Message, chain, in_order
+from crashfold.engine.adapters.embedded import free_port
+from crashfold.schemas.game import encode
+from tests.support.deployment import COMMAND, Deployment, Done, Engine, Message, chain, in_order
 
 HOSTILE = "[/x][red]\x1b[31m\x9b2J\u202e\u2028\nforged"
 GAMES = chain(60)

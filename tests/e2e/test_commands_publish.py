@@ -8,8 +8,8 @@ from typing import Any
 
 from msgspec import structs
 
-from schemas.game import encode
-from tests.deployment import Deployment, Letter, Message, NewDeployment, chain, in_order, traffic
+from crashfold.schemas.game import encode
+from tests.support.deployment import Deployment, Letter, Message, NewDeployment, chain, in_order, traffic
 
 GAMES = chain(300)
 JSONL = b"\n".join(encode(game) for game in GAMES) + b"\n"

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from engine.adapters.embedded import free_port
-from tests.deployment import COMMAND, Deployment, chain, in_order
-from tests.servers import RedisServer
+from crashfold.engine.adapters.embedded import free_port
+from tests.support.deployment import COMMAND, Deployment, chain, in_order
+from tests.support.servers import RedisServer
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.adapters.embedded import free_port
-from tests.deployment import COMMAND, Deployment, eventually
+from crashfold.engine.adapters.embedded import free_port
+from tests.support.deployment import COMMAND, Deployment, eventually
 
 SECRET = "s3cret-word"
 

@@ -10,9 +10,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from engine.adapters.embedded import free_port
-from tests.deployment import COMMAND, eventually
-from tests.servers import KafkaCluster, RedisServer
+from crashfold.engine.adapters.embedded import free_port
+from tests.support.deployment import COMMAND, eventually
+from tests.support.servers import KafkaCluster, RedisServer
 
 ROOT = Path(__file__).parents[2]
 SERVICES = ("run", "serve")

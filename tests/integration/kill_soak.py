@@ -14,8 +14,8 @@ from typing import Final
 
 import msgspec
 
-from tests.deployment import PREDICATES, Deployment, Watcher, eventually, expected, traffic
-from tests.servers import kafka_cluster, redis_server
+from tests.support.deployment import PREDICATES, Deployment, Watcher, eventually, expected, traffic
+from tests.support.servers import kafka_cluster, redis_server
 
 STREAMS: Final = ("crash", "table-2", "table-3")
 PARTITIONS: Final = 2

@@ -1,6 +1,6 @@
 """The API by its own description: schemathesis reads `/schema/openapi.json` and asks whatever follows from it.
 
-What it may take for right although it is not, and why, stands in `tests/schemathesis.toml` and its hooks.
+What it may take for right although it is not, and why, stands in `tests/support/schemathesis.toml` and its hooks.
 """
 
 import os
@@ -13,11 +13,11 @@ from pathlib import Path
 import anyio
 import pytest
 
-from engine.adapters.redis import RedisStore
-from tests import servers
-from tests.api_server import ApiServer, Writer, api_server
+from crashfold.engine.adapters.redis.store import RedisStore
 from tests.conftest import enter
-from tests.games import sample_games
+from tests.support import servers
+from tests.support.api_server import ApiServer, Writer, api_server
+from tests.support.games import sample_games
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 280
@@ -42,7 +42,7 @@ def test_every_answer_is_as_the_description_says(server: ApiServer, tmp_path: Pa
             *(
                 str(Path(sys.executable).with_name("schemathesis")),
                 "--config-file",
-                str(ROOT / "tests/schemathesis.toml"),
+                str(ROOT / "tests/support/schemathesis.toml"),
             ),
             *("run", f"{server.url}/schema/openapi.json", "--no-color"),
         ],

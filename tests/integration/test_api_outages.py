@@ -9,15 +9,15 @@ import httpx
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from engine.adapters.embedded import create_topic
-from engine.adapters.redis import RedisStore
-from schemas.game import Game, encode
-from tests import servers
-from tests.api_server import ApiServer, Writer, api_server
+from crashfold.engine.adapters.embedded import create_topic
+from crashfold.engine.adapters.redis.store import RedisStore
+from crashfold.schemas.game import Game, encode
 from tests.conftest import enter
-from tests.games import game
-from tests.live import Event, parse_events
-from tests.servers import RedisServer, TansuBroker
+from tests.support import servers
+from tests.support.api_server import ApiServer, Writer, api_server
+from tests.support.games import game
+from tests.support.live import Event, parse_events
+from tests.support.servers import RedisServer, TansuBroker
 
 ROOT = "/api/analytics"
 DURABLE = {"appendonly": "yes", "appendfsync": "always"}

@@ -6,12 +6,12 @@ from typing import Any
 import anyio
 from redis.asyncio import Redis
 
-from engine.adapters.redis import RedisStore
-from engine.core.facts import Manifest
-from tests.api_server import Writer, api_server
-from tests.deployment import NewDeployment, chain, in_order
-from tests.games import game
-from tests.servers import RedisServer
+from crashfold.engine.adapters.redis.store import RedisStore
+from crashfold.engine.core.facts import Manifest
+from tests.support.api_server import Writer, api_server
+from tests.support.deployment import NewDeployment, chain, in_order
+from tests.support.games import game
+from tests.support.servers import RedisServer
 
 PREFIX = "p:{stream}"
 NO_KAFKA = "--kafka.bootstrap_servers=127.0.0.1:1"

@@ -12,10 +12,10 @@ from typing import Final, NamedTuple
 import httpx
 import pytest
 
-from tests import servers
-from tests.api_server import ApiServer, api_server
 from tests.conftest import enter
-from tests.games import DATA
+from tests.support import servers
+from tests.support.api_server import ApiServer, api_server
+from tests.support.games import DATA
 from tests.unit.test_docs import PAGES, blocks, name_of
 
 HOST: Final = "http://127.0.0.1:8000"
@@ -85,7 +85,7 @@ EXAMPLES = [pytest.param(line, shown, id=f"{page}: {line[5:90]}") for page, line
 def server() -> Iterator[ApiServer]:
     with ExitStack() as stack:
         redis = enter(stack, servers.redis_server())
-        replay = [sys.executable, "-m", "engine.cli", "replay", "--file", str(DATA / "games.jsonl.gz")]
+        replay = [sys.executable, "-m", "crashfold.engine.cli", "replay", "--file", str(DATA / "games.jsonl.gz")]
         subprocess.run([*replay, "--redis.url", redis.url], check=True, capture_output=True, timeout=60)
         yield stack.enter_context(api_server(redis.url))
 

@@ -18,19 +18,19 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from engine.adapters.redis import RedisStore
-from engine.api.questions import SET_SIZES
-from engine.api.routes import NAMES
-from projections.settings import ProjectionSettings
-from schemas.game import Game
-from schemas.predicate import Kind, Predicate
-from tests import profiles, servers
-from tests.api_oracle import EPOCH, Oracle
-from tests.api_server import Writer, api_server
+from crashfold.engine.adapters.redis.store import RedisStore
+from crashfold.engine.read.questions import SET_SIZES
+from crashfold.engine.read.routes import NAMES
+from crashfold.projections.settings import ProjectionSettings
+from crashfold.schemas.game import Game
+from crashfold.schemas.predicate import Kind, Predicate
 from tests.conftest import enter
-from tests.games import batches
 from tests.property.test_api_answers import CLOCK_CHANGES, DIVISORS, kinds, values_of, windows
-from tests.servers import RedisServer
+from tests.support import profiles, servers
+from tests.support.api_oracle import EPOCH, Oracle
+from tests.support.api_server import Writer, api_server
+from tests.support.games import batches
+from tests.support.servers import RedisServer
 
 SETTINGS = ProjectionSettings(
     min=(1.5, 2, 3, 10),

@@ -12,19 +12,19 @@ from typing import Any, Final, NamedTuple
 import anyio
 from redis.asyncio import Redis
 
-from engine.adapters.clock import SystemClock
-from engine.adapters.redis import RedisStore
-from engine.adapters.redis_reader import RedisReader
-from engine.api.answers import Answers, Reply
-from engine.api.follower import Followers
-from engine.api.meter import NullApiMeter
-from engine.api.routes import Request
-from engine.api.times import Zones
-from engine.errors import CrashfoldError
-from engine.settings import Settings
-from projections.settings import ProjectionSettings
-from schemas.game import Game
-from tests.api_server import Writer
+from crashfold.engine.adapters.process.clock import SystemClock
+from crashfold.engine.adapters.redis.reader import RedisReader
+from crashfold.engine.adapters.redis.store import RedisStore
+from crashfold.engine.errors import CrashfoldError
+from crashfold.engine.read.answers import Answers, Reply
+from crashfold.engine.read.follower import Followers
+from crashfold.engine.read.meter import NullApiMeter
+from crashfold.engine.read.routes import Request
+from crashfold.engine.read.times import Zones
+from crashfold.engine.settings import Settings
+from crashfold.projections.settings import ProjectionSettings
+from crashfold.schemas.game import Game
+from tests.support.api_server import Writer
 
 PATIENCE_S = 30
 ROOT: Final = "/api/analytics"

@@ -7,12 +7,12 @@ from typing import Any, Final
 import anyio
 import httpx
 
-from engine.adapters.redis import RedisStore
-from engine.api.follower import STREAMS_MAX
-from tests.api_server import Writer, api_server
-from tests.games import game
-from tests.live import Event, parse_events
-from tests.servers import RedisServer
+from crashfold.engine.adapters.redis.store import RedisStore
+from crashfold.engine.read.follower import STREAMS_MAX
+from tests.support.api_server import Writer, api_server
+from tests.support.games import game
+from tests.support.live import Event, parse_events
+from tests.support.servers import RedisServer
 
 PATIENCE_S: Final = 30
 NO_KAFKA: Final = "--kafka.bootstrap_servers=127.0.0.1:1"

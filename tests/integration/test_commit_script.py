@@ -20,23 +20,23 @@ import redis.exceptions
 from hypothesis import given, settings
 from redis import Redis
 
-from engine.adapters import redis_packing as packing
-from engine.adapters.redis import RedisShadowStore, RedisStore
-from engine.adapters.redis_client import Call, Script
-from engine.adapters.redis_errors import code_of
-from engine.core.facts import Applied, Checkpoint, Commit, Conflict, Duplicate, Mark, Position, Promoted
-from engine.errors import (
+from crashfold.engine.adapters.redis import packing
+from crashfold.engine.adapters.redis.client import Call, Script
+from crashfold.engine.adapters.redis.errors import code_of
+from crashfold.engine.adapters.redis.store import RedisShadowStore, RedisStore
+from crashfold.engine.core.facts import Applied, Checkpoint, Commit, Conflict, Duplicate, Mark, Position, Promoted
+from crashfold.engine.errors import (
     ConfigurationError,
     StateError,
     StoreRefused,
     StoreUnavailable,
 )
-from projections import Plan, StreamState, plan
-from projections.delta import Delta, SetString, Unfolding, Value, WriteHash, WriteList, Writes, apply
-from schemas import keys
+from crashfold.projections import Plan, StreamState, plan
+from crashfold.projections.delta import Delta, SetString, Unfolding, Value, WriteHash, WriteList, Writes, apply
+from crashfold.schemas import keys
 from tests.contract.state_store import PATIENCE_S, at, commit, deltas, model, model_of, numbered
-from tests.games import SMALL, game
-from tests.servers import RedisServer
+from tests.support.games import SMALL, game
+from tests.support.servers import RedisServer
 
 STREAM = "crash"
 PREFIX = "test:{stream}"
@@ -431,7 +431,7 @@ class Between:
 
 @pytest.fixture
 def three_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.adapters.redis.PARTS_AT_ONCE", 3)
+    monkeypatch.setattr("crashfold.engine.adapters.redis.store.PARTS_AT_ONCE", 3)
 
 
 @pytest.mark.usefixtures("three_at_once")

@@ -10,9 +10,9 @@ from typing import Any
 import anyio
 import pytest
 
-from engine.api.http11 import HEAD_BYTES_MAX
-from engine.api.places import Bounds, Places
-from tests.live import DEADLINE_S, HOST, Running, ToldFollower, serving
+from crashfold.engine.http.http11 import HEAD_BYTES_MAX
+from crashfold.engine.http.places import Bounds, Places
+from tests.support.live import DEADLINE_S, HOST, Running, ToldFollower, serving
 
 PROBLEM = b"content-type: application/problem+json"
 REQUEST = b"GET /api/nothing HTTP/1.1\r\nHost: localhost\r\n"

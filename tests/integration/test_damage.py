@@ -9,12 +9,12 @@ from typing import Any, Final
 import pytest
 from redis import Redis
 
-from engine.adapters.redis import RedisStore
-from engine.core.facts import Manifest
-from engine.errors import StateError
-from engine.runtime.processor import Limits
-from tests.games import games_at
-from tests.line import Deployment
+from crashfold.engine.adapters.redis.store import RedisStore
+from crashfold.engine.core.facts import Manifest
+from crashfold.engine.errors import StateError
+from crashfold.engine.runtime.processor import Limits
+from tests.support.games import games_at
+from tests.support.line import Deployment
 
 GAMES: Final = tuple(games_at(*(1.0, 2.0, 1.4, 11.0, 3.0) * 9))
 FOLDED: Final = 40

@@ -15,12 +15,12 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from engine.adapters.redis import RedisStore
-from tests import servers
-from tests.api_server import ApiServer, Writer, api_server
+from crashfold.engine.adapters.redis.store import RedisStore
 from tests.conftest import enter
-from tests.games import sample_games
-from tests.servers import RedisServer
+from tests.support import servers
+from tests.support.api_server import ApiServer, Writer, api_server
+from tests.support.games import sample_games
+from tests.support.servers import RedisServer
 
 ROOT: Final = "/api/analytics"
 PROBLEM: Final = "application/problem+json"

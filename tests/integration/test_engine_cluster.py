@@ -7,12 +7,12 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from engine.adapters.redis import RedisStore
-from engine.errors import Unavailable
-from tests.api_server import Writer, api_server
-from tests.deployment import Deployment, NewDeployment, Watcher, expected, traffic
-from tests.games import games_at
-from tests.servers import RedisCluster
+from crashfold.engine.adapters.redis.store import RedisStore
+from crashfold.engine.errors import Unavailable
+from tests.support.api_server import Writer, api_server
+from tests.support.deployment import Deployment, NewDeployment, Watcher, expected, traffic
+from tests.support.games import games_at
+from tests.support.servers import RedisCluster
 
 STREAMS = [f"table-{number}" for number in range(20)]
 PARTITIONS = 4

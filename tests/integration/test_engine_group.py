@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.deployment import NewDeployment, Watcher, expected, traffic
+from tests.support.deployment import NewDeployment, Watcher, expected, traffic
 
 STREAMS = [f"table-{number}" for number in range(12)]
 PARTITIONS = 4

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.deployment import DEADLINE_S, REPORT, Deployment, NewDeployment
-from tests.games import DATA
+from tests.support.deployment import DEADLINE_S, REPORT, Deployment, NewDeployment
+from tests.support.games import DATA
 
 SAMPLE = DATA / "games.jsonl.gz"
 PlainGame = dict[str, Any]

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.deployment import NewDeployment, Watcher, expected, traffic
 from tests.integration import kill_soak
+from tests.support.deployment import NewDeployment, Watcher, expected, traffic
 
 
 @pytest.mark.parametrize("seed", [1])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.deployment import (
+from tests.support.deployment import (
     Deployment,
     NewDeployment,
     Watcher,

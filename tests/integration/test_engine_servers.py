@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 from redis import Redis
 
-from tests.deployment import Deployment, Engine, NewDeployment, Watcher, chain, eventually, in_order
-from tests.proxy import Proxy
-from tests.servers import KafkaCluster, RedisServer
+from tests.support.deployment import Deployment, Engine, NewDeployment, Watcher, chain, eventually, in_order
+from tests.support.proxy import Proxy
+from tests.support.servers import KafkaCluster, RedisServer
 
 GAMES = chain(20_000)
 QUICK = {"redis": {"timeout_ms": 500}}

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from schemas.game import decode, encode
-from tests.bombs import Entry, packed_batch
-from tests.deployment import Deployment, Engine, Letter, NewDeployment, chain, eventually, in_order
-from tests.servers import RedisServer
+from crashfold.schemas.game import decode, encode
+from tests.support.bombs import Entry, packed_batch
+from tests.support.deployment import Deployment, Engine, Letter, NewDeployment, chain, eventually, in_order
+from tests.support.servers import RedisServer
 
 GAMES = chain(2_000)
 OTHERS = chain(4_000, seed=77)

@@ -4,7 +4,7 @@ import os
 import signal
 from pathlib import Path
 
-from tests.deployment import Engine, NewDeployment, Watcher, eventually, expected, traffic
+from tests.support.deployment import Engine, NewDeployment, Watcher, eventually, expected, traffic
 
 STREAMS = [f"table-{number}" for number in range(40)]
 PARTITIONS = 4

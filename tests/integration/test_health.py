@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from engine.adapters.embedded import free_port
-from tests.deployment import Deployment, Message, chain, eventually, in_order
-from tests.servers import KafkaCluster, RedisServer
+from crashfold.engine.adapters.embedded import free_port
+from tests.support.deployment import Deployment, Message, chain, eventually, in_order
+from tests.support.servers import KafkaCluster, RedisServer
 
 
 @contextmanager

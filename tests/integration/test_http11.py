@@ -11,9 +11,9 @@ import anyio
 import anyio.abc
 import pytest
 
-from engine.api.http11 import PIPELINED_MAX
-from engine.api.places import Bounds
-from tests.live import DEADLINE_S, HOST, SMALL_BUFFER, Running, ToldFollower, eventually, serving
+from crashfold.engine.http.http11 import PIPELINED_MAX
+from crashfold.engine.http.places import Bounds
+from tests.support.live import DEADLINE_S, HOST, SMALL_BUFFER, Running, ToldFollower, eventually, serving
 
 SOON_S: Final = 0.2
 BIG: Final = bytes(8 << 20)

@@ -16,19 +16,19 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.protocol.admin import CreateAclsRequest
 
-from engine.adapters.embedded import free_port
-from engine.adapters.kafka import KafkaLog
-from engine.adapters.kafka_sink import KafkaDeadLetters, KafkaSink
-from engine.adapters.kafka_topics import ensure_topic
-from engine.errors import LogRefused, LogUnavailable
-from engine.publisher import open_sink
-from engine.settings import KafkaSettings
-from tests import servers
-from tests.certificates import Authority
+from crashfold.engine.adapters.embedded import free_port
+from crashfold.engine.adapters.kafka.log import KafkaLog
+from crashfold.engine.adapters.kafka.sink import KafkaDeadLetters, KafkaSink
+from crashfold.engine.adapters.kafka.topics import ensure_topic
+from crashfold.engine.errors import LogRefused, LogUnavailable
+from crashfold.engine.publisher import open_sink
+from crashfold.engine.settings import KafkaSettings
 from tests.conftest import enter
 from tests.contract.dead_letters import letter
-from tests.deployment import Deployment, Message, NewDeployment, chain, in_order
-from tests.servers import KafkaBroker
+from tests.support import servers
+from tests.support.certificates import Authority
+from tests.support.deployment import Deployment, Message, NewDeployment, chain, in_order
+from tests.support.servers import KafkaBroker
 
 # asyncio leaves the socket of a TLS handshake that failed to the garbage collector, now and then.
 pytestmark = [pytest.mark.kafka, pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")]

@@ -13,12 +13,18 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from redis.asyncio import Redis
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from engine.adapters import embedded
-from engine.adapters.embedded import answering_cluster, create_topic, embedded_kafka, embedded_redis, valkey_binary
-from engine.errors import CrashfoldError
-from tests import servers
+from crashfold.engine.adapters import embedded
+from crashfold.engine.adapters.embedded import (
+    answering_cluster,
+    create_topic,
+    embedded_kafka,
+    embedded_redis,
+    valkey_binary,
+)
+from crashfold.engine.errors import CrashfoldError
 from tests.conftest import enter
-from tests.servers import KafkaCluster, RedisServer, TansuBroker
+from tests.support import servers
+from tests.support.servers import KafkaCluster, RedisServer, TansuBroker
 
 
 @pytest.mark.parametrize("kind", ["redis_server", "valkey"])

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import anyio
 import pytest
 
-from engine.api.live import FRAMES_MAX
-from tests.games import games_at
-from tests.live import DEADLINE_S, ToldFollower, eventually, parse_events, serving
+from crashfold.engine.read.live import FRAMES_MAX
+from tests.support.games import games_at
+from tests.support.live import DEADLINE_S, ToldFollower, eventually, parse_events, serving
 
 LOST = "0123456789abcdef"
 """A commit that nobody remembers."""

@@ -11,12 +11,12 @@ from typing import Final, Literal
 
 import pytest
 
-from engine.adapters.redis import RedisStore
-from engine.errors import StateError
-from engine.runtime.processor import Limits
-from tests.games import games_at
+from crashfold.engine.adapters.redis.store import RedisStore
+from crashfold.engine.errors import StateError
+from crashfold.engine.runtime.processor import Limits
 from tests.integration.test_damage import OnRedis
-from tests.servers import RedisServer
+from tests.support.games import games_at
+from tests.support.servers import RedisServer
 
 GAMES: Final = tuple(games_at(*(1.0, 2.0, 1.4, 11.0, 3.0, 1.1, 1.2) * 9))
 FOLDED: Final = 40

@@ -11,9 +11,9 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from engine.api.places import Bounds
-from tests.games import games_at
-from tests.live import DEADLINE_S, HOST, SMALL_BUFFER, Running, ToldFollower, eventually, serving
+from crashfold.engine.http.places import Bounds
+from tests.support.games import games_at
+from tests.support.live import DEADLINE_S, HOST, SMALL_BUFFER, Running, ToldFollower, eventually, serving
 
 ESTABLISHED = {"type": "connection_established"}
 

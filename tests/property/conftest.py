@@ -1,6 +1,6 @@
 import pytest
 
-from tests import profiles
+from tests.support import profiles
 
 profiles.load()
 

@@ -9,13 +9,13 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.api.questions import SET_SIZES, Limits
-from engine.api.routes import NAMES, Request, answer
-from engine.api.times import Zones
-from projections.games import Bands, Games
-from schemas.game import Game
-from schemas.predicate import Kind
-from tests.api_oracle import EPOCH, Oracle
+from crashfold.engine.read.questions import SET_SIZES, Limits
+from crashfold.engine.read.routes import NAMES, Request, answer
+from crashfold.engine.read.times import Zones
+from crashfold.projections.games import Bands, Games
+from crashfold.schemas.game import Game
+from crashfold.schemas.predicate import Kind
+from tests.support.api_oracle import EPOCH, Oracle
 
 ZONES = Zones()
 LIMITS = Limits(window_games=200)

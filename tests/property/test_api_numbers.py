@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.api.problems import Problem
-from engine.api.questions import Limits
-from engine.api.routes import ROUTES, Request, Route, ask
-from engine.api.times import Zones
+from crashfold.engine.read.problems import Problem
+from crashfold.engine.read.questions import Limits
+from crashfold.engine.read.routes import ROUTES, Request, Route, ask
+from crashfold.engine.read.times import Zones
 
 ZONES: Final = Zones()
 LIMITS: Final = Limits()

@@ -6,20 +6,20 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.api import last_games, series
-from engine.api.past import Past, older_matches, opening_of
-from engine.api.questions import LastGamesQuestion, Nothing, SeriesByTimeQuestion, SeriesQuestion, Threshold
-from engine.api.times import Zones
-from engine.api.view import View
-from projections import plain
-from projections.games import Bands, Games
-from projections.settings import ProjectionSettings
-from schemas import keys
-from schemas.aggregates import LastGame, Series
-from schemas.game import Game
-from schemas.predicate import Kind, Predicate
-from tests.api_oracle import Oracle
+from crashfold.engine.read.aggregates import last_games, series
+from crashfold.engine.read.past import Past, older_matches, opening_of
+from crashfold.engine.read.questions import LastGamesQuestion, Nothing, SeriesByTimeQuestion, SeriesQuestion, Threshold
+from crashfold.engine.read.times import Zones
+from crashfold.engine.read.view import View
+from crashfold.projections import plain
+from crashfold.projections.games import Bands, Games
+from crashfold.projections.settings import ProjectionSettings
+from crashfold.schemas import keys
+from crashfold.schemas.aggregates import LastGame, Series
+from crashfold.schemas.game import Game
+from crashfold.schemas.predicate import Kind, Predicate
 from tests.property.test_api_answers import windows
+from tests.support.api_oracle import Oracle
 
 SETTINGS = ProjectionSettings(
     min=(1.5, 2, 20), max=(1, 2), floor=(1, 7), samples_games=(1,), samples_hours=(1,), window_games=8

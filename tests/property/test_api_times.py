@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.api.times import Zones
-from schemas.game import TIME_MAX_MS, TIME_MIN_MS
-from tests.api_oracle import EPOCH, Oracle
+from crashfold.engine.read.times import Zones
+from crashfold.schemas.game import TIME_MAX_MS, TIME_MIN_MS
 from tests.property.test_api_answers import CLOCK_CHANGES, DIVISORS
+from tests.support.api_oracle import EPOCH, Oracle
 
 ZONES = Zones()
 names = st.sampled_from(sorted(ZONES.names))

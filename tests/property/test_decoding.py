@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from projections.decoding import ALIKE_MIN, decode_cells
-from projections.games import Bands, cells_of
-from projections.packed import Packed
-from schemas.game import Game, Unreadable, decode
-from schemas.predicate import Predicate
+from crashfold.projections.decoding import ALIKE_MIN, decode_cells
+from crashfold.projections.games import Bands, cells_of
+from crashfold.projections.packed import Packed
+from crashfold.schemas.game import Game, Unreadable, decode
+from crashfold.schemas.predicate import Predicate
 
 BANDS = Bands([Predicate.parse("min:2"), Predicate.parse("max:1.5"), Predicate.parse("floor:7")])
 

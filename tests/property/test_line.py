@@ -19,18 +19,18 @@ import structlog
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from engine.adapters.memory_store import MemoryStore, Snapshot, Trouble
-from engine.core.fairness import FairnessCheck
-from engine.errors import CrashfoldError, Unavailable
-from engine.runtime.processor import Limits
-from engine.runtime.rebuild import Request
-from projections import plain
-from schemas.chain import chain_of_games
-from schemas.fairness import Mismatch, RuleBook
-from schemas.fairness import check as check_fairness
-from schemas.game import Game, Unreadable, decode, encode
-from tests.games import START_MS, json_game, random_arrivals
-from tests.line import Deployment, Engine
+from crashfold.engine.adapters.memory.store import MemoryStore, Snapshot, Trouble
+from crashfold.engine.core.fairness import FairnessCheck
+from crashfold.engine.errors import CrashfoldError, Unavailable
+from crashfold.engine.runtime.processor import Limits
+from crashfold.engine.runtime.rebuild import Request
+from crashfold.projections import plain
+from crashfold.schemas.chain import chain_of_games
+from crashfold.schemas.fairness import DEFAULT_SALT, Mismatch
+from crashfold.schemas.fairness import check as check_fairness
+from crashfold.schemas.game import Game, Unreadable, decode, encode
+from tests.support.games import START_MS, json_game, random_arrivals
+from tests.support.line import Deployment, Engine
 
 STREAMS: Final = ("a", "b", "c", "d")
 ENGINES_MAX: Final = 3
@@ -236,7 +236,7 @@ class Teller:
         self._deployment = Deployment(
             story.partitions,
             only=self._only,
-            fairness=None if fairness is None else FairnessCheck(RuleBook(), rejects=fairness),
+            fairness=None if fairness is None else FairnessCheck(DEFAULT_SALT, "exact", rejects=fairness),
             commit_s=story.commit_s,
         )
         self._streams = STREAMS[: len(story.games)]

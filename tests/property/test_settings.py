@@ -5,10 +5,10 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.adapters.kafka_client import connection_options
-from engine.adapters.redis import RedisStore
-from engine.errors import ConfigurationError
-from engine.settings import RedisSettings, load, settings_by_name
+from crashfold.engine.adapters.kafka.client import connection_options
+from crashfold.engine.adapters.redis.store import RedisStore
+from crashfold.engine.errors import ConfigurationError
+from crashfold.engine.settings import RedisSettings, load, settings_by_name
 
 SCRAPS = st.sampled_from(
     [

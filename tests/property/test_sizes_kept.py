@@ -4,11 +4,11 @@ import random
 
 import pytest
 
-from projections import ProjectionSettings, StreamState, plain, plan
-from projections.delta import Value, apply
-from schemas import keys
-from schemas.game import Game
-from tests.games import game
+from crashfold.projections import ProjectionSettings, StreamState, plain, plan
+from crashfold.projections.delta import Value, apply
+from crashfold.schemas import keys
+from crashfold.schemas.game import Game
+from tests.support.games import game
 
 SETTINGS = ProjectionSettings(
     min=(2, 1.01),

@@ -11,12 +11,12 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from projections import Plan, ProjectionSettings, StreamState, plain, plan
-from projections.delta import SortedSet, Value, apply, create
-from projections.sift import Rejected
-from schemas import keys
-from schemas.game import Game
-from tests.games import SMALL, arrivals, late_arrivals, ordered_games, small_settings
+from crashfold.projections import Plan, ProjectionSettings, StreamState, plain, plan
+from crashfold.projections.delta import SortedSet, Value, apply, create
+from crashfold.projections.sift import Rejected
+from crashfold.schemas import keys
+from crashfold.schemas.game import Game
+from tests.support.games import SMALL, arrivals, late_arrivals, ordered_games, small_settings
 
 SPACINGS = (1, 2, 3, 5, 50)
 """So small that snapshots, the base and the blocks move with every few games."""

@@ -7,10 +7,10 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from projections import plain
-from projections.delta import Value
-from projections.settings import ProjectionSettings
-from schemas.game import Game, Unreadable, decode, stream_name
+from crashfold.projections import plain
+from crashfold.projections.delta import Value
+from crashfold.projections.settings import ProjectionSettings
+from crashfold.schemas.game import Game, Unreadable, decode, stream_name
 
 
 class Appended(NamedTuple):

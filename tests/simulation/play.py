@@ -20,22 +20,28 @@ import anyio
 import msgspec
 import structlog
 
-from engine.adapters.memory_log import GROUP_ID, MemoryDeadLetters, MemoryLog, MemoryTopic
-from engine.adapters.memory_store import MemoryStore, Snapshot
-from engine.api.follower import Held
-from engine.core.facts import Checkpoint
-from engine.errors import ConfigurationError, CrashfoldError, LostRange, StateError, StreamMoved, TopicRecreated
-from engine.meter import NullMeter
-from engine.runtime.health import HealthBoard
-from engine.runtime.processor import Processor
-from engine.runtime.rebuild import Rebuild, Request
-from engine.runtime.supervisor import Supervisor
-from engine.runtime.verify import compared
-from projections import Plan, plan
-from projections.delta import SortedSet, Value
-from schemas import keys
-from schemas.game import Game, encode
-from tests.games import SMALL, json_game
+from crashfold.engine.adapters.memory.log import GROUP_ID, MemoryDeadLetters, MemoryLog, MemoryTopic
+from crashfold.engine.adapters.memory.store import MemoryStore, Snapshot
+from crashfold.engine.core.facts import Checkpoint
+from crashfold.engine.errors import (
+    ConfigurationError,
+    CrashfoldError,
+    LostRange,
+    StateError,
+    StreamMoved,
+    TopicRecreated,
+)
+from crashfold.engine.meter import NullMeter
+from crashfold.engine.read.follower import Held
+from crashfold.engine.runtime.health import HealthBoard
+from crashfold.engine.runtime.processor import Processor
+from crashfold.engine.runtime.rebuild import Rebuild, Request
+from crashfold.engine.runtime.supervisor import Supervisor
+from crashfold.engine.runtime.verify import compared
+from crashfold.projections import Plan, plan
+from crashfold.projections.delta import SortedSet, Value
+from crashfold.schemas import keys
+from crashfold.schemas.game import Game, encode
 from tests.simulation import loop as loops
 from tests.simulation import schedule as s
 from tests.simulation.history import Appended, Told, Topic
@@ -53,6 +59,7 @@ from tests.simulation.servers import (
     Weather,
     process_name,
 )
+from tests.support.games import SMALL, json_game
 
 SETTLED_WITHIN_S: Final = 120.0
 """Virtual seconds within which everything must be caught up once faults have stopped."""

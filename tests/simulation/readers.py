@@ -13,29 +13,25 @@ from typing import Final, Protocol
 import anyio
 import anyio.lowlevel
 
-from engine.adapters.memory_log import MemoryLog, MemoryTopic
-from engine.adapters.memory_reader import MemoryReader
-from engine.adapters.memory_store import MemoryStore
-from engine.api import problems
-from engine.api.fairness import TableFairness
-from engine.api.feed import Feed, Live
-from engine.api.follower import Follower, Followers, Held
-from engine.api.live import Frame
-from engine.api.problems import Problem
-from engine.api.replica import Replica
-from engine.api.times import Zones
-from engine.core.reading import Cursor
-from engine.errors import CrashfoldError
-from projections.settings import ProjectionSettings
-from schemas.fairness import TableRules
+from crashfold.engine.adapters.memory.log import MemoryLog, MemoryTopic
+from crashfold.engine.adapters.memory.reader import MemoryReader
+from crashfold.engine.adapters.memory.store import MemoryStore
+from crashfold.engine.core.reading import Cursor
+from crashfold.engine.errors import CrashfoldError
+from crashfold.engine.read import problems
+from crashfold.engine.read.feed import Feed, Live
+from crashfold.engine.read.follower import Follower, Followers, Held
+from crashfold.engine.read.live import Frame
+from crashfold.engine.read.problems import Problem
+from crashfold.engine.read.replica import Replica
+from crashfold.engine.read.times import Zones
+from crashfold.projections.settings import ProjectionSettings
 from tests.simulation.loop import Process
 from tests.simulation.servers import Network, SimulatedClock, SimulatedLog, SimulatedReader
 
 LOOKS_AGAIN_S: Final = 0.5
 PATIENCE_S: Final = 2.0
 """How long a client stays with an instance that says nothing."""
-
-UNCALCULATED: Final = TableFairness(TableRules(), lambda digits, rule: None)
 
 
 class Judge(Protocol):
@@ -93,9 +89,7 @@ class Instance:
             replica=lambda stream: Replica(stream, settings, only),
             new_log=lambda: SimulatedLog(network, MemoryLog(topic, None)),
         )
-        self._live = Live(
-            self._follower_of, Zones(), lambda _: UNCALCULATED, default_stream=self._followers.default_stream
-        )
+        self._live = Live(self._follower_of, Zones(), lambda seed: None, default_stream=self._followers.default_stream)
         self._feeds: dict[str, Feed] = {}
         self._watched: set[str] = set()
 

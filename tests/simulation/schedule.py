@@ -8,11 +8,11 @@ from collections.abc import Callable, Collection
 from random import Random
 from typing import Final, NamedTuple
 
-from engine.adapters.memory_log import GROUP_ID
-from engine.runtime.processor import Limits
-from schemas.game import Game
-from tests.games import json_game, random_arrivals
+from crashfold.engine.adapters.memory.log import GROUP_ID
+from crashfold.engine.runtime.processor import Limits
+from crashfold.schemas.game import Game
 from tests.simulation.servers import Server
+from tests.support.games import json_game, random_arrivals
 
 STREAMS: Final = ("a", "b", "c", "d")
 OTHER_GROUP: Final = "another"

@@ -15,10 +15,10 @@ from typing import Any, Final, Literal, Self, TypeVar
 import anyio
 import msgspec
 
-from engine.adapters.memory_log import MemoryDeadLetters, MemoryLog
-from engine.adapters.memory_reader import MemoryReader
-from engine.adapters.memory_store import MemoryShadowStore, MemoryStore
-from engine.core.facts import (
+from crashfold.engine.adapters.memory.log import MemoryDeadLetters, MemoryLog
+from crashfold.engine.adapters.memory.reader import MemoryReader
+from crashfold.engine.adapters.memory.store import MemoryShadowStore, MemoryStore
+from crashfold.engine.core.facts import (
     Behind,
     Bounds,
     Commit,
@@ -31,9 +31,9 @@ from engine.core.facts import (
     Record,
     Stored,
 )
-from engine.core.reading import CachedAnswer, Piece, Pieces, Standing, StreamOverview, WindowPart
-from engine.errors import LogUnavailable, StoreRefused, StoreUnavailable
-from engine.ports import Updates
+from crashfold.engine.core.reading import CachedAnswer, Piece, Pieces, Standing, StreamOverview, WindowPart
+from crashfold.engine.errors import LogUnavailable, StoreRefused, StoreUnavailable
+from crashfold.engine.ports import Updates
 from tests.simulation.loop import Process, SimulatedLoop, current_process
 
 T = TypeVar("T")

@@ -10,17 +10,17 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from engine.adapters.memory_store import MemoryStore
-from engine.api.live import Backlog, Frame
-from engine.core import start
-from engine.core.facts import Applied, Checkpoint, Commit, DeadLetter, Duplicate, Outcome, Position
-from engine.core.reading import Cursor, Standing
-from engine.runtime import processor, rebuild, streams
-from engine.runtime.partitions import Partition
-from engine.runtime.processor import Processor
-from projections import StreamState
-from projections import stream as projections_stream
-from projections.sift import sift
+from crashfold.engine.adapters.memory.store import MemoryStore
+from crashfold.engine.core import start
+from crashfold.engine.core.facts import Applied, Checkpoint, Commit, DeadLetter, Duplicate, Outcome, Position
+from crashfold.engine.core.reading import Cursor, Standing
+from crashfold.engine.read.live import Backlog, Frame
+from crashfold.engine.runtime import processor, rebuild, streams
+from crashfold.engine.runtime.partitions import Partition
+from crashfold.engine.runtime.processor import Processor
+from crashfold.projections import StreamState
+from crashfold.projections import stream as projections_stream
+from crashfold.projections.sift import sift
 from tests.simulation import schedule
 from tests.simulation.play import Failed, play
 

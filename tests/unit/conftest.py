@@ -1,3 +1,3 @@
-from tests import profiles
+from tests.support import profiles
 
 profiles.load()

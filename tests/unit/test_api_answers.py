@@ -1,21 +1,24 @@
 """Answers worth reading one by one: the chances of the next game, sets with holes, series at the edges."""
 
-from functools import partial
-
 import numpy as np
 import pytest
 
-from engine.api.fairness import DEFAULT
-from engine.api.intervals import SETS_MAX, game_sets
-from engine.api.last_games import probability
-from engine.api.occurrences import EarlierOccurrences, occurrences, occurrences_batch
-from engine.api.questions import GameSetsQuestion, OccurrencesBatch, OccurrencesQuestion, SeriesQuestion, Threshold
-from engine.api.series import series
-from engine.api.times import Zones
-from engine.api.view import View
-from projections.games import Bands, Games
-from schemas.game import TIME_MAX_MS, TIME_MIN_MS, Game
-from schemas.predicate import Kind
+from crashfold.engine.read.aggregates.intervals import SETS_MAX, game_sets
+from crashfold.engine.read.aggregates.last_games import probability
+from crashfold.engine.read.aggregates.occurrences import EarlierOccurrences, occurrences, occurrences_batch
+from crashfold.engine.read.aggregates.series import series
+from crashfold.engine.read.questions import (
+    GameSetsQuestion,
+    OccurrencesBatch,
+    OccurrencesQuestion,
+    SeriesQuestion,
+    Threshold,
+)
+from crashfold.engine.read.times import Zones
+from crashfold.engine.read.view import View
+from crashfold.projections.games import Bands, Games
+from crashfold.schemas.game import TIME_MAX_MS, TIME_MIN_MS, Game
+from crashfold.schemas.predicate import Kind
 
 NOON_MS = 1_768_478_400_000
 TWO = Threshold("min", 2.0)
@@ -42,7 +45,7 @@ def view_of(*games: tuple[int, float]) -> View:
     ],
 )
 def test_the_chance_of_the_next_game_is_that_of_the_formula(kind: Kind, value: float, chance: float) -> None:
-    assert probability(Threshold(kind, value), partial(DEFAULT.percent_reaching, newest_id=1)) == chance
+    assert probability(Threshold(kind, value)) == chance
 
 
 def test_a_match_right_after_another_is_a_series_of_one_and_the_open_series_has_no_crash_point() -> None:

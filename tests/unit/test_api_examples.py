@@ -7,11 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine.api.questions import Limits
-from engine.api.routes import Request, answer
-from engine.api.times import Zones
-from projections.games import Bands, Games
-from schemas.game import Game
+from crashfold.engine.read.questions import Limits
+from crashfold.engine.read.routes import Request, answer
+from crashfold.engine.read.times import Zones
+from crashfold.projections.games import Bands, Games
+from crashfold.schemas.game import Game
 
 DATA = Path(__file__).parent.parent / "data"
 EXAMPLES: list[dict[str, Any]] = [

@@ -6,8 +6,8 @@ from urllib.parse import quote
 import msgspec
 import pytest
 
-from engine.api.problems import Problem
-from engine.api.questions import (
+from crashfold.engine.read.problems import Problem
+from crashfold.engine.read.questions import (
     IntervalsQuestion,
     Limits,
     OccurrencesBatch,
@@ -17,10 +17,10 @@ from engine.api.questions import (
     Threshold,
     read_query,
 )
-from engine.api.routes import ROUTES, Asked, Request, answer, ask
-from engine.api.times import Zones
-from projections.games import Bands, Games
-from schemas.game import Game
+from crashfold.engine.read.routes import ROUTES, Asked, Request, answer, ask
+from crashfold.engine.read.times import Zones
+from crashfold.projections.games import Bands, Games
+from crashfold.schemas.game import Game
 
 ZONES = Zones()
 LIMITS = Limits()

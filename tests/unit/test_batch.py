@@ -6,16 +6,16 @@ import msgspec
 import numpy as np
 import pytest
 
-from engine.core import batch
-from engine.core.facts import DeadLetter, Record, Records
-from engine.core.fairness import FairnessCheck
-from projections import ProjectionSettings, plain
-from projections.games import Bands, games_of
-from projections.sift import Rejected
-from schemas.chain import chain_of_games
-from schemas.fairness import RuleBook
-from schemas.game import Game, encode
-from tests.games import START_MS, game
+from crashfold.engine.core import batch
+from crashfold.engine.core.facts import DeadLetter, Record, Records
+from crashfold.engine.core.fairness import FairnessCheck
+from crashfold.projections import ProjectionSettings, plain
+from crashfold.projections.games import Bands, games_of
+from crashfold.projections.sift import Rejected
+from crashfold.schemas.chain import chain_of_games
+from crashfold.schemas.fairness import DEFAULT_SALT
+from crashfold.schemas.game import Game, encode
+from tests.support.games import START_MS, game
 
 ANY_TIME = ProjectionSettings(future_hours_max=0)
 HOUR_MS = 3_600_000
@@ -116,7 +116,7 @@ def test_an_unfair_game_is_rejected_only_by_a_check_that_rejects() -> None:
     fair, other = chain_of_games(1, 2)
     unfair = msgspec.structs.replace(other, crash_point=other.crash_point + 1)
     for rejects in (True, False):
-        found = sort_out(of(fair, unfair), None, FairnessCheck(RuleBook(), rejects=rejects))
+        found = sort_out(of(fair, unfair), None, FairnessCheck(DEFAULT_SALT, "exact", rejects=rejects))
         assert [row for row, reason, _ in found.rejected if reason == "fairness"] == ([1] if rejects else [])
         assert len(ids_of(found.streams["a"])) == (1 if rejects else 2)
 

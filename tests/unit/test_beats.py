@@ -2,8 +2,8 @@
 
 import anyio
 
-from engine.adapters.beats import STALE_S, Beats
-from engine.adapters.memory_clock import MemoryClock
+from crashfold.engine.adapters.memory.clock import MemoryClock
+from crashfold.engine.adapters.process.beats import STALE_S, Beats
 
 
 async def test_a_process_that_stands_still_is_told_by_the_others_and_one_that_never_began_is_not() -> None:

@@ -11,12 +11,12 @@ from benchmarks.api import compare, ending_now, has_row, rows
 from benchmarks.api_client import Answer
 from benchmarks.api_questions import Family, Question, families
 from benchmarks.measure import Figure
-from engine.api.questions import Limits
-from engine.api.routes import Request, answer
-from engine.api.times import Zones
-from engine.errors import CrashfoldError
-from projections.games import Bands, Games
-from schemas.chain import chain_of_games
+from crashfold.engine.errors import CrashfoldError
+from crashfold.engine.read.questions import Limits
+from crashfold.engine.read.routes import Request, answer
+from crashfold.engine.read.times import Zones
+from crashfold.projections.games import Bands, Games
+from crashfold.schemas.chain import chain_of_games
 
 GAMES = ending_now(list(chain_of_games(1, 3_000)))
 WINDOW = Games.of(Bands([]), GAMES)

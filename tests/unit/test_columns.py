@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from projections.columns import Columns, Ints
+from crashfold.projections.columns import Columns, Ints
 
 
 def cells(*rows: int, width: int = 2) -> Ints:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from projections.delta import (
+from crashfold.projections.delta import (
     Delta,
     Remove,
     SetString,

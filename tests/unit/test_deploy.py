@@ -14,9 +14,9 @@ from typing import Any, NoReturn
 import pytest
 import yaml
 
-from engine.adapters.api_metrics import ApiMetrics
-from engine.adapters.metrics import Metrics
-from engine.settings import load, settings_by_name
+from crashfold.engine.adapters.prometheus.api import ApiMetrics
+from crashfold.engine.adapters.prometheus.engine import Metrics
+from crashfold.engine.settings import load, settings_by_name
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"

@@ -1,5 +1,6 @@
 """The documentation is true where a program can tell: links, the file map, commands, settings, code, keys."""
 
+import ast
 import re
 import shlex
 from collections.abc import Iterator
@@ -9,16 +10,16 @@ from typing import Any
 import pytest
 from cyclopts import CycloptsError
 
-from engine import logs
-from engine.adapters.api_metrics import ApiMetrics
-from engine.adapters.metrics import Metrics
-from engine.cli.main import app
-from engine.cli.options import with_settings_as_flags
-from engine.settings import settings_by_name
-from projections import ProjectionSettings, StreamState, plan
-from projections.delta import SortedSet, Value
-from schemas.keys import Keys
-from tests.games import sample_games
+from crashfold.engine import logs
+from crashfold.engine.adapters.prometheus.api import ApiMetrics
+from crashfold.engine.adapters.prometheus.engine import Metrics
+from crashfold.engine.cli.main import app
+from crashfold.engine.cli.options import with_settings_as_flags
+from crashfold.engine.settings import settings_by_name
+from crashfold.projections import ProjectionSettings, StreamState, plan
+from crashfold.projections.delta import SortedSet, Value
+from crashfold.schemas.keys import Keys
+from tests.support.games import sample_games
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
@@ -118,6 +119,7 @@ def test_the_file_map_names_every_module_and_nothing_else() -> None:
         for package in ("schemas", "projections", "engine")
         for kind in ("*.py", "*.lua")
         for path in (ROOT / package).rglob(kind)
+        if path.name != "__init__.py" or len(ast.parse(path.read_text()).body) > 1  # more than a docstring
     }
     assert len(mapped) == len(set(mapped))
     assert {"not in the map": there - set(mapped), "not there": set(mapped) - there} == {
@@ -156,7 +158,15 @@ def test_every_setting_named_on_a_page_exists(page: Path) -> None:
     variables = {setting.variable for setting in settings_by_name().values()}
     spans = [re.split(r"[ =]", span)[0].removeprefix("--") for span in _CODE_SPAN.findall(prose(page))]
     names = [span for span in spans if re.fullmatch(r"[a-z]+\.[a-z_]+", span) and span.partition(".")[0] in sections]
-    files = {"engine.core", "engine.testing", "engine.publisher", "engine.api", "engine.cli", "engine.settings"}
+    files = {
+        "crashfold.engine.core",
+        "crashfold.engine.testing",
+        "crashfold.engine.publisher",
+        "crashfold.engine.http",
+        "crashfold.engine.cli",
+        "engine.testing",
+        "engine.settings",
+    }
     assert [name for name in names if name not in settings_by_name() and name not in files] == []
     unknown = [name for name in _VARIABLE.findall(page.read_text()) if name.removesuffix("_FILE") not in variables]
     assert [name for name in unknown if name != "CRASHFOLD_SECTION__NAME"] == []
@@ -243,7 +253,7 @@ def test_there_are_examples_of_keys() -> None:
 
 
 def test_the_runbook_names_the_events_that_an_engine_logs() -> None:
-    packages = ("core", "runtime", "adapters", "cli", "api")
+    packages = ("core", "runtime", "adapters", "read", "http", "cli")
     sources = "".join(path.read_text() for name in packages for path in (ROOT / "engine" / name).rglob("*.py"))
     logged = set(re.findall(r'log\.(?:info|warning|error|exception)\(\s*"(\w+)"', sources)) | {logs.LIBRARY_EVENT}
     runbook = prose(ROOT / "docs" / "operations.md")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from engine.adapters.files import LINE_BYTES_MAX, FileLine, FileLog, read_games_file
-from engine.core.facts import Record
-from engine.errors import ConfigurationError, CrashfoldError, LogUnavailable, LostRange, TopicRecreated
-from schemas.game import Game, Unreadable, decode, encode
+from crashfold.engine.adapters.files.log import LINE_BYTES_MAX, FileLine, FileLog, read_games_file
+from crashfold.engine.core.facts import Record
+from crashfold.engine.errors import ConfigurationError, CrashfoldError, LogUnavailable, LostRange, TopicRecreated
+from crashfold.schemas.game import Game, Unreadable, decode, encode
 from tests.contract.event_log import Reader, numbered
 
 HASH = "0" * 63 + "1"

@@ -6,16 +6,24 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 
-from engine.adapters.clock import SystemClock
-from engine.adapters.memory_reader import MemoryReader
-from engine.adapters.memory_store import MemoryStore, Trouble
-from engine.api.follower import CHANGE_GAMES_MAX, Change, Ended, Follower, Followers, Subscription, TooManyStreams
-from engine.api.health import ApiHealth
-from engine.core.reading import Cursor, Standing, WindowPart
-from engine.errors import CrashfoldError, StateError, StoreRefused, StoreUnavailable
-from projections.settings import ProjectionSettings
-from tests.api_server import Writer
-from tests.games import game
+from crashfold.engine.adapters.memory.reader import MemoryReader
+from crashfold.engine.adapters.memory.store import MemoryStore, Trouble
+from crashfold.engine.adapters.process.clock import SystemClock
+from crashfold.engine.core.reading import Cursor, Standing, WindowPart
+from crashfold.engine.errors import CrashfoldError, StateError, StoreRefused, StoreUnavailable
+from crashfold.engine.read.follower import (
+    CHANGE_GAMES_MAX,
+    Change,
+    Ended,
+    Follower,
+    Followers,
+    Subscription,
+    TooManyStreams,
+)
+from crashfold.engine.read.health import ApiHealth
+from crashfold.projections.settings import ProjectionSettings
+from tests.support.api_server import Writer
+from tests.support.games import game
 
 PATIENCE_S = 10
 SMALL = ProjectionSettings(window_games=10, samples_games=(5,))
@@ -159,7 +167,7 @@ async def test_a_store_that_went_back_without_losing_a_game_is_believed_in_the_e
     store: MemoryStore, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The commit that was lost had passed other records only, so no engine has anything to make again."""
-    monkeypatch.setattr("engine.api.follower.HOLD_S", 0)
+    monkeypatch.setattr("crashfold.engine.read.follower.HOLD_S", 0)
     await writer.commit([game(1)])
     then = store.snapshot()
     await writer.commit([], offset=9)
@@ -253,7 +261,7 @@ async def test_a_stream_that_takes_long_to_read_holds_nobody_else_up(
     sick: _Sick, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor those who ask for it: they are told to come again, and it is read on meanwhile."""
-    monkeypatch.setattr("engine.api.follower.START_WAIT_S", 0.05)
+    monkeypatch.setattr("crashfold.engine.read.follower.START_WAIT_S", 0.05)
     with anyio.fail_after(PATIENCE_S):
         async with Followers(sick, SystemClock()).running() as followers:
             for _ in range(2):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.game import (
+from crashfold.schemas.game import (
     DEFAULT_STREAM,
     GAME_ID_MAX,
     NESTING_MAX,
@@ -21,7 +21,7 @@ from schemas.game import (
     is_stream_name,
     stream_name,
 )
-from tests.games import GARBAGE, START_MS, Garbage, any_game, json_game, nested, sample_games
+from tests.support.games import GARBAGE, START_MS, Garbage, any_game, json_game, nested, sample_games
 
 
 @pytest.mark.parametrize("garbage", GARBAGE, ids=lambda garbage: garbage.name)

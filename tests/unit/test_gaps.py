@@ -1,8 +1,8 @@
 import pytest
 
-from engine.testing import game, given
-from projections import ProjectionSettings, StreamState, plain, plan
-from projections.delta import apply
+from crashfold.engine.testing import game, given
+from crashfold.projections import ProjectionSettings, StreamState, plain, plan
+from crashfold.projections.delta import apply
 
 SETTINGS = ProjectionSettings(
     min=(2,), max=(), floor=(), samples_games=(), samples_hours=(), interval_hours=1, window_games=6

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from engine.runtime import garbage
+from crashfold.engine.runtime import garbage
 
 
 class Node:

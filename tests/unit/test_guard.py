@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from benchmarks.guard import ATTEMPTS, PAIRS, Baseline, Known, Pair, Verdict, judged, read
-from engine.errors import CrashfoldError
+from crashfold.engine.errors import CrashfoldError
 
 CPU = "a processor"
 BASELINE = Baseline(None, CPU, "3.11", {"fold / decode": Known(2.0, 0.05)})

@@ -3,7 +3,7 @@
 import pytest
 import structlog.testing
 
-from engine.core.health import (
+from crashfold.engine.core.health import (
     COMMITS,
     DEAD_LETTERS,
     POLLING,
@@ -18,7 +18,7 @@ from engine.core.health import (
     moved,
     ready,
 )
-from engine.runtime.health import HealthBoard
+from crashfold.engine.runtime.health import HealthBoard
 
 STALL_S = 60.0
 

@@ -13,9 +13,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from engine.adapters.history import STANDARD_INPUT, Damaged, Header, Row, rows
-from engine.adapters.sorting import Placed, SortedGames
-from engine.errors import ConfigurationError, CrashfoldError
+from crashfold.engine.adapters.files.history import STANDARD_INPUT, Damaged, Header, Row, rows
+from crashfold.engine.adapters.files.sorting import Placed, SortedGames
+from crashfold.engine.errors import ConfigurationError, CrashfoldError
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -1,8 +1,8 @@
-from engine.testing import Given, game, given
-from projections import ProjectionSettings
-from schemas.aggregates import Interval
-from schemas.game import Game
-from tests.games import HOUR_MS
+from crashfold.engine.testing import Given, game, given
+from crashfold.projections import ProjectionSettings
+from crashfold.schemas.aggregates import Interval
+from crashfold.schemas.game import Game
+from tests.support.games import HOUR_MS
 
 SETTINGS = ProjectionSettings(
     min=(2,),

@@ -6,8 +6,8 @@ import ssl
 import pytest
 from aiokafka import errors
 
-from engine.adapters.kafka_errors import AWAY, VERDICTS, kafka_errors, verdict_on
-from engine.errors import CrashfoldError, Defect, LogRefused, LogUnavailable
+from crashfold.engine.adapters.kafka.errors import AWAY, VERDICTS, kafka_errors, verdict_on
+from crashfold.engine.errors import CrashfoldError, Defect, LogRefused, LogUnavailable
 
 
 def all_errors() -> set[type[BaseException]]:

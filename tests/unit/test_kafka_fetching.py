@@ -10,7 +10,7 @@ from aiokafka.errors import KafkaConnectionError
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
-from engine.adapters.kafka_fetching import FetchingAhead
+from crashfold.engine.adapters.kafka.fetching import FetchingAhead
 
 GAMES = TopicPartition("games", 0)
 

@@ -9,11 +9,11 @@ from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBat
 from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
 from aiokafka.record.util import calc_crc32c
 
-from engine.adapters.kafka_records import FetchedRecords
-from engine.adapters.kafka_unpacking import CannotUnpack, unpacked
-from engine.core.facts import Records
-from schemas.game import VALUE_BYTES_MAX
-from tests.bombs import Entry, packed_batch
+from crashfold.engine.adapters.kafka.records import FetchedRecords
+from crashfold.engine.adapters.kafka.unpacking import CannotUnpack, unpacked
+from crashfold.engine.core.facts import Records
+from crashfold.schemas.game import VALUE_BYTES_MAX
+from tests.support.bombs import Entry, packed_batch
 
 CODECS = [
     DefaultRecordBatch.CODEC_NONE,
@@ -197,8 +197,8 @@ def test_what_was_written_broken_is_there_with_nothing_in_it(codec: int, damage:
 def test_a_batch_that_unpacks_to_much_is_read_record_by_record(
     codec: str, games_max: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.adapters.kafka_records.WHOLE_BYTES", 300_000)
-    monkeypatch.setattr("engine.adapters.kafka_records.PASSED_BYTES", 1_000_000)
+    monkeypatch.setattr("crashfold.engine.adapters.kafka.records.WHOLE_BYTES", 300_000)
+    monkeypatch.setattr("crashfold.engine.adapters.kafka.records.PASSED_BYTES", 1_000_000)
     big = 2_500_000
     entries: list[Entry] = [
         *[(b"a", b"%d" % number) for number in range(20)],
@@ -240,7 +240,7 @@ def test_a_batch_that_unpacks_to_much_is_read_record_by_record(
 
 @pytest.mark.parametrize("codec", ["gzip", "lz4", "zstd"])
 def test_a_batch_that_breaks_off_after_much_keeps_what_came_before(codec: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.adapters.kafka_records.WHOLE_BYTES", 300_000)
+    monkeypatch.setattr("crashfold.engine.adapters.kafka.records.WHOLE_BYTES", 300_000)
     broken = bytearray(rebased(packed_batch(codec, [(b"a", b"5"), (b"a", 3_000_000), (b"a", b"7"), (b"a", b"8")]), 5))
     del broken[-30:]
     broken[8:12] = (len(broken) - 12).to_bytes(4, "big")
@@ -261,7 +261,7 @@ def test_a_message_of_the_formats_before_unpacks_to_so_much_and_no_more(
         builder.append(offset, 1_000, b"key", b"%d" % offset, [])
     data = bytes(builder.build())
     assert offsets_of(fetched(data).take(0, 9)) == [0, 1, 2]
-    monkeypatch.setattr("engine.adapters.kafka_records.WHOLE_BYTES", 50)
+    monkeypatch.setattr("crashfold.engine.adapters.kafka.records.WHOLE_BYTES", 50)
     source = fetched(data, batch(3, range(1)))
     records = source.take(0, 9)
     assert (list(records.unread), records.values[-1]) == ([records.offsets[0]], b"3")

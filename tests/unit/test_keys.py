@@ -1,8 +1,8 @@
 import pytest
 
-from schemas import keys
-from schemas.keys import Keys, common_prefix, manifest
-from schemas.predicate import Predicate
+from crashfold.schemas import keys
+from crashfold.schemas.keys import Keys, common_prefix, manifest
+from crashfold.schemas.predicate import Predicate
 
 MIN = Predicate.parse("min:1.5")
 FLOOR = Predicate.parse("floor:10")

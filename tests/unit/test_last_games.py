@@ -1,8 +1,8 @@
-from engine.testing import Given, game, given
-from projections import ProjectionSettings, StreamState, plain, plan
-from schemas.aggregates import LastGame
-from schemas.game import Game
-from tests.games import games_at
+from crashfold.engine.testing import Given, game, given
+from crashfold.projections import ProjectionSettings, StreamState, plain, plan
+from crashfold.schemas.aggregates import LastGame
+from crashfold.schemas.game import Game
+from tests.support.games import games_at
 
 SETTINGS = ProjectionSettings(
     min=(10,), max=(1,), floor=(), samples_games=(), samples_hours=(), interval_hours=1, window_games=3

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 
 from structlog.testing import capture_logs
 
-from engine.adapters.memory_clock import MemoryClock
-from engine.core.facts import DeadLetter, Record
-from engine.runtime.letters import SAID_PER_SECOND, LettersLog
+from crashfold.engine.adapters.memory.clock import MemoryClock
+from crashfold.engine.core.facts import DeadLetter, Record
+from crashfold.engine.runtime.letters import SAID_PER_SECOND, LettersLog
 
 
 def letters(offsets: Iterable[int], reason: str = "unreadable", partition: int = 0) -> list[DeadLetter]:

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import structlog
 
-from engine.adapters.metrics import LogLinesLost
-from engine.logs import configure, lines_lost, mask_secrets
-from engine.settings import LogSettings, RedisSettings
-from engine.terminal import LINE_BYTES_MAX
+from crashfold.engine.adapters.prometheus.engine import LogLinesLost
+from crashfold.engine.logs import configure, lines_lost, mask_secrets
+from crashfold.engine.settings import LogSettings, RedisSettings
+from crashfold.engine.terminal import LINE_BYTES_MAX
 
 
 @pytest.fixture(autouse=True)

@@ -5,13 +5,13 @@ import inspect
 import pytest
 from prometheus_client import generate_latest
 
-from engine.adapters.metrics import STREAMS_NAMED_MAX, Metrics
-from engine.core.batch import REASONS
-from engine.core.facts import Applied, Bounds, Conflict, Duplicate, ServerUsage
-from engine.errors import StoreRefused, StoreUnavailable
-from engine.meter import Meter, NullMeter
-from engine.version import VERSION, revision
-from schemas.reports import RebuildProgress, Verification
+from crashfold.engine.adapters.prometheus.engine import STREAMS_NAMED_MAX, Metrics
+from crashfold.engine.core.batch import REASONS
+from crashfold.engine.core.facts import Applied, Bounds, Conflict, Duplicate, ServerUsage
+from crashfold.engine.errors import StoreRefused, StoreUnavailable
+from crashfold.engine.meter import Meter, NullMeter
+from crashfold.engine.version import VERSION, revision
+from crashfold.schemas.reports import RebuildProgress, Verification
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
-from engine.testing import Given, game, given
-from projections import ProjectionSettings
-from schemas.aggregates import Sample
-from schemas.game import Game
-from tests.games import HOUR_MS, START_MS, games_at
+from crashfold.engine.testing import Given, game, given
+from crashfold.projections import ProjectionSettings
+from crashfold.schemas.aggregates import Sample
+from crashfold.schemas.game import Game
+from tests.support.games import HOUR_MS, START_MS, games_at
 
 SETTINGS = ProjectionSettings(
     min=(2,), max=(1.5,), floor=(1, 11), samples_games=(2, 4), samples_hours=(1, 2), window_games=5

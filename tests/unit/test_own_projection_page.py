@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 import projections
-from engine.testing import game
-from projections import ProjectionSettings, StreamState
-from schemas.game import encode
+from crashfold.engine.testing import game
+from crashfold.projections import ProjectionSettings, StreamState
+from crashfold.schemas.game import encode
 
 PAGE = Path(__file__).parents[2] / "docs" / "own-projection.md"
 BLOCKS = dict(re.findall(r"^```python\n# (\S+)\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE))

@@ -8,8 +8,8 @@ from importlib import resources
 
 import pytest
 
-from engine.api import page
-from engine.api.page import FILES, INDEX, PATHS, pages
+from crashfold.engine.http import page
+from crashfold.engine.http.page import FILES, INDEX, PATHS, pages
 
 VOID = {"meta", "link", "img", "input"}
 TEXTS = {name: (resources.files(page) / name).read_text("utf-8") for name in FILES}

@@ -5,9 +5,9 @@ from itertools import pairwise
 import anyio
 import pytest
 
-from engine.adapters.memory_clock import MemoryClock
-from engine.errors import LostRange, StoreRefused, StoreUnavailable, Unavailable
-from engine.runtime.patience import FIRST_PAUSE_S, LONGEST_PAUSE_S, patiently
+from crashfold.engine.adapters.memory.clock import MemoryClock
+from crashfold.engine.errors import LostRange, StoreRefused, StoreUnavailable, Unavailable
+from crashfold.engine.runtime.patience import FIRST_PAUSE_S, LONGEST_PAUSE_S, patiently
 
 
 class Attempts:

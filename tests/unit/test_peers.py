@@ -11,11 +11,11 @@ from benchmarks.peers.catalogue import PEERS
 from benchmarks.peers.column_fold import ColumnFold
 from benchmarks.peers.plain_fold import PlainFold
 from benchmarks.peers.result import difference, expected, part, sizes
-from projections import plain
-from projections.settings import ProjectionSettings
-from schemas.chain import chain_of_games
-from schemas.game import Game
-from tests.games import games_at
+from crashfold.projections import plain
+from crashfold.projections.settings import ProjectionSettings
+from crashfold.schemas.chain import chain_of_games
+from crashfold.schemas.game import Game
+from tests.support.games import games_at
 
 FOLDS = (PlainFold, ColumnFold)
 DEFAULTS = ProjectionSettings()

@@ -1,11 +1,11 @@
 import msgspec
 import pytest
 
-from projections import Plan, ProjectionSettings, plan
-from projections.games import Bands
-from projections.gaps import Gaps
-from projections.window import Window
-from tests.games import SMALL
+from crashfold.projections import Plan, ProjectionSettings, plan
+from crashfold.projections.games import Bands
+from crashfold.projections.gaps import Gaps
+from crashfold.projections.window import Window
+from tests.support.games import SMALL
 
 
 class NewerGaps(Gaps):

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from projections.settings import ProjectionSettings
-from schemas.predicate import Kind, Predicate
+from crashfold.projections.settings import ProjectionSettings
+from crashfold.schemas.predicate import Kind, Predicate
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
-from engine.adapters.probes import serve_probes
-from engine.errors import ConfigurationError
+from crashfold.engine.adapters.web.probes import serve_probes
+from crashfold.engine.errors import ConfigurationError
 
 HOST = "127.0.0.1"
 DEADLINE_S = 10

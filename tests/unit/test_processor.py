@@ -9,10 +9,10 @@ import anyio.lowlevel
 import msgspec
 import pytest
 
-from engine.adapters.memory_log import MemoryLog
-from engine.adapters.memory_store import MemoryStore, Trouble
-from engine.core.fairness import FairnessCheck
-from engine.errors import (
+from crashfold.engine.adapters.memory.log import MemoryLog
+from crashfold.engine.adapters.memory.store import MemoryStore, Trouble
+from crashfold.engine.core.fairness import FairnessCheck
+from crashfold.engine.errors import (
     CrashfoldError,
     FingerprintMismatch,
     LostRange,
@@ -21,13 +21,13 @@ from engine.errors import (
     TopicCompacted,
     TopicRecreated,
 )
-from engine.runtime.processor import FLOOD_RECORDS, FOLDING_PER_SETTLING, SETTLED_AT_LEAST_EVERY_S, Limits
-from engine.runtime.rebuild import Request
-from schemas.chain import chain_of_games
-from schemas.fairness import RuleBook, crash_point
-from schemas.game import Game, encode
-from tests.games import SMALL, game, games_at
-from tests.line import Deployment, Engine
+from crashfold.engine.runtime.processor import FLOOD_RECORDS, FOLDING_PER_SETTLING, SETTLED_AT_LEAST_EVERY_S, Limits
+from crashfold.engine.runtime.rebuild import Request
+from crashfold.schemas.chain import chain_of_games
+from crashfold.schemas.fairness import DEFAULT_SALT, crash_point
+from crashfold.schemas.game import Game, encode
+from tests.support.games import SMALL, game, games_at
+from tests.support.line import Deployment, Engine
 
 GAMES = tuple(games_at(*(1.0, 2.0, 1.4, 11.0, 3.0) * 8))
 
@@ -884,7 +884,7 @@ def _point(digits: str) -> float:
 
 @pytest.mark.parametrize(("rejects", "folded"), [(False, 20), (True, 19)])
 async def test_unfair_games_are_counted_once_or_rejected(rejects: bool, folded: int) -> None:
-    deployment = Deployment(fairness=FairnessCheck(RuleBook(), rejects=rejects))
+    deployment = Deployment(fairness=FairnessCheck(DEFAULT_SALT, "exact", rejects=rejects))
     games, wrong = unfair_games()
     deployment.publish(*games, *games)
     async with deployment.engine() as engine:
@@ -915,9 +915,9 @@ async def test_a_rule_that_rejects_makes_another_state_and_one_that_counts_does_
     deployment = Deployment()
     deployment.publish(*GAMES[:5])
     await deployment.run()
-    deployment.fairness = FairnessCheck(RuleBook(), rejects=False)
+    deployment.fairness = FairnessCheck(DEFAULT_SALT, "exact", rejects=False)
     await deployment.run()
-    deployment.fairness = FairnessCheck(RuleBook(), rejects=True)
+    deployment.fairness = FairnessCheck(DEFAULT_SALT, "exact", rejects=True)
     with pytest.raises(FingerprintMismatch):
         await deployment.run()
     await deployment.rebuild()

@@ -12,7 +12,7 @@ from importlib.abc import MetaPathFinder
 
 
 class Forbidden(MetaPathFinder):
-    allowed = sys.stdlib_module_names | {"numpy", "msgspec", "projections", "schemas"}
+    allowed = sys.stdlib_module_names | {"numpy", "msgspec", "crashfold"}
 
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] not in self.allowed:
@@ -28,10 +28,10 @@ except ImportError:
 else:
     raise SystemExit("the finder lets everything through")
 
-from projections import ProjectionSettings, StreamState, plain, plan
-from projections.delta import apply
-from schemas.chain import chain_of_games
-from schemas.game import decode, encode
+from crashfold.projections import ProjectionSettings, StreamState, plain, plan
+from crashfold.projections.delta import apply
+from crashfold.schemas.chain import chain_of_games
+from crashfold.schemas.game import decode, encode
 
 games = [decode(encode(game)) for game in chain_of_games(1, 300)]
 settings = ProjectionSettings(window_games=100, samples_games=(10,))
@@ -43,8 +43,7 @@ for start in range(0, len(games), 50):
 model.pop("checkpoint")
 assert model == state.keys() == plain.read_model(settings, games)
 
-named = {name.partition(".")[0] for name in sys.modules}
-unwanted = {"asyncio", "logging", "socket", "engine"} & named
+unwanted = {"asyncio", "logging", "socket", "crashfold.engine"} & sys.modules.keys()
 print(state.totals.games, sorted(unwanted))
 """
 

@@ -7,16 +7,23 @@ import anyio.lowlevel
 import msgspec
 import pytest
 
-from engine.adapters.memory_log import MemoryLog
-from engine.adapters.memory_store import MemoryStore, Trouble
-from engine.errors import ConfigurationError, CrashfoldError, FewerGames, LostRange, StreamMoved, TopicRecreated
-from engine.ports import DeadLetters, StateStore
-from engine.runtime import processor, rebuild
-from engine.runtime.processor import Limits, Processor
-from engine.runtime.rebuild import Progress, Rebuilt, Request
-from schemas.game import encode
-from tests.games import SMALL, game, games_at
-from tests.line import Deployment
+from crashfold.engine.adapters.memory.log import MemoryLog
+from crashfold.engine.adapters.memory.store import MemoryStore, Trouble
+from crashfold.engine.errors import (
+    ConfigurationError,
+    CrashfoldError,
+    FewerGames,
+    LostRange,
+    StreamMoved,
+    TopicRecreated,
+)
+from crashfold.engine.ports import DeadLetters, StateStore
+from crashfold.engine.runtime import processor, rebuild
+from crashfold.engine.runtime.processor import Limits, Processor
+from crashfold.engine.runtime.rebuild import Progress, Rebuilt, Request
+from crashfold.schemas.game import encode
+from tests.support.games import SMALL, game, games_at
+from tests.support.line import Deployment
 
 GAMES = tuple(games_at(*(1.0, 2.0, 1.4, 11.0, 3.0) * 8))
 

@@ -7,8 +7,8 @@ import pytest
 import redis.exceptions
 from redis._parsers.base import BaseParser
 
-from engine.adapters.redis_errors import CODES, STRAYED, VERDICTS, translated
-from engine.errors import CrashfoldError, StateError, StoreForbidden, StoreRefused, StoreUnavailable
+from crashfold.engine.adapters.redis.errors import CODES, STRAYED, VERDICTS, translated
+from crashfold.engine.errors import CrashfoldError, StateError, StoreForbidden, StoreRefused, StoreUnavailable
 
 EXPECTED_KINDS: dict[str, type[CrashfoldError]] = {
     **dict.fromkeys(

@@ -6,8 +6,8 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from engine.adapters import redis_watch
-from engine.adapters.redis_watch import Watch
+from crashfold.engine.adapters.redis import watch as redis_watch
+from crashfold.engine.adapters.redis.watch import Watch
 
 LOAD = (("HGETALL", "secret"), ("GET", b"secret"), ("GET", "other"))
 

@@ -6,14 +6,14 @@ from contextlib import aclosing
 import anyio
 import pytest
 
-from engine.adapters.memory_log import MemoryLog, MemoryTopic
-from engine.api import replica
-from engine.api.replica import Replica, Replicated
-from engine.core.reading import Cursor, Standing
-from projections.games import Bands, Games
-from projections.settings import ProjectionSettings
-from schemas.game import Game, encode
-from tests.games import SMALL, START_MS, game
+from crashfold.engine.adapters.memory.log import MemoryLog, MemoryTopic
+from crashfold.engine.core.reading import Cursor, Standing
+from crashfold.engine.read import replica
+from crashfold.engine.read.replica import Replica, Replicated
+from crashfold.projections.games import Bands, Games
+from crashfold.projections.settings import ProjectionSettings
+from crashfold.schemas.game import Game, encode
+from tests.support.games import SMALL, START_MS, game
 
 PATIENCE_S = 10
 HOUR_MS = 3_600_000

@@ -5,15 +5,15 @@ from collections.abc import Sequence
 import anyio
 import msgspec
 
-from engine.adapters.memory_clock import MemoryClock
-from engine.adapters.memory_store import MemoryReports
-from engine.core.facts import Applied, Bounds, Conflict
-from engine.errors import StoreRefused, StoreUnavailable
-from engine.meter import Meters, NullMeter
-from engine.runtime.rebuild import Progress, RebuildReport, Rebuilt
-from engine.runtime.reporting import EngineNotes, RebuildNotes, keep_hearing, tell_verified
-from engine.runtime.verify import Difference, Verified, VerifyReport
-from schemas.reports import EngineReport, PartitionReport, RebuildProgress, Verification
+from crashfold.engine.adapters.memory.clock import MemoryClock
+from crashfold.engine.adapters.memory.store import MemoryReports
+from crashfold.engine.core.facts import Applied, Bounds, Conflict
+from crashfold.engine.errors import StoreRefused, StoreUnavailable
+from crashfold.engine.meter import Meters, NullMeter
+from crashfold.engine.runtime.rebuild import Progress, RebuildReport, Rebuilt
+from crashfold.engine.runtime.reporting import EngineNotes, RebuildNotes, keep_hearing, tell_verified
+from crashfold.engine.runtime.verify import Difference, Verified, VerifyReport
+from crashfold.schemas.reports import EngineReport, PartitionReport, RebuildProgress, Verification
 
 
 async def test_an_engine_tells_what_its_meter_heard() -> None:

@@ -4,10 +4,10 @@ import random
 
 import pytest
 
-from projections import ProjectionSettings, StreamState, plain, plan
-from projections.delta import Value, apply
-from schemas import keys
-from tests.games import sample_games
+from crashfold.projections import ProjectionSettings, StreamState, plain, plan
+from crashfold.projections.delta import Value, apply
+from crashfold.schemas import keys
+from tests.support.games import sample_games
 
 SETTINGS = ProjectionSettings()
 

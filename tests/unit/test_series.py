@@ -2,12 +2,12 @@ from typing import Any
 
 import msgspec
 
-from engine.testing import Given, game, given
-from projections import ProjectionSettings, StreamState, plain, plan
-from projections.delta import WriteList
-from schemas.aggregates import FollowGame, FollowStreak, Series
-from schemas.game import Game
-from tests.games import games_at
+from crashfold.engine.testing import Given, game, given
+from crashfold.projections import ProjectionSettings, StreamState, plain, plan
+from crashfold.projections.delta import WriteList
+from crashfold.schemas.aggregates import FollowGame, FollowStreak, Series
+from crashfold.schemas.game import Game
+from tests.support.games import games_at
 
 SETTINGS = ProjectionSettings(
     min=(2,), max=(), floor=(), samples_games=(), samples_hours=(), interval_hours=1, window_games=4

@@ -8,8 +8,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from engine.adapters.clock import SystemClock
-from engine.adapters.service_manager import ServiceManager, tell_service_manager
+from crashfold.engine.adapters.process.clock import SystemClock
+from crashfold.engine.adapters.process.service_manager import ServiceManager, tell_service_manager
 
 PATIENCE_S = 20.0
 

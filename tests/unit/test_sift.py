@@ -2,11 +2,11 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from projections.games import Bands, Games, cells_of
-from projections.plain import Arrivals
-from projections.sift import Rejected, Sifted, sift
-from schemas.game import Game
-from tests.games import SMALL, arrivals, game, ordered_games
+from crashfold.projections.games import Bands, Games, cells_of
+from crashfold.projections.plain import Arrivals
+from crashfold.projections.sift import Rejected, Sifted, sift
+from crashfold.schemas.game import Game
+from tests.support.games import SMALL, arrivals, game, ordered_games
 
 BANDS = Bands(SMALL.predicates)
 

@@ -3,13 +3,13 @@
 import msgspec
 import pytest
 
-from engine.adapters.memory_log import MemoryLog
-from engine.core.facts import Commit
-from engine.runtime.status import PartitionStatus, StreamStatus, known_streams, status
-from projections.delta import Delta, WriteHash
-from schemas import keys
-from tests.games import SMALL, game, games_at
-from tests.line import Deployment
+from crashfold.engine.adapters.memory.log import MemoryLog
+from crashfold.engine.core.facts import Commit
+from crashfold.engine.runtime.status import PartitionStatus, StreamStatus, known_streams, status
+from crashfold.projections.delta import Delta, WriteHash
+from crashfold.schemas import keys
+from tests.support.games import SMALL, game, games_at
+from tests.support.line import Deployment
 
 GAMES = tuple(games_at(*(1.0, 2.0, 1.4, 11.0, 3.0) * 8))
 

@@ -5,9 +5,9 @@ import tracemalloc
 
 import pytest
 
-from engine.runtime.streams import GAME_BYTES, Stream
-from projections import ProjectionSettings, StreamState, plan
-from schemas.chain import chain_of_games
+from crashfold.engine.runtime.streams import GAME_BYTES, Stream
+from crashfold.projections import ProjectionSettings, StreamState, plan
+from crashfold.schemas.chain import chain_of_games
 
 
 @pytest.mark.parametrize("games", [100, 3_000, 40_000])

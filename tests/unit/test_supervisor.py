@@ -15,19 +15,19 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from engine.adapters.clock import SystemClock
-from engine.adapters.memory_log import MemoryLog
-from engine.adapters.memory_store import Trouble
-from engine.adapters.metrics import Metrics
-from engine.core.facts import ServerUsage
-from engine.errors import ConfigurationError, LostRange, StoreUnavailable
-from engine.ports import StoreUsage
-from engine.runtime import supervisor
-from engine.runtime.health import HealthBoard
-from engine.runtime.processor import Limits
-from engine.runtime.supervisor import Supervisor
-from tests.games import games_at
-from tests.line import Deployment
+from crashfold.engine.adapters.memory.log import MemoryLog
+from crashfold.engine.adapters.memory.store import Trouble
+from crashfold.engine.adapters.process.clock import SystemClock
+from crashfold.engine.adapters.prometheus.engine import Metrics
+from crashfold.engine.core.facts import ServerUsage
+from crashfold.engine.errors import ConfigurationError, LostRange, StoreUnavailable
+from crashfold.engine.ports import StoreUsage
+from crashfold.engine.runtime import supervisor
+from crashfold.engine.runtime.health import HealthBoard
+from crashfold.engine.runtime.processor import Limits
+from crashfold.engine.runtime.supervisor import Supervisor
+from tests.support.games import games_at
+from tests.support.line import Deployment
 
 GAMES = tuple(games_at(*(1.0, 2.0, 1.4, 11.0, 3.0) * 8))
 PATIENCE_S = 20
@@ -154,7 +154,7 @@ def test_a_second_signal_ends_the_process_at_once() -> None:
     program = textwrap.dedent(
         """
         import os, signal, anyio
-        from engine.adapters.memory_store import Trouble
+        from crashfold.engine.adapters.memory.store import Trouble
         from tests.unit import test_supervisor as here
 
         async def main():

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from engine.terminal import LINE_BYTES_MAX, Lines, visible
+from crashfold.engine.terminal import LINE_BYTES_MAX, Lines, visible
 
 TEAR = """
 import sys
-from engine.terminal import Lines
+from crashfold.engine.terminal import Lines
 lines = Lines(sys.stderr)
 for number in range(2000):
     lines.write(sys.argv[1] * (number % 4000))

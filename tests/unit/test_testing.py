@@ -1,4 +1,4 @@
-"""`engine.testing`: what is right passes, and each law that is broken is named."""
+"""`crashfold.engine.testing`: what is right passes, and each law that is broken is named."""
 
 import subprocess
 import sys
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import msgspec
 import pytest
 
-from engine.testing import game, given
-from projections import ProjectionSettings
-from projections.delta import Delta, SetString, SortedSet, Value
-from projections.games import Games
-from projections.projection import Moment
-from schemas.game import encode
+from crashfold.engine.testing import game, given
+from crashfold.projections import ProjectionSettings
+from crashfold.projections.delta import Delta, SetString, SortedSet, Value
+from crashfold.projections.games import Games
+from crashfold.projections.projection import Moment
+from crashfold.schemas.game import encode
 
 GAMES = [game(i, crash_point) for i, crash_point in enumerate((2.0, 1.0, 11.5, 1.01, 3.0, 40.0, 1.5, 2.0, 9.0), 1)]
 
@@ -243,7 +243,7 @@ def test_games_end_twenty_seconds_apart_unless_told_otherwise() -> None:
 
 
 def test_importing_it_brings_no_client_and_no_event_loop() -> None:
-    code = "import sys, engine.testing; print([name for name in sys.argv[1:] if name in sys.modules])"
+    code = "import sys, crashfold.engine.testing; print([name for name in sys.argv[1:] if name in sys.modules])"
     clients = ["redis", "aiokafka", "asyncio", "anyio", "litestar", "hypothesis", "pytest"]
     output = subprocess.run(
         [sys.executable, "-c", code, *clients], capture_output=True, text=True, check=True, timeout=60

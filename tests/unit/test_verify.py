@@ -6,19 +6,19 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine.adapters.memory_log import MemoryLog
-from engine.adapters.memory_store import MemoryStore
-from engine.core.facts import Commit
-from engine.core.fairness import FairnessCheck
-from engine.runtime.rebuild import Request
-from engine.runtime.verify import CannotCompare, Difference, differences_of, verify
-from projections.delta import Delta, Remove, SetString, SortedSet, WriteHash
-from schemas import keys
-from schemas.chain import chain_of_games
-from schemas.fairness import RuleBook
-from schemas.game import encode
-from tests.games import SMALL, games_at
-from tests.line import QUICK, Deployment
+from crashfold.engine.adapters.memory.log import MemoryLog
+from crashfold.engine.adapters.memory.store import MemoryStore
+from crashfold.engine.core.facts import Commit
+from crashfold.engine.core.fairness import FairnessCheck
+from crashfold.engine.runtime.rebuild import Request
+from crashfold.engine.runtime.verify import CannotCompare, Difference, differences_of, verify
+from crashfold.projections.delta import Delta, Remove, SetString, SortedSet, WriteHash
+from crashfold.schemas import keys
+from crashfold.schemas.chain import chain_of_games
+from crashfold.schemas.fairness import DEFAULT_SALT
+from crashfold.schemas.game import encode
+from tests.support.games import SMALL, games_at
+from tests.support.line import QUICK, Deployment
 
 GAMES = tuple(games_at(*(1.0, 2.0, 1.4, 11.0, 3.0) * 8))
 
@@ -147,7 +147,7 @@ async def test_games_of_several_streams_and_partitions_are_read_at_once() -> Non
 async def test_the_rule_that_rejects_is_known_to_the_oracle() -> None:
     games = list(chain_of_games(3, 20))
     games[7] = msgspec.structs.replace(games[7], crash_point=games[7].crash_point + 1)
-    deployment = Deployment(fairness=FairnessCheck(RuleBook(), rejects=True))
+    deployment = Deployment(fairness=FairnessCheck(DEFAULT_SALT, "exact", rejects=True))
     deployment.publish(*games)
     await deployment.run()
     report = await deployment.verify()
@@ -174,7 +174,7 @@ async def test_other_settings(deployment: Deployment) -> None:
 
 
 async def test_another_rule(deployment: Deployment) -> None:
-    deployment.fairness = FairnessCheck(RuleBook(), rejects=True)
+    deployment.fairness = FairnessCheck(DEFAULT_SALT, "exact", rejects=True)
     await cannot(deployment, "rules")
 
 
@@ -214,7 +214,7 @@ async def test_a_topic_with_fewer_partitions() -> None:
 
 
 async def test_retention_that_overtakes_the_reading(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.runtime.verify.BATCH_GAMES", 5)
+    monkeypatch.setattr("crashfold.engine.runtime.verify.BATCH_GAMES", 5)
     async with MemoryLog(deployment.topic, None) as log:
         with pytest.raises(CannotCompare, match="while they were being read"):
             await verify(
@@ -228,7 +228,7 @@ async def test_retention_that_overtakes_the_reading(deployment: Deployment, monk
 
 
 async def test_a_reconnection_is_none_of_its_business(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.runtime.verify.BATCH_GAMES", 5)
+    monkeypatch.setattr("crashfold.engine.runtime.verify.BATCH_GAMES", 5)
     async with MemoryLog(deployment.topic, None) as log:
         at = [20]
 

@@ -1,8 +1,8 @@
-from engine.testing import game, given
-from projections import ProjectionSettings, StreamState, plan
-from projections.delta import WriteSortedSet
-from schemas import keys
-from schemas.game import Game, encode
+from crashfold.engine.testing import game, given
+from crashfold.projections import ProjectionSettings, StreamState, plan
+from crashfold.projections.delta import WriteSortedSet
+from crashfold.schemas import keys
+from crashfold.schemas.game import Game, encode
 
 SETTINGS = ProjectionSettings(
     min=(2,), max=(), floor=(), samples_games=(), samples_hours=(), interval_hours=1, window_games=3

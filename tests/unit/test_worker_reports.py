@@ -3,9 +3,9 @@
 import msgspec
 import pytest
 
-from engine.adapters.memory_clock import MemoryClock
-from engine.adapters.worker_reports import STALE_S, UNHEARD_S, Gathered, Report
-from engine.core.health import NOTHING_HELD
+from crashfold.engine.adapters.memory.clock import MemoryClock
+from crashfold.engine.adapters.prometheus.workers import STALE_S, UNHEARD_S, Gathered, Report
+from crashfold.engine.core.health import NOTHING_HELD
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from redis import Redis
 
 from benchmarks.peers.folds import fold_of
 from benchmarks.peers.job import Job, Pace, Stopwatch, decode, told
-from schemas.game import Game
+from crashfold.schemas.game import Game
 
 RECORDS_MAX = 20_000
 LIBRDKAFKA = {

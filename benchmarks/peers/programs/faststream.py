@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from benchmarks.peers.folds import fold_of
 from benchmarks.peers.job import Job, Pace, Stopwatch, decode, told
-from schemas.game import Game
+from crashfold.schemas.game import Game
 
 RECORDS_MAX = 20_000
 Batch = tuple[list[Game], int]

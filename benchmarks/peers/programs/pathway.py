@@ -9,7 +9,7 @@ from redis import Redis
 
 from benchmarks.peers.folds import fold_of
 from benchmarks.peers.job import Job, Pace, Stopwatch, told
-from schemas.game import Game
+from crashfold.schemas.game import Game
 
 MINIBATCH_MS = 100
 LIBRDKAFKA = {

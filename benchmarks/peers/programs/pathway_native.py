@@ -19,7 +19,7 @@ from redis import Redis
 
 from benchmarks.peers.job import NEXT_OFFSET, PREFIX, Job, Pace, Sizes, Stopwatch, told
 from benchmarks.peers.programs.pathway import LIBRDKAFKA, MINIBATCH_MS, GameSchema
-from schemas.aggregates import Interval, LastGame, Sample
+from crashfold.schemas.aggregates import Interval, LastGame, Sample
 
 BATCH = 20_000
 HOUR_MS = 3_600_000

@@ -13,8 +13,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from redis.asyncio import Redis
 
 from benchmarks.peers.job import NEXT_OFFSET, PREFIX, Job, Sizes, Stopwatch, decode, told
-from schemas.aggregates import FollowGame, FollowStreak, Interval, LastGame, Sample, Series
-from schemas.game import Game
+from crashfold.schemas.aggregates import FollowGame, FollowStreak, Interval, LastGame, Sample, Series
+from crashfold.schemas.game import Game
 
 RECORDS_MAX = 20_000
 SAMPLES = PREFIX + "samples"

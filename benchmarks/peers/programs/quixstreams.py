@@ -11,7 +11,7 @@ from redis import Redis
 
 from benchmarks.peers.folds import fold_of
 from benchmarks.peers.job import Job, Stopwatch, decode, told
-from schemas.game import Game
+from crashfold.schemas.game import Game
 
 LIBRDKAFKA = {
     "fetch.queue.backoff.ms": 5,

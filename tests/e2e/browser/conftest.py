@@ -22,11 +22,11 @@ from typing import Any, Final, Literal
 import pytest
 from playwright.sync_api import Browser, Page
 
-from tests import servers
 from tests.conftest import enter
-from tests.deployment import Deployment
-from tests.servers import KafkaCluster
 from tests.site import Site, Watch
+from tests.support import servers
+from tests.support.deployment import Deployment
+from tests.support.servers import KafkaCluster
 
 GAMES: Final = 1_000
 HEIGHTS: Final = {360: 740, 768: 1024, 1440: 900}

@@ -1,0 +1,1 @@
+"""Games and dead letters in files."""

@@ -1,0 +1,1 @@
+"""The twins of the other adapters in memory, for tests, simulations and examples."""

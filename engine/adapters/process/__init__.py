@@ -1,0 +1,1 @@
+"""The machine's clock, and what processes tell each other and systemd."""

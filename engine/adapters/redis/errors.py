@@ -1,0 +1,199 @@
+"""What each error of redis-py, and each answer of Redis, means: away, refused for good, or broken.
+
+Imports redis and the engine's errors. Always true: `VERDICTS` has every exception class of `redis.exceptions`, which a
+test keeps so when the library changes. An answer is known by its code, the first word that Redis says; those without
+one (`ERR`) by what they say.
+"""
+
+import re
+import ssl
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+from redis import exceptions
+
+from crashfold.engine.errors import CrashfoldError, Defect, StateError, StoreForbidden, StoreRefused, StoreUnavailable
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What to raise for an error, and what its reader should do."""
+
+    kind: type[CrashfoldError]
+    advice: str
+
+
+def _refused_now(advice: str) -> Verdict:
+    return Verdict(StoreRefused, advice)
+
+
+def _forbidden(advice: str) -> Verdict:
+    return Verdict(StoreForbidden, advice)
+
+
+AWAY: Final = Verdict(StoreUnavailable, "")
+UNEXPECTED: Final = Verdict(StateError, "check with `crashfold verify`")
+BROKEN: Final = Verdict(Defect, "this should not happen: restart, and report it")
+TOO_LARGE: Final = _forbidden(
+    "the commit is larger than Redis takes: raise proto-max-bulk-len and client-query-buffer-limit, or lower"
+    " engine.batch_games_max"
+)
+_CREDENTIALS: Final = _forbidden("mend the user and password in redis.url, or redis.password")
+_CLUSTER: Final = _forbidden("this is a Redis Cluster: set redis.cluster = true")
+_DATABASE: Final = _forbidden("there is no such database: mend the number at the end of redis.url")
+
+CODES: Final[Mapping[str, Verdict]] = {
+    "ASK": _CLUSTER,
+    "BUSY": _refused_now("a script of somebody else runs for too long"),
+    "CLUSTERDOWN": _refused_now("the cluster does not serve this slot"),
+    "CROSSSLOT": _forbidden("the keys of a stream must share a slot: set redis.key_prefix to one with {stream} in it"),
+    "DENIED": _forbidden("it is in protected mode: give it a password, and redis.url too"),
+    "EXECABORT": _refused_now("the transaction was discarded"),
+    "LOADING": _refused_now("it loads its data after a restart"),
+    "MASTERDOWN": _refused_now("this replica has lost its primary"),
+    "MISCONF": _refused_now("it cannot save to disk: look at its log and disk"),
+    "MOVED": _CLUSTER,
+    "NOAUTH": _forbidden("give redis.url a user and password"),
+    "NOPERM": _forbidden("the user in redis.url lacks a permission"),
+    "NOPROTO": _forbidden("the server is older than Redis 6"),
+    "NOREPLICAS": _refused_now("too few replicas are connected (min-replicas-to-write)"),
+    "NOSCRIPT": _refused_now("it has forgotten a script"),
+    "OOM": _refused_now("it is out of memory: raise maxmemory or free some"),
+    "READONLY": _refused_now("this is a replica, there was a failover"),
+    "TRYAGAIN": _refused_now("the cluster moves this slot"),
+    "UNKILLABLE": _refused_now("a script of somebody else runs for too long"),
+    "WRONGPASS": _CREDENTIALS,
+    "WRONGTYPE": Verdict(StateError, "a key of the read model has another type; `crashfold replay` rebuilds"),
+}
+"""By the code of an answer."""
+
+STRAYED: Final = {
+    "ASK": "this slot is on its way to another node",
+    "MOVED": "another node has this slot; it is tried there",
+    **{code: CODES[code].advice for code in ("CLUSTERDOWN", "EXECABORT", "MASTERDOWN", "READONLY")},
+}
+"""Codes with which a node of a cluster says that it did nothing, and that another node may have the slot."""
+
+SAYINGS: Final[Mapping[str, Verdict]] = {
+    "max number of clients": _refused_now("it has as many clients as maxclients allows"),
+    "without any password configured": _forbidden("it asks for no password: take it out of redis.url"),
+    "no password is set": _forbidden("it asks for no password: take it out of redis.url"),
+    "DB index": _DATABASE,
+    "SELECT is not allowed": _DATABASE,
+    "Invalid Database": _DATABASE,
+    "cluster support disabled": _forbidden(
+        "redis.cluster is true, but it is no node of a cluster: set that to false, or mend redis.url"
+    ),
+    "unknown command": _forbidden("it does not know this command: update it, or give it the command's name back"),
+    "unknown subcommand": _forbidden("it does not know this command: update it"),
+    "invalid bulk length": TOO_LARGE,
+    "invalid multibulk length": TOO_LARGE,
+    "exceeds maximum allowed size": TOO_LARGE,
+}
+"""By what an answer without a code says."""
+
+VERDICTS: Final[Mapping[type[BaseException], Verdict]] = {
+    exceptions.RedisError: UNEXPECTED,
+    exceptions.ConnectionError: AWAY,
+    exceptions.TimeoutError: AWAY,
+    exceptions.AuthenticationError: _CREDENTIALS,
+    exceptions.AuthorizationError: _CREDENTIALS,
+    exceptions.BusyLoadingError: CODES["LOADING"],
+    exceptions.InvalidResponse: Verdict(
+        StoreUnavailable, "what answers may be no Redis, or speak TLS: mend redis.url if so"
+    ),
+    exceptions.ResponseError: UNEXPECTED,
+    exceptions.DataError: BROKEN,
+    exceptions.PubSubError: BROKEN,
+    exceptions.WatchError: BROKEN,
+    exceptions.NoScriptError: CODES["NOSCRIPT"],
+    exceptions.OutOfMemoryError: CODES["OOM"],
+    exceptions.ExecAbortError: CODES["EXECABORT"],
+    exceptions.ReadOnlyError: CODES["READONLY"],
+    exceptions.NoPermissionError: CODES["NOPERM"],
+    exceptions.ModuleError: BROKEN,
+    exceptions.NoSuchFieldsetError: BROKEN,
+    exceptions.LockError: BROKEN,
+    exceptions.LockNotOwnedError: BROKEN,
+    exceptions.ChildDeadlockedError: BROKEN,
+    exceptions.AuthenticationWrongNumberOfArgsError: CODES["NOPROTO"],
+    exceptions.RedisClusterException: BROKEN,
+    exceptions.ClusterError: BROKEN,
+    exceptions.ClusterDownError: CODES["CLUSTERDOWN"],
+    exceptions.AskError: _CLUSTER,
+    exceptions.TryAgainError: CODES["TRYAGAIN"],
+    exceptions.ClusterCrossSlotError: CODES["CROSSSLOT"],
+    exceptions.MovedError: _CLUSTER,
+    exceptions.MasterDownError: CODES["MASTERDOWN"],
+    exceptions.SlotNotCoveredError: BROKEN,
+    exceptions.MaxConnectionsError: AWAY,
+    exceptions.CrossSlotTransactionError: BROKEN,
+    exceptions.InvalidPipelineStack: BROKEN,
+    exceptions.ExternalAuthProviderError: _refused_now("it cannot ask who the user is"),
+    exceptions.IncorrectPolicyType: BROKEN,
+}
+"""Every error of the client, and what it means where no code says more."""
+
+_CODE: Final = re.compile(r"-?([A-Z]{2,})\b")
+_COMMAND_INSIDE: Final = re.compile(r"^Command # \d+ \([A-Z]+ (\S+?)[ )]")
+"""The key of the command of a pipeline that an error is about, as the client tells it."""
+_CODE_INSIDE: Final = re.compile(r"(?:: -|caused error: \(['\"])([A-Z]{2,})\b")
+"""Redis 6 wraps an error raised in a script into one of its own, and the client one raised in a pipeline."""
+
+_TLS_AWAY: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
+"""A connection that was lost while it was made."""
+
+
+def code_of(error: BaseException) -> str | None:
+    """The code that Redis put in front of an error it answered with; None when it is none of Redis's."""
+    if not isinstance(error, exceptions.RedisError):
+        return None
+    code: str | None = error.status_code
+    if code and code != "ERR":
+        return code
+    if not isinstance(error, exceptions.ResponseError):
+        return None
+    text = str(error)
+    if "unauthenticated" in text:  # a protocol error: what an unknown client may send is limited
+        return "NOAUTH"
+    inside, first = _CODE_INSIDE.search(text), _CODE.match(text)
+    return inside[1] if inside else first[1] if first else None
+
+
+def verdict_on(error: BaseException) -> Verdict:
+    """What an error of the client, or of the operating system, means."""
+    if (fault := _tls_fault(error)) is not None:
+        said = getattr(fault, "verify_message", None) or fault
+        return _forbidden(f"TLS: {said}: mend redis.url, its ssl_ca_certs, or the server's certificate")
+    code, text = code_of(error), str(error)
+    if code is not None and code in CODES:
+        return CODES[code]
+    if isinstance(error, exceptions.RedisError):
+        for saying, verdict in SAYINGS.items():
+            if saying in text:
+                return verdict
+    return VERDICTS.get(type(error), AWAY if isinstance(error, OSError) else UNEXPECTED)
+
+
+def translated(error: BaseException) -> CrashfoldError:
+    """Our error for one of the client's, or of the operating system's."""
+    verdict, code, text = verdict_on(error), code_of(error), str(error) or type(error).__name__
+    if verdict.kind is StateError and verdict is not UNEXPECTED:
+        command = _COMMAND_INSIDE.search(text)
+        return StateError(f"{command[1]}: {verdict.advice}" if command else verdict.advice)
+    if verdict.kind in (StoreRefused, StoreForbidden):
+        told = f" ({code})" if code in CODES else ""
+        named = f": {text}" if verdict.kind is StoreForbidden else ""
+        return verdict.kind(f"Redis refused{told}{named}: {verdict.advice}")
+    what = {StoreUnavailable: "Redis did not answer", StateError: "Redis answered what was not expected"}
+    said = f"{what.get(verdict.kind, 'the Redis client failed')} ({text})"
+    return verdict.kind(f"{said}; {verdict.advice}" if verdict.advice else said)
+
+
+def _tls_fault(error: BaseException | None) -> ssl.SSLError | None:
+    """The reason of TLS why a connection could not be made, which the client wraps; None for another."""
+    while error is not None:
+        if isinstance(error, ssl.SSLError):
+            return None if isinstance(error, _TLS_AWAY) else error
+        error = error.__cause__ or error.__context__
+    return None

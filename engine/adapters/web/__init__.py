@@ -1,0 +1,1 @@
+"""The servers that listen: uvicorn for the API, a small one for the engine's probes."""

@@ -1,1 +1,0 @@
-"""The read side: routes that read, one module per aggregate."""

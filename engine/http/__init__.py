@@ -1,0 +1,1 @@
+"""The HTTP side: connections, requests, live streams, the page, the reference."""

@@ -1,0 +1,55 @@
+"""The live page: files that browsers get as they are.
+
+Imports the form of a reply. What is always true: the page loads nothing from another host, runs no inline script or
+style, and the browser is told to hold it to that.
+"""
+
+import hashlib
+from importlib import resources
+from typing import Final
+
+from crashfold.engine.read.answers import Reply
+
+_TYPES: Final = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+_FOLDER: Final = resources.files(__name__)
+FILES: Final = {
+    name: _TYPES[suffix]
+    for name in sorted(file.name for file in _FOLDER.iterdir())
+    if (suffix := name[name.rfind(".") :]) in _TYPES
+}
+"""What lies in this folder, and of which type it is."""
+INDEX: Final = "index.html"
+PATHS: Final = {name: "/" if name == INDEX else f"/page/{name}" for name in FILES}
+"""Where each is served. None of them holds data, so they need no token: the page asks for it."""
+
+POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
+)
+HEADERS: Final = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-cache",
+    "vary": "Accept-Encoding",
+}
+
+
+def pages() -> dict[str, Reply]:
+    """`/` and the files below `/page/`, by path."""
+    return {path: _read(name) for name, path in PATHS.items()}
+
+
+def _read(name: str) -> Reply:
+    body = (_FOLDER / name).read_bytes()
+    etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+    headers = HEADERS | {"content-type": FILES[name], "content-length": str(len(body)), "etag": etag}
+    encoded = tuple((field.encode(), value.encode()) for field, value in headers.items())
+    return Reply(200, encoded, body, etag=etag.encode(), route=PATHS[name])

@@ -1,0 +1,111 @@
+"""Games as the API shows them: one, or a page of the window, newest first.
+
+Pure functions of a view and a question. Ids are strings, for JavaScript's sake; what follows from the hash is
+calculated here, whatever the crash point on the topic was.
+"""
+
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+from crashfold.engine.read.questions import Nothing, PageQuestion
+from crashfold.engine.read.times import Instant
+from crashfold.engine.read.view import View
+from crashfold.projections.columns import Ints
+from crashfold.projections.games import ABSENT, games_of
+from crashfold.schemas.game import Game
+
+
+class GameObject(msgspec.Struct, frozen=True, rename="camel", gc=False):
+    """One game. `calculatedPoint` is the crash point that follows from the hash, null without one."""
+
+    game_id: str
+    hash_value: str | None
+    crash_point: float
+    calculated_point: float | None
+    crashed_floor: int
+    end_time: Instant
+    prepare_time: Instant | None
+    begin_time: Instant | None
+
+
+class Pagination(msgspec.Struct, frozen=True):
+    """Where a page stands; `total_items` are the games in the window."""
+
+    page: int
+    per_page: int
+    total_items: int
+    total_pages: int
+    has_next: bool
+    has_prev: bool
+
+
+class GamesPage(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of games, newest first: the whole body. One past the end is empty."""
+
+    status: Literal["success"] = "success"
+    count: int
+    pagination: Pagination
+    data: list[GameObject]
+
+
+def games_page(view: View, question: PageQuestion) -> GamesPage:
+    """That page of the window."""
+    total, per_page = len(view.games), question.per_page
+    newest = max(0, total - (question.page - 1) * per_page)
+    rows = np.arange(newest - 1, max(0, newest - per_page) - 1, -1)
+    pages = -(-total // per_page)
+    pagination = Pagination(
+        question.page, per_page, total, pages, has_next=question.page < pages, has_prev=question.page > 1
+    )
+    return GamesPage(count=len(rows), pagination=pagination, data=game_objects(view, rows))
+
+
+def one_game(view: View, game_id: int, question: Nothing) -> GameObject | None:
+    """The game of that id; None when the window does not hold it."""
+    ids = view.games.ids
+    if not len(ids) or not ids[0] <= game_id <= ids[-1]:
+        return None
+    row = int(np.searchsorted(ids, game_id))
+    return game_objects(view, np.array([row]))[0] if ids[row] == game_id else None
+
+
+def game_objects(view: View, rows: Ints) -> list[GameObject]:
+    """The games in those rows of the view, in that order."""
+    return shown(view, games_of(view.games.columns.cells[:, rows]))
+
+
+def shown(view: View, games: list[Game]) -> list[GameObject]:
+    """The games as the API shows them, in the same order."""
+    times = [
+        *(game.end_time for game in games),
+        *(ABSENT if game.prepare_time is None else game.prepare_time for game in games),
+        *(ABSENT if game.begin_time is None else game.begin_time for game in games),
+    ]
+    printed = _printed(view, np.array(times, np.int64))
+    count, calculate = len(games), view.calculate
+    return [
+        GameObject(
+            str(game.game_id),
+            game.hash,
+            game.crash_point,
+            None if game.hash is None else calculate(game.hash),
+            int(game.crash_point),
+            end_time or "",
+            prepare_time,
+            begin_time,
+        )
+        for game, end_time, prepare_time, begin_time in zip(
+            games, printed[:count], printed[count : 2 * count], printed[2 * count :], strict=True
+        )
+    ]
+
+
+def _printed(view: View, times_ms: Ints) -> list[str | None]:
+    """The times, printed; None for those that are absent."""
+    absent = times_ms == ABSENT
+    if not absent.any():
+        return [*view.zone.isoformats(times_ms)]
+    printed = iter(view.zone.isoformats(times_ms[~absent]))
+    return [None if missing else next(printed) for missing in absent.tolist()]

@@ -1,0 +1,146 @@
+"""What live clients are told, as bytes: events of `/api/stream`, messages of `/ws`, and which of them a client lacks.
+
+Pure. Imports msgspec and the read side's own views. What is always true: a change is printed once a zone, however many
+clients there are, and a client that is told everything in `Backlog.after` misses no game and sees none twice.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Final, Literal, TypeVar
+
+import msgspec
+
+from crashfold.engine.core.reading import Cursor
+from crashfold.engine.read.aggregates.games import GameObject, shown
+from crashfold.engine.read.follower import Change
+from crashfold.engine.read.times import Zone
+from crashfold.engine.read.view import View
+from crashfold.projections.games import Bands, Games
+
+FRAMES_MAX: Final = 64
+"""Changes kept for clients that come back or lag behind; who lacks more gets the newest state instead."""
+ZONES_MAX: Final = 32
+"""Zones in which a change is kept printed. Further ones are printed for each client: slower, and never more memory."""
+RETRY: Final = b"retry: 2000\n\n"
+"""After how many milliseconds browsers connect again."""
+HEARTBEAT: Final = b":\n\n"
+"""A comment: it keeps proxies from closing a quiet stream, and says that the server is still there."""
+CONNECTION_ESTABLISHED: Final = '{"type":"connection_established"}'
+
+_NO_GAMES: Final = Games.of(Bands([]), [])
+
+Calculate = Callable[[str], float | None]
+"""The crash point that follows from a hash."""
+EventName = Literal["commit", "snapshot"]
+
+T = TypeVar("T")
+
+
+class LiveState(msgspec.Struct, frozen=True):
+    """The data of an event: games that are new since the event before, oldest first, at most the newest 100.
+
+    `skipped` counts further new games that are left out. A snapshot has the newest games, whatever was told before.
+    """
+
+    version: int
+    total_games: int
+    games: list[GameObject]
+    skipped: int
+
+
+class NewGame(msgspec.Struct, frozen=True, tag_field="type", tag="new_game"):
+    """A message of the WebSocket."""
+
+    data: GameObject
+
+
+class Frame:
+    """A change, and its forms on the wire, each printed once a zone."""
+
+    def __init__(self, name: EventName, change: Change, since: Cursor | None, calculate: Calculate) -> None:
+        self.name = name
+        self.change = change
+        self.cursor = change.cursor
+        self.since = since
+        """What a client must know for this change to be all it lacks; None for a snapshot, which needs nothing."""
+        self._calculate = calculate
+        self._events: dict[str, bytes] = {}
+        self._messages: dict[str, tuple[str, ...]] = {}
+
+    def event(self, zone: Zone) -> bytes:
+        """The event, with its blank line."""
+        return _kept(self._events, zone, self._print_event)
+
+    def messages(self, zone: Zone) -> tuple[str, ...]:
+        """One message a game, in the order of `change.games`."""
+        return _kept(self._messages, zone, self._print_messages)
+
+    def _print_event(self, zone: Zone) -> bytes:
+        change = self.change
+        data = LiveState(change.cursor.version, change.total_games, self._shown(zone), change.skipped)
+        head = f"event: {self.name}\nid: {self.cursor}\ndata: "
+        return head.encode() + msgspec.json.encode(data) + b"\n\n"
+
+    def _print_messages(self, zone: Zone) -> tuple[str, ...]:
+        return tuple(msgspec.json.encode(NewGame(game)).decode() for game in self._shown(zone))
+
+    def _shown(self, zone: Zone) -> list[GameObject]:
+        return shown(View(_NO_GAMES, zone, 0, calculate=self._calculate), [*self.change.games])
+
+
+class Backlog:
+    """The newest changes of a stream, oldest first, each building on the one before."""
+
+    def __init__(self, calculate: Calculate, frames_max: int = FRAMES_MAX) -> None:
+        self._calculate = calculate
+        self._frames_max = frames_max
+        self._frames: list[Frame] = []
+        self._newest: Cursor | None = None
+        self._snapshot: Frame | None = None
+
+    def begin(self, newest: Cursor) -> None:
+        """What is added from here on builds on `newest`."""
+        self._frames.clear()
+        self._newest = newest
+
+    def add(self, change: Change) -> None:
+        """Remember a change. One that builds on nothing that was told before starts over."""
+        newest = self._newest
+        if newest == change.cursor:
+            return
+        if newest is None or change.is_restart:
+            self.begin(change.cursor)
+            return
+        self._frames.append(Frame("commit", change, newest, self._calculate))
+        del self._frames[: -self._frames_max]
+        self._newest = change.cursor
+
+    def after(self, known: Cursor) -> Sequence[Frame] | None:
+        """What a client lacks that knows `known`, oldest first; None when only the newest state can say."""
+        if self._newest == known:
+            return ()
+        for index in range(len(self._frames) - 1, -1, -1):
+            if self._frames[index].since == known:
+                return self._frames[index:]
+        return None
+
+    def snapshot(self, state: Change) -> Frame:
+        """The newest state as a frame, the same one as long as it is the same state."""
+        kept = self._snapshot
+        if kept is None or kept.cursor != state.cursor:
+            kept = self._snapshot = Frame("snapshot", state, None, self._calculate)
+        return kept
+
+
+def newest_id(change: Change) -> int:
+    """The largest id among its games; 0 without games."""
+    return max((game.game_id for game in change.games), default=0)
+
+
+def _kept(printed: dict[str, T], zone: Zone, make: Callable[[Zone], T]) -> T:
+    """What was printed in the zone, or is now."""
+    found = printed.get(zone.name)
+    if found is None:
+        found = make(zone)
+        if len(printed) < ZONES_MAX:
+            printed[zone.name] = found
+    return found

@@ -1,0 +1,115 @@
+"""The view: what a question is answered from, the games that exist at a moment, and the zone in which to say so.
+
+Imports numpy, schemas and projections. A view is made once for a question; every answer is a pure function of a view
+and a question, so the same version, moment and question always get the same answer.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from crashfold.engine.read.past import NO_PAST, Past
+from crashfold.engine.read.times import HOUR_US, Zone
+from crashfold.projections.columns import Ints
+from crashfold.projections.games import Games
+from crashfold.schemas import fairness
+from crashfold.schemas.predicate import Predicate
+
+Mask = NDArray[np.bool_]
+
+FEW: Final = 4
+"""So many predicates are looked at one by one."""
+
+
+class View(msgspec.Struct, frozen=True):
+    """The games of the window that exist at the moment asked about, in order of id."""
+
+    games: Games
+    zone: Zone
+    now_us: int
+    """The moment asked about, or the server's clock."""
+    at_us: int | None = None
+    """The moment asked about, if any."""
+    past: Past = NO_PAST
+    """What is known of the games before the window."""
+    calculate: Callable[[str], float | None] = fairness.crash_point
+    """The crash point that follows from a hash."""
+
+    @classmethod
+    def of(
+        cls,
+        window: Games,
+        zone: Zone,
+        now_us: int,
+        at_us: int | None = None,
+        past: Past = NO_PAST,
+        calculate: Callable[[str], float | None] = fairness.crash_point,
+    ) -> "View":
+        """The view of `window` now or, given `at_us`, as if the games that ended later did not exist."""
+        if at_us is None:
+            return cls(window, zone, now_us, None, past, calculate)
+        return cls(existing(window, at_us), zone, at_us, at_us, past, calculate)
+
+    def exists(self, end_time_ms: int) -> bool:
+        """Whether a game that ended then exists at the moment asked about."""
+        return self.at_us is None or end_time_ms * 1000 <= self.at_us
+
+    def hours_ago_us(self, hours: int) -> int:
+        """The moment so many hours before this one."""
+        return self.now_us - hours * HOUR_US
+
+    def within(self, begin_us: int, end_us: int) -> Mask:
+        """Which games ended from `begin_us` to `end_us`, both included."""
+        times = self.games.end_times
+        return (times >= -(-begin_us // 1000)) & (times <= end_us // 1000)
+
+
+def existing(window: Games, at_us: int) -> Games:
+    """The games that had ended by then. Without a copy where end times rise with ids, as they nearly always do."""
+    ended = window.end_times <= at_us // 1000
+    count = int(np.count_nonzero(ended))
+    return window.part(0, count) if ended[:count].all() else window.where(ended)
+
+
+def matching(hundredths: Ints, predicate: Predicate) -> Mask:
+    """Which of the crash points match."""
+    high = predicate.high
+    if high is None:
+        return hundredths >= predicate.low
+    if predicate.low <= 0:
+        return hundredths < high
+    return (hundredths >= predicate.low) & (hundredths < high)
+
+
+def counts(hundredths: Ints, predicates: Sequence[Predicate]) -> list[int]:
+    """How many of the crash points match each predicate."""
+    (found,) = counts_by_group(hundredths, predicates, np.zeros(len(hundredths), np.int64), 1).T.tolist()
+    return list(found)
+
+
+def counts_by_group(hundredths: Ints, predicates: Sequence[Predicate], groups: Ints, group_count: int) -> Ints:
+    """How many of the crash points match each predicate in each group: predicates × groups. `groups` tells the group of
+    each crash point."""
+    if len(predicates) <= FEW:
+        masks = [matching(hundredths, predicate) for predicate in predicates]
+        if group_count == 1:
+            return np.array([[np.count_nonzero(mask)] for mask in masks], np.int64)
+        return np.array([np.bincount(groups[mask], minlength=group_count) for mask in masks], np.int64)
+    # All edges cut the crash points into bands, and one histogram over groups and bands has every count.
+    edges = np.unique([edge for p in predicates for edge in (p.low, p.high) if edge is not None])
+    bands = np.searchsorted(edges, hundredths, "right")
+    width = len(edges) + 1
+    cells = np.bincount(groups * width + bands, minlength=group_count * width).reshape(group_count, width)
+    below = np.zeros((width + 1, group_count), np.int64)
+    np.cumsum(cells.T, axis=0, out=below[1:])
+    lows = np.searchsorted(edges, [p.low for p in predicates]) + 1
+    highs = [width if p.high is None else int(np.searchsorted(edges, p.high)) + 1 for p in predicates]
+    return np.asarray(below[highs] - below[lows], np.int64)
+
+
+def percentage(count: int, total_games: int) -> float:
+    """Per cent, in the order of the formula; 0 of nothing."""
+    return count / total_games * 100 if total_games else 0.0

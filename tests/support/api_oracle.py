@@ -1,0 +1,251 @@
+"""The answers of the API by plain loops over a list of games: docs/rules.md, once more and without any tricks.
+
+Shares nothing with `crashfold.engine.read` and the fold. Crash points are compared as the doubles that they are, times
+are datetimes, and a grid is found by looking at the wall clock at every single minute.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
+from functools import cache
+from itertools import pairwise
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from crashfold.schemas.fairness import crash_point
+from crashfold.schemas.game import Game
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+Json = dict[str, Any]
+
+
+class Oracle:
+    """The games that exist at a moment, seen from a zone."""
+
+    def __init__(self, window: Sequence[Game], zone: str, now_us: int, at_us: int | None) -> None:
+        self.window = list(window)
+        self.games = [game for game in window if at_us is None or game.end_time * 1000 <= at_us]
+        self.now_us = now_us if at_us is None else at_us
+        self.zone = ZoneInfo(zone)
+
+    def text(self, time_us: int) -> str:
+        return (EPOCH + timedelta(microseconds=time_us)).astimezone(self.zone).isoformat()
+
+    def time(self, game: Game) -> str:
+        return self.text(game.end_time * 1000)
+
+    def game_object(self, game: Game) -> Json:
+        return {
+            "gameId": str(game.game_id),
+            "hashValue": game.hash,
+            "crashPoint": game.crash_point,
+            "calculatedPoint": crash_point(game.hash) if game.hash else None,
+            "crashedFloor": int(game.crash_point),
+            "endTime": self.time(game),
+            "prepareTime": None if game.prepare_time is None else self.text(game.prepare_time * 1000),
+            "beginTime": None if game.begin_time is None else self.text(game.begin_time * 1000),
+        }
+
+    def last_hours(self, hours: int, skip_hours: int = 0) -> list[Game]:
+        """[now − H, now], or with hours skipped [now − skip − H, now − skip)."""
+        hour_us = 3600 * 1_000_000
+        end = self.now_us - skip_hours * hour_us
+        begin = end - hours * hour_us
+        sample = []
+        for game in self.games:
+            ended = game.end_time * 1000
+            if begin <= ended and (ended < end or (ended == end and not skip_hours)):
+                sample.append(game)
+        return sample
+
+    def occurrences(self, kind: str, value: float, games: int, by_time: bool, hours: int) -> Json:
+        return {
+            f"{kind}_value": value,
+            "by_time": by_time,
+            "params": {"hours": hours} if by_time else {"games": games},
+            "occurrences": self._counted(kind, value, games, by_time, hours, earlier=False),
+        }
+
+    def occurrences_batch(
+        self, kind: str, values: Sequence[float], games: int, by_time: bool, hours: int, comparison: bool
+    ) -> Json:
+        results = {}
+        for value in values:
+            result = self._counted(kind, value, games, by_time, hours, earlier=False)
+            before = self._counted(kind, value, games, by_time, hours, earlier=True)
+            if comparison and before["total_games"] > 0:
+                before["count_change"] = result["count"] - before["count"]
+                before["percentage_change"] = result["percentage"] - before["percentage"]
+                result["comparison"] = before
+            results[str(value)] = result
+        params = {"hours": hours} if by_time else {"games": games}
+        return {"by_time": by_time, "params": params, "comparison": comparison, "results": results}
+
+    def _counted(self, kind: str, value: float, games: int, by_time: bool, hours: int, *, earlier: bool) -> Json:
+        if by_time:
+            skipped = hours if earlier else 0
+            sample = self.last_hours(hours, skipped)
+            end = self.now_us - skipped * 3_600_000_000
+            times = {"start_time": self.text(end - hours * 3_600_000_000), "end_time": self.text(end)}
+            return {**count(sample, kind, value), **times}
+        sample = self.games[-2 * games : -games] if earlier else self.games[-games:]
+        first, last = (self.time(sample[0]), self.time(sample[-1])) if sample else (None, None)
+        return {**count(sample, kind, value), "first_game_time": first, "last_game_time": last}
+
+    def series(self, value: float, limit: int, sort_by: str) -> Json:
+        found = self._series(value, self.games[-limit:], sort_by)
+        return {"min_value": value, "limit": limit, "sort_by": sort_by, "count": len(found), "series": found}
+
+    def series_by_time(self, value: float, hours: int, sort_by: str) -> Json:
+        found = self._series(value, self.last_hours(hours), sort_by)
+        return {"min_value": value, "hours": hours, "sort_by": sort_by, "count": len(found), "series": found}
+
+    def _series(self, value: float, sample: list[Game], sort_by: str) -> list[Json]:
+        all_series: list[list[Game]] = []
+        is_open = False
+        for game in self.games:
+            if not is_open:
+                all_series.append([])
+            all_series[-1].append(game)
+            is_open = game.crash_point < value
+        sampled = {game.game_id for game in sample}
+        chosen = [series for series in all_series if any(game.game_id in sampled for game in series)]
+        if sort_by == "time":
+            chosen.reverse()
+        else:
+            chosen.sort(key=lambda series: (-len(series), series[0].game_id))
+        return [
+            {
+                "start_game_id": str(series[0].game_id),
+                "start_time": self.time(series[0]),
+                "end_game_id": str(series[-1].game_id),
+                "end_time": self.time(series[-1]),
+                "length": len(series),
+                "crash_point": series[-1].crash_point if series[-1].crash_point >= value else None,
+            }
+            for series in chosen
+        ]
+
+    def utc_grid(self, interval_minutes: int, hours: int) -> list[int]:
+        """Lines of the grid in epoch minutes."""
+        end = self.now_us // 60_000_000
+        while end % interval_minutes:
+            end -= 1
+        begin = end - hours * 60
+        while begin % interval_minutes:
+            begin -= 1
+        return list(range(begin, end + interval_minutes + 1, interval_minutes))
+
+    def zone_grid(self, first: date, last: date, interval_minutes: int) -> list[int]:
+        """Lines of the grid in epoch minutes, from the first instant of `first` to that of the day after `last`."""
+        begin, end = self.first_minute(first), self.first_minute(last + timedelta(days=1))
+        starts = {self.first_minute(first + timedelta(days=n)) for n in range((last - first).days + 2)}
+        lines = []
+        for minute in range(begin, end + 1):
+            wall = wall_clock(self.zone, minute)
+            if minute in starts or (wall.hour * 60 + wall.minute) % interval_minutes == 0 or minute == end:
+                lines.append(minute)
+        return lines
+
+    def first_minute(self, day: date) -> int:
+        """The first minute whose date is that day, or a later one when the day was left out."""
+        minute = (datetime(day.year, day.month, day.day, tzinfo=UTC) - EPOCH) // timedelta(minutes=1) - 2 * 1440
+        while wall_clock(self.zone, minute).date() < day:
+            minute += 1
+        return minute
+
+    def intervals(self, value: float, lines: list[int]) -> list[Json]:
+        found = []
+        for begin, end in pairwise(lines):
+            bucket = [game for game in self.games if begin * 60_000 <= game.end_time < end * 60_000]
+            if bucket:
+                times = {"interval_start": self.text(begin * 60_000_000), "interval_end": self.text(end * 60_000_000)}
+                found.append({**times, **count(bucket, "min", value)})
+        return found
+
+    def game_sets(self, value: float, games_per_set: int, total_games: int) -> list[Json]:
+        sample = self.games[-total_games:]
+        if not sample:
+            return []
+        newest, oldest = sample[-1].game_id // games_per_set, sample[0].game_id // games_per_set
+        numbers = list(range(newest, oldest - 1, -1)) if newest - oldest + 1 <= 10_000 else []
+        if not numbers:
+            numbers = sorted({game.game_id // games_per_set for game in sample}, reverse=True)
+        found = []
+        for number in numbers:
+            games = [game for game in sample if game.game_id // games_per_set == number]
+            found.append(
+                {
+                    "set_id": newest - number + 1,
+                    "start_time": self.time(games[0]) if games else None,
+                    "end_time": self.time(games[-1]) if games else None,
+                    "start_game": number * games_per_set,
+                    "end_game": number * games_per_set + games_per_set - 1,
+                    **count(games, "min", value),
+                    "is_current_interval": number == newest,
+                    "actual_games": len(games),
+                }
+            )
+        return found
+
+    def last_game(self, kind: str, value: float) -> Json | None:
+        for since, game in enumerate(reversed(self.games)):
+            if matches(game, kind, value):
+                chance = {"value": probability(kind, value), "games_since": since}
+                return {"game": self.game_object(game), "games_since": since, "probability": chance}
+        return None
+
+    def last_games(self, kind: str, value: float, limit: int) -> Json:
+        found = [game for game in reversed(self.games) if matches(game, kind, value)][:limit]
+        objects = [self.game_object(game) for game in found]
+        return {f"{kind}_value": value, "limit": limit, "count": len(found), "games": objects}
+
+    def page(self, page: int, per_page: int) -> Json:
+        newest_first = self.window[::-1]
+        total_pages = (len(newest_first) + per_page - 1) // per_page
+        found = newest_first[(page - 1) * per_page : page * per_page]
+        return {
+            "status": "success",
+            "count": len(found),
+            "pagination": {
+                "page": page,
+                "per_page": per_page,
+                "total_items": len(newest_first),
+                "total_pages": total_pages,
+                "has_next": page < total_pages,
+                "has_prev": page > 1,
+            },
+            "data": [self.game_object(game) for game in found],
+        }
+
+    def one_game(self, game_id: int) -> Json | None:
+        return next((self.game_object(game) for game in self.window if game.game_id == game_id), None)
+
+
+def matches(game: Game, kind: str, value: float) -> bool:
+    if kind == "min":
+        return game.crash_point >= value
+    if kind == "max":
+        return game.crash_point <= value
+    return int(game.crash_point) == value
+
+
+def count(sample: Sequence[Game], kind: str, value: float) -> Json:
+    found = sum(matches(game, kind, value) for game in sample)
+    total = len(sample)
+    return {"count": found, "total_games": total, "percentage": found / total * 100 if total else 0.0}
+
+
+def probability(kind: str, value: float) -> float:
+    def reaching(x: float) -> float:
+        return 0.99 / x * 100 if x > 1 else 100.0
+
+    if kind == "min":
+        return round(reaching(value), 2)
+    if kind == "max":
+        return round(100 - reaching(value + 0.01), 2)
+    return round(reaching(value) - reaching(value + 1), 2)
+
+
+@cache
+def wall_clock(zone: ZoneInfo, minute: int) -> datetime:
+    return (EPOCH + timedelta(minutes=minute)).astimezone(zone)
