@@ -11,6 +11,7 @@ import structlog
 from crashfold.engine.adapters.process.beats import Beats
 from crashfold.engine.adapters.process.service_manager import tell_service_manager
 from crashfold.engine.adapters.prometheus.api import ApiMetrics
+from crashfold.engine.adapters.prometheus.shared import SharedPlaces
 from crashfold.engine.adapters.redis.limits import RedisRateLimits
 from crashfold.engine.adapters.redis.reader import RedisReader
 from crashfold.engine.adapters.web import server as web
@@ -20,7 +21,7 @@ from crashfold.engine.http import page
 from crashfold.engine.http.app import create_app
 from crashfold.engine.http.clients import Proxies, is_own_machine
 from crashfold.engine.http.connections import connection_options
-from crashfold.engine.http.places import Bounds
+from crashfold.engine.http.places import Bounds, Places
 from crashfold.engine.http.stream import live_routes
 from crashfold.engine.read.answers import Answers, calculation
 from crashfold.engine.read.feed import Live, LiveLimits
@@ -33,9 +34,12 @@ from crashfold.engine.settings import Settings
 log = structlog.get_logger()
 
 
-async def serve_api(settings: Settings, reserved: socket.socket, beats: Beats, worker: int = 0) -> None:
-    """The read side as a service on the reserved address, until it is told to stop."""
-    only, metrics, zones = only_stream(settings), ApiMetrics(worker), Zones()
+async def serve_api(
+    settings: Settings, reserved: socket.socket, beats: Beats, shared: SharedPlaces, worker: int = 0
+) -> None:
+    """The read side as a service on the reserved address, until it is told to stop. Worker `worker` of several says in
+    `beats` that it is at work, and leaves in `shared` what it has counted."""
+    only, metrics, zones = only_stream(settings), ApiMetrics(worker, shared), Zones()
     fairness = FairnessCheck.of(settings.fairness.check, settings.fairness.salt, settings.fairness.variant)
     redis = settings.redis
     watch = redis_watch(settings)
@@ -62,9 +66,6 @@ async def serve_api(settings: Settings, reserved: socket.socket, beats: Beats, w
         redis.url, password=redis.password, cluster=redis.cluster, key_prefix=redis.key_prefix, watch=watch
     )
     health = ApiHealth(followers, lambda: beats.stale(CLOCK))
-    metrics.look = lambda: metrics.follow(
-        {one.stream: (one.held.version, one.age_s, one.is_replica) for one in followers.all()}
-    )
     app = create_app(
         answers,
         health,
@@ -79,7 +80,13 @@ async def serve_api(settings: Settings, reserved: socket.socket, beats: Beats, w
     proxies = Proxies(settings.api.trusted_proxies)
     connections = settings.api.connections_max
     bounds = Bounds(connections_max=connections, client_connections_max=connections - connections // 4)
-    options = connection_options(bounds, lambda host: is_own_machine(host) or proxies.are_trusted(host))
+    places = Places(bounds, lambda host: is_own_machine(host) or proxies.are_trusted(host))
+
+    def look() -> None:
+        metrics.follow({one.stream: (one.held.version, one.age_s, one.is_replica) for one in followers.all()})
+        metrics.connected(len(places), places.ended, app.unsent_bytes)
+
+    metrics.look = look
 
     def stop() -> None:
         health.stopping = True
@@ -88,9 +95,11 @@ async def serve_api(settings: Settings, reserved: socket.socket, beats: Beats, w
     async with reader, rate_limits, followers.running(), live.running(), anyio.create_task_group() as tasks:
         tasks.start_soon(answers.share)
         tasks.start_soon(beats.keep, worker, CLOCK)
+        if shared.count > 1:
+            tasks.start_soon(metrics.keep_leaving, CLOCK)
         tasks.start_soon(tell_service_manager, health, CLOCK)
         host, port = reserved.getsockname()[:2]
         log.info("api_listens", address=f"http://{host}:{port}", worker=worker)
         stop_s = settings.engine.shutdown_timeout_s
-        await web.serve_app(app, reserved, stop_s=stop_s, stopping=stop, options=options)
+        await web.serve_app(app, reserved, stop_s=stop_s, stopping=stop, options=connection_options(places))
         tasks.cancel_scope.cancel()

@@ -11,6 +11,7 @@ import structlog
 from msgspec.structs import replace
 
 from crashfold.engine.adapters.process.beats import Beats
+from crashfold.engine.adapters.prometheus.shared import SharedPlaces
 from crashfold.engine.cli import options
 from crashfold.engine.cli.options import Common
 from crashfold.engine.settings import Settings
@@ -39,11 +40,11 @@ def serve(*, common: Common | None = None) -> None:
     if connections < wanted:
         log.warning("files_too_few", files=files, connections_max=connections)
     settings = replace(settings, api=replace(settings.api, connections_max=connections))
-    beats = Beats(settings.api.workers)
+    beats, shared = Beats(settings.api.workers), SharedPlaces(settings.api.workers)
     with web.reserve(settings.api.host, settings.api.port) as reserved:
 
         def work(number: int) -> None:
-            _work(settings, reserved, beats, number)
+            _work(settings, reserved, beats, shared, number)
 
         if settings.api.workers == 1:
             work(0)
@@ -51,8 +52,8 @@ def serve(*, common: Common | None = None) -> None:
             web.run_workers(settings.api.workers, work)
 
 
-def _work(settings: Settings, reserved: socket.socket, beats: Beats, number: int) -> None:
+def _work(settings: Settings, reserved: socket.socket, beats: Beats, shared: SharedPlaces, number: int) -> None:
     from crashfold.engine.cli.bootstrap_api import serve_api
 
     sys.setswitchinterval(SWITCH_S)
-    options.run(serve_api, settings, reserved, beats, number)
+    options.run(serve_api, settings, reserved, beats, shared, number)

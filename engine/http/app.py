@@ -5,7 +5,7 @@ understood by `routes.find` and by nothing else, unknown paths included. The edg
 framework's way to a handler takes as long as an answer; Litestar describes it all the same.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.metadata import version
 from importlib.resources import files
 from types import MappingProxyType
@@ -31,7 +31,7 @@ from crashfold.engine.read.routes import ROUTES, Route
 from crashfold.engine.read.times import Zones
 from crashfold.engine.settings import Settings, masked_text
 
-MetricsText = Callable[[str], tuple[bytes, str]]
+MetricsText = Callable[[str], Awaitable[tuple[bytes, str]]]
 """The metrics for a client that sends this `Accept`, and their content type."""
 
 REFERENCE: Final = {
@@ -120,7 +120,7 @@ def _refuse(request: Request[Any, Any, Any], error: Exception) -> Any:
 
 def _probes(health: ApiHealth, metrics: MetricsText) -> dict[str, Page]:
     def probe(path: str, reasons: Callable[[], list[str]]) -> Page:
-        def answer(_: Mapping[str, str]) -> Reply:
+        async def answer(_: Mapping[str, str]) -> Reply:
             against = [masked_text(reason) for reason in reasons()]
             body = {"status": "failing" if against else "ok", "reasons": against}
             if path == "/readyz":
@@ -129,8 +129,8 @@ def _probes(health: ApiHealth, metrics: MetricsText) -> dict[str, Page]:
 
         return answer
 
-    def show(headers: Mapping[str, str]) -> Reply:
-        body, content_type = metrics(headers.get("accept", ""))
+    async def show(headers: Mapping[str, str]) -> Reply:
+        body, content_type = await metrics(headers.get("accept", ""))
         return _plain("/metrics", 200, content_type.encode(), body, (b"vary", b"Accept, Accept-Encoding"))
 
     return {
@@ -186,7 +186,10 @@ def _static(path: str, content: bytes, content_type: str) -> Page:
 
 
 def _always(reply: Reply) -> Page:
-    return lambda _: reply
+    async def answer(_: Mapping[str, str]) -> Reply:
+        return reply
+
+    return answer
 
 
 def _plain(path: str, status: int, content_type: bytes, body: bytes, *headers: tuple[bytes, bytes]) -> Reply:

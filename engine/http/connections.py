@@ -3,12 +3,11 @@
 Imports the protocols. What is always true: all connections of a server share one `Places`, whatever they speak.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
 from crashfold.engine.http.http11 import HttpProtocol
-from crashfold.engine.http.places import Bounds, Places
+from crashfold.engine.http.places import Places
 from crashfold.engine.http.websocket import WebSocketProtocol
 
 GRACE_S: Final = 5
@@ -17,11 +16,8 @@ MESSAGE_BYTES_MAX: Final = 4096
 """Clients of the WebSocket have nothing to say."""
 
 
-def connection_options(
-    bounds: Bounds | None = None, is_trusted: Callable[[str], bool] = lambda _: False
-) -> dict[str, Any]:
-    """What to give `uvicorn.Config`. `is_trusted` says of an address whether it is a proxy of ours."""
-    places = Places(bounds, is_trusted)
+def connection_options(places: Places) -> dict[str, Any]:
+    """What to give `uvicorn.Config`."""
     return {
         "http": partial(HttpProtocol, places=places),
         "ws": partial(WebSocketProtocol, places=places),

@@ -62,8 +62,8 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Any, Any, Any], Awaitable[None]]
-Page = Callable[[Mapping[str, str]], Reply]
-"""What is answered to the headers of a GET, at once."""
+Page = Callable[[Mapping[str, str]], Awaitable[Reply]]
+"""What is answered to the headers of a GET."""
 
 _log = structlog.get_logger("access")
 
@@ -115,6 +115,11 @@ class Edge:
         self._live_clients: Counter[str] = Counter()
         self._live_clients_max = settings.live_clients_max
         self._defect_s = -DEFECTS_EVERY_S
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes of big answers that wait for their readers."""
+        return self._unsent_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection's request."""
@@ -199,7 +204,7 @@ class Edge:
             if reply is None:
                 reply = problem_reply(problems.unavailable("it took too long", 5))
         else:
-            reply = self._page(method, path, headers)
+            reply = await self._page(method, path, headers)
         note.route, note.source = reply.route, reply.source
         size = len(reply.body)
         if size <= PIECE_BYTES:  # bounded by the number of connections
@@ -223,11 +228,11 @@ class Edge:
             reply = reply.unless_known(known)
         await send_reply(reply, send)
 
-    def _page(self, method: str, path: str, headers: dict[str, str]) -> Reply:
+    async def _page(self, method: str, path: str, headers: dict[str, str]) -> Reply:
         """What stands at a path that asks no question."""
         page = self._pages.get(path)
         if page is not None:
-            return page(headers) if method in ("GET", "HEAD") else _other_method(method, b"GET, HEAD, OPTIONS")
+            return await page(headers) if method in ("GET", "HEAD") else _other_method(method, b"GET, HEAD, OPTIONS")
         if self._root and path == self._root:
             return Reply(308, ((b"location", f"{self._root}/".encode()), (b"content-length", b"0")), b"")
         if path == "*":

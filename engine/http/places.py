@@ -83,12 +83,20 @@ class Places:
         """Of each client the connections that wait for it, in the order in which they began to."""
         self._stalls: dict[Placed, Stall] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self.ended = {"stalled": 0, "evicted": 0, "refused": 0}
+        """Connections that were ended here: readers that stood still, those whose place was wanted, those for which
+        there was none."""
 
     def __len__(self) -> int:
         return len(self._all)
 
     def enter(self, connection: Placed, loop: asyncio.AbstractEventLoop) -> bool:
         """Take a connection in; whether there is a place for it. One that has none is to say so and to close."""
+        has_place = self._enter(connection, loop)
+        self.ended["refused"] += not has_place
+        return has_place
+
+    def _enter(self, connection: Placed, loop: asyncio.AbstractEventLoop) -> bool:
         client = connection.client_host
         self._all[connection] = None
         self._counts[client] += 1
@@ -138,6 +146,7 @@ class Places:
         if oldest is None:
             return False
         self.leave(oldest)
+        self.ended["evicted"] += 1
         oldest.evict()
         return True
 
@@ -158,6 +167,7 @@ class Places:
         if stall is None or stall.left - left >= self.bounds.progress_bytes:
             self._stalls[connection] = Stall(left, now_s)
         elif now_s - stall.since_s > self.bounds.stall_s:
+            self.ended["stalled"] += 1
             connection.drop()
 
 

@@ -1,10 +1,14 @@
 """The API as a process over HTTP, on a real Redis that the engine's own fold has filled."""
 
+import json
+import os
 import resource
+import signal
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -845,6 +849,49 @@ async def test_several_processes_on_one_port_agree_and_end_together(each_redis_u
             code, took_s = await anyio.to_thread.run_sync(server.terminate)
         assert code == 0, server.log()
         assert took_s < 10
+
+
+async def test_a_scrape_counts_for_all_processes_and_never_goes_back(redis_url: str) -> None:
+    async with RedisStore(redis_url) as store:
+        await Writer(store).commit([game(1, 2.0)])
+    asked, seen = 0, [0.0]
+
+    async def ask(times: int) -> None:
+        nonlocal asked
+        for _ in range(times):
+            async with server.client() as client:
+                assert (await client.get("/api/games/1")).status_code == 200
+        asked += times
+
+    async def scraped() -> dict[str, float]:
+        try:
+            async with server.client() as client:
+                told = await _metrics(client)
+        except httpx.TransportError:  # the connection was with the one that was killed
+            return {}
+        count = sum(value for name, value in told.items() if name.startswith(counted))
+        assert count >= seen[-1]
+        seen.append(count)
+        return told
+
+    async def until(condition: Callable[[dict[str, float]], bool]) -> dict[str, float]:
+        with anyio.fail_after(30):
+            while not condition(told := await scraped()):
+                await anyio.sleep(0.05)
+        return told
+
+    counted = 'crashfold_api_requests_total{route="/api/games/{game_id}"'
+    started = 'process_start_time_seconds{worker="1"}'
+    with api_server(redis_url, "--api.workers=2") as server:
+        await ask(20)
+        first = await until(lambda told: seen[-1] == asked and told.keys() > {started})
+        log = (json.loads(line) for line in server.log().splitlines() if line.startswith("{"))
+        assert {line["worker"] for line in log if line["event"] == "api_listens"} == {0, 1}
+        children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+        os.kill(int(children[1]), signal.SIGKILL)
+        await until(lambda told: told.get(started, first[started]) != first[started])
+        await ask(20)
+        await until(lambda _: seen[-1] == asked)
 
 
 async def _metrics(client: httpx.AsyncClient) -> dict[str, float]:

@@ -21,7 +21,7 @@ from crashfold.engine.adapters.memory.store import MemoryStore
 from crashfold.engine.adapters.process.clock import SystemClock
 from crashfold.engine.core.reading import Standing
 from crashfold.engine.http.connections import connection_options
-from crashfold.engine.http.places import Bounds
+from crashfold.engine.http.places import Bounds, Places
 from crashfold.engine.http.stream import live_routes
 from crashfold.engine.read import problems
 from crashfold.engine.read.feed import Live, LiveLimits, Transport
@@ -199,7 +199,7 @@ async def serving(
     listener = socket.socket()
     listener.bind((HOST, 0))
     listener.listen(2048)
-    options = connection_options(bounds)
+    options = connection_options(Places(bounds))
     server = Server(uvicorn.Config(app or routed, log_config=None, access_log=False, **options), live.stop)
     running = Running(follower, live, meter, server, listener.getsockname()[1])
 

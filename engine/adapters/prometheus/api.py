@@ -7,6 +7,7 @@ has a registry of its own, and a label never holds what a client sent.
 from collections.abc import Callable, Mapping
 from typing import Final
 
+import anyio.to_thread
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -19,24 +20,39 @@ from prometheus_client import (
 from prometheus_client.exposition import choose_encoder
 
 from crashfold.engine.adapters.prometheus.engine import LogLinesLost
+from crashfold.engine.adapters.prometheus.shared import LEAVE_EVERY_S, SharedMetrics, SharedPlaces, Together
+from crashfold.engine.ports import Clock
 from crashfold.engine.version import VERSION, revision
 
 _DURATIONS_S: Final = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _AGGREGATES: Final = ("occurrences", "intervals", "series", "last_games")
 
 
-class ApiMetrics:
-    """Counts what the read side says of itself. `worker` is the number of this process among those on one port."""
+TOGETHER: Final[Mapping[str, Together]] = {
+    "crashfold_api_connections": "sum",
+    "crashfold_api_unsent_bytes": "sum",
+    "crashfold_api_stream_clients": "sum",
+    "crashfold_api_window_age_seconds": "max",
+    "crashfold_api_window_version": "min",
+    "crashfold_api_replica": "max",
+}
+"""How the gauges of several processes are one."""
+_ENDS: Final = ("stalled", "evicted", "refused")
 
-    def __init__(self, worker: int = 0) -> None:
+
+class ApiMetrics:
+    """Counts what the read side says of itself. `worker` is the number of this process among those on one port, which
+    leave what they count in `places`."""
+
+    def __init__(self, worker: int = 0, places: SharedPlaces | None = None) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
         self.registry.register(LogLinesLost())
-        self._gauge(
-            "build_info", "Always 1; which build this is, and which process answered.", "version", "revision", "worker"
-        ).labels(VERSION, revision(), worker).set(1)
+        self._gauge("build_info", "Always 1; which build this is, by process.", "version", "revision").labels(
+            VERSION, revision()
+        ).set(1)
         self._requests = self._counter(
             "requests", "Requests, by route, status and source.", "route", "status", "source"
         )
@@ -75,6 +91,16 @@ class ApiMetrics:
         self._refused = self._counter(
             "stream_clients_refused", "Live clients for whom there was no place.", "transport"
         )
+        self._connections = self._gauge("connections", "Connections open.")
+        self._ended = self._counter(
+            "connections_ended",
+            "Connections ended by the server: stalled readers, those that gave a place up, those without one.",
+            "cause",
+        )
+        self._ended_so_far = dict.fromkeys(_ENDS, 0)
+        for cause in _ENDS:
+            self._ended.labels(cause)
+        self._unsent_bytes = self._gauge("unsent_bytes", "Bytes of big answers that wait for their readers.")
         for transport in ("sse", "websocket"):
             self._clients.labels(transport)
             self._dropped.labels(transport)
@@ -82,8 +108,9 @@ class ApiMetrics:
         self._followed: set[str] = set()
         self._seen: dict[tuple[str, int, str], Counter] = {}
         self._timed: dict[str, Histogram] = {}
-        self.look: Callable[[], None] | None = None
+        self.look: Callable[[], None] = lambda: None
         """Called before every scrape, to note what changes by itself."""
+        self.shared = SharedMetrics(self.registry, places or SharedPlaces(1), worker, TOGETHER)
 
     def answered(self, route: str, status: int, source: str, duration_s: float | None) -> None:
         """A request was answered; None of a live client, who stays as long as it likes."""
@@ -134,12 +161,27 @@ class ApiMetrics:
             self._replica.labels(stream).set(is_replica)
         self._followed = set(streams)
 
-    def text(self, accept: str) -> tuple[bytes, str]:
-        """The metrics for a client that sends this `Accept`, and their content type."""
-        if self.look is not None:
-            self.look()
+    def connected(self, connections: int, ended: Mapping[str, int], unsent_bytes: int) -> None:
+        """So many connections are open, so many were ended so far by cause, and so many bytes wait for readers."""
+        self._connections.set(connections)
+        self._unsent_bytes.set(unsent_bytes)
+        for cause, count in ended.items():
+            self._ended.labels(cause).inc(count - self._ended_so_far[cause])
+            self._ended_so_far[cause] = count
+
+    async def text(self, accept: str) -> tuple[bytes, str]:
+        """The metrics of all processes on the port for a client that sends this `Accept`, and their content type. Made
+        in a thread: it takes tens of milliseconds, which no other request waits for."""
+        self.look()
         encode, content_type = choose_encoder(accept)
-        return encode(self.registry), content_type
+        return await anyio.to_thread.run_sync(encode, self.shared.registry), content_type
+
+    async def keep_leaving(self, clock: Clock) -> None:
+        """Leave what is counted for the other processes to show, every few seconds, until cancelled."""
+        while True:
+            self.look()
+            await anyio.to_thread.run_sync(self.shared.leave)
+            await clock.sleep(LEAVE_EVERY_S)
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
         return Counter(f"crashfold_api_{name}_total", meaning, labels, registry=self.registry)
