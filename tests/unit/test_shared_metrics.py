@@ -5,9 +5,9 @@ from threading import Event, Thread
 import pytest
 from structlog.testing import capture_logs
 
-from engine.adapters import shared_metrics
-from engine.adapters.api_metrics import ApiMetrics
-from engine.adapters.shared_metrics import SharedPlaces
+from crashfold.engine.adapters.prometheus import shared as shared_metrics
+from crashfold.engine.adapters.prometheus.api import ApiMetrics
+from crashfold.engine.adapters.prometheus.shared import SharedPlaces
 
 
 async def samples(metrics: ApiMetrics) -> dict[str, float]:
