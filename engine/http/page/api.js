@@ -49,17 +49,18 @@ export class Api {
     return text ? `${path}?${text}` : path;
   }
 
-  /** The body of the answer, and whether it is another one than the last time. Throws a Problem. */
+  /** The body of the answer, and its version. Throws a Problem. */
   async get(path, parameters = {}, zone = "UTC") {
     const url = this.url(path, parameters);
     const key = `${zone} ${url}`;
     const kept = this.#kept.get(key);
     const headers = { "X-Timezone": zone, ...(kept?.etag && { "If-None-Match": kept.etag }) };
     const response = await this.#fetch(url, { headers, signal: AbortSignal.timeout(ANSWER_MS) });
-    if (response.status === 304 && kept) return { body: kept.body, isNew: false };
+    const version = response.headers.get("X-Crashfold-Version");
+    if (response.status === 304 && kept) return { body: kept.body, version };
     const body = await response.json();
     this.#keep(key, { etag: response.headers.get("ETag"), body });
-    return { body, isNew: true };
+    return { body, version };
   }
 
   /** The same of a question with a body. */
@@ -67,7 +68,7 @@ export class Api {
     const headers = { "Content-Type": "application/json" };
     const signal = AbortSignal.timeout(ANSWER_MS);
     const response = await this.#fetch(this.url(path), { method: "POST", headers, body: JSON.stringify(question), signal });
-    return { body: await response.json(), isNew: true };
+    return { body: await response.json(), version: response.headers.get("X-Crashfold-Version") };
   }
 
   /** Do not wait any longer to connect again: the network is back, or somebody looks. */

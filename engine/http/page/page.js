@@ -1,251 +1,246 @@
-// The live page: what is chosen, what is known, and how it is shown. Text goes in as text, never as markup.
+// The live page: what is chosen, what is known, and who is asked when. The panels show it.
 
-import { Api, Problem, sleep } from "./api.js";
-import { IntervalChart } from "./chart.js";
-import { $, make, tell } from "./dom.js";
+import { Api, Problem } from "./api.js";
+import { checkPanel } from "./check.js";
+import { pointsPanel, survivalPanel } from "./curves.js";
+import { $, setUpChoice, showChoice, tell } from "./dom.js";
+import { showWays } from "./empty.js";
 import * as engineView from "./engine.js";
+import { matrixPanel, oftenPanel, sincePanel, waitsPanel } from "./figures.js";
+import { gamesPanel } from "./games.js";
 import { facts, offerStreams, offerZones, setEngine, setLink, showHead } from "./head.js";
+import { gapOf, Ledger, LEDGER_GAMES } from "./ledger.js";
+import { recordsPanel, seriesPanel } from "./series.js";
+import { intervalsPanel, setsPanel } from "./spans.js";
 import * as words from "./words.js";
 
-const GAMES_SHOWN = 80;
-const RUNS_SHOWN = 12;
-const SERIES_GAMES = 1_000;
-const REFRESH_MS = 1_000; // Aggregates are asked for again after commits, and no oftener.
-const RETRY_MS = 3_000;
 const LOOK_MS = 5_000; // How often engines are asked how they are.
 const STREAMS_MS = 60_000;
+const POLLED_GAMES = 10;
+const REPLICA_FRESH_MS = 5_000; // While Redis is away versions stand still, and nothing can be counted on from one.
+const RETRY_MS = 3_000;
 const QUICK = [1.5, 2, 3, 5, 10, 100];
-const BANDS = [[1.2, "low"], [2, "plain"], [5, "good"], [20, "fine"], [100, "high"], [Infinity, "rare"]];
-
-const { count, point, threshold } = words;
-const percent = new Intl.NumberFormat("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 });
-const chances = new Intl.NumberFormat("en", { maximumFractionDigits: 2 });
+/** What the deployment has unless it says otherwise. */
+const DEPLOYMENT = {
+  min: [1.5, 2, 3, 4, 5, 6, 7, 8, 9, 10, 15, 20, 25, 30, 40, 50, 75, 100, 150, 200, 250, 300, 400, 500, 1000],
+  max: [1, 1.01, 1.2, 1.5, 2, 3, 5, 10], floor: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10],
+  samples_games: [100, 500, 1000], samples_hours: [1, 6, 24], window_games: 50_000,
+};
+const CHOICES = {
+  kind: "min", value: 2, sample: "games:100", survival: "1000", bucket: "10", span: "24", from: "", to: "",
+  series: "1000", sort: "time", set: "50",
+};
 
 const asked = new URLSearchParams(location.search);
 const ownZone = Intl.DateTimeFormat().resolvedOptions().timeZone || "UTC";
 const api = new Api(asked.get("stream") ?? "");
-const chosen = { x: 2, sample: "games:100", bucket: "10:24" };
-let games = []; // Newest first.
 let engine = null; // The answer of /api/engine.
 let streams = null; // That of /api/streams.
-let wanted = false;
-let wake = () => {};
-let choice = 0; // Counts changes of what is chosen: answers to older questions are dropped.
+let epoch = 0; // Counts how often all that was counted on had to be dropped.
+let isShowDue = false;
 
-const chart = new IntervalChart($("chart"), (item) => {
-  $("bar-text").textContent = item ? intervalText(item) : "per interval, in percent";
-});
+/** What panels work with. */
+const page = {
+  api, facts, ledger: new Ledger(), deployment: DEPLOYMENT, chosen: { ...CHOICES }, records: {},
+  now: () => api.now(),
+  choose, show: showSoon,
+};
+const panels = [
+  gamesPanel, oftenPanel, sincePanel, waitsPanel, survivalPanel, pointsPanel, matrixPanel, intervalsPanel, seriesPanel,
+  setsPanel, recordsPanel, checkPanel,
+].map((make) => ({ questions: () => [], offer: () => {}, ...make(page), answers: {}, asking: new Map(), isSeen: false }));
 
 // --- what is chosen -------------------------------------------------------------------------------------------------
 
 function readAddress() {
-  const x = Number(asked.get("x"));
-  if (asked.has("x") && x >= 1 && x <= 1e9) chosen.x = x;
-  for (const name of ["sample", "bucket"]) {
-    if ([...$(name).options].some((option) => option.value === asked.get(name))) chosen[name] = asked.get(name);
+  for (const name of Object.keys(CHOICES)) {
+    if (asked.has(name)) page.chosen[name] = asked.get(name);
   }
+  const { chosen } = page;
+  chosen.value = Number(asked.get("x") ?? asked.get("value") ?? CHOICES.value);
+  if (!(chosen.kind in { min: 1, max: 1, floor: 1 })) chosen.kind = CHOICES.kind;
+  if (!(chosen.value >= 1 && chosen.value <= 1e9) || (chosen.kind === "floor" && chosen.value % 1)) chosen.value = CHOICES.value;
+}
+
+/** What is chosen stands in the address, so that it can be kept and handed on; defaults do not. */
+function keepAddress() {
+  const { value, ...others } = page.chosen;
+  const address = new URLSearchParams(Object.entries(others).filter(([name, choice]) => choice !== CHOICES[name]));
+  if (value !== CHOICES.value) address.set("x", value);
+  if (api.stream) address.set("stream", api.stream);
+  if (words.zoneName() !== ownZone) address.set("zone", words.zoneName());
+  const query = address.toString();
+  history.replaceState(null, "", `${location.pathname}${query ? `?${query}` : ""}${location.hash}`);
 }
 
 function choose(change) {
-  Object.assign(chosen, change);
-  choice += 1;
+  Object.assign(page.chosen, change);
   keepAddress();
   showChosen();
-  showGames();
-  refreshSoon();
-}
-
-/** What is chosen stands in the address, so that it can be kept and handed on. */
-function keepAddress() {
-  const address = new URLSearchParams({
-    ...chosen, ...(api.stream && { stream: api.stream }), ...(words.zoneName() !== ownZone && { zone: words.zoneName() }),
-  });
-  history.replaceState(null, "", `?${address}${location.hash}`);
+  showSoon();
 }
 
 function showChosen() {
-  if (Number($("threshold").value) !== chosen.x) $("threshold").value = String(chosen.x);
-  $("sample").value = chosen.sample;
-  $("bucket").value = chosen.bucket;
-  for (const button of $("quick").children) button.setAttribute("aria-pressed", String(Number(button.value) === chosen.x));
-  for (const place of document.querySelectorAll(".threshold")) place.textContent = words.predicate({ kind: "min", value: chosen.x });
-  for (const place of document.querySelectorAll(".limit")) place.textContent = threshold(chosen.x);
-  const odds = expected();
-  $("expected").textContent = chance(odds);
-  $("gauge-mark").style.left = `${odds}%`;
+  const { kind, value } = page.chosen;
+  $("kind").value = kind;
+  if (Number($("threshold").value) !== value) $("threshold").value = String(value);
+  $("threshold").step = kind === "floor" ? "1" : "any";
+  showChoice($("quick"), (choice) => Number(choice) === value);
+  for (const place of document.querySelectorAll(".chosen")) tell(place, words.predicate(page.chosen));
+  for (const place of document.querySelectorAll(".reached")) tell(place, words.predicate({ kind: "min", value }));
+  for (const place of document.querySelectorAll(".limit")) tell(place, words.threshold(value));
 }
 
 function setUpControls() {
-  for (const value of QUICK) {
-    const button = make("button", {}, `${value}×`);
-    button.type = "button";
-    button.value = String(value);
-    button.addEventListener("click", () => choose({ x: value }));
-    $("quick").append(button);
-  }
-  $("threshold").addEventListener("input", ({ target }) => {
-    if (target.value !== "" && target.checkValidity()) choose({ x: target.valueAsNumber });
+  setUpChoice($("quick"), QUICK.map((value) => [value, `${value}×`]), (value) => value === page.chosen.value, (value) => {
+    choose({ value: page.chosen.kind === "floor" ? Math.floor(value) : value });
   });
-  $("sample").addEventListener("change", ({ target }) => choose({ sample: target.value }));
-  $("bucket").addEventListener("change", ({ target }) => choose({ bucket: target.value }));
+  $("threshold").addEventListener("input", ({ target }) => {
+    if (target.value !== "" && target.checkValidity()) choose({ value: target.valueAsNumber });
+  });
+  $("kind").addEventListener("change", ({ target }) => {
+    choose({ kind: target.value, value: target.value === "floor" ? Math.floor(page.chosen.value) : page.chosen.value });
+  });
   $("controls").addEventListener("submit", (event) => event.preventDefault());
-}
-
-/** The chance of a game that reaches the threshold, in percent: 99 in 100 is paid back. */
-function expected() {
-  return chosen.x > 1 ? Math.round(9_900 / chosen.x) / 100 : 100;
+  $("zone").addEventListener("change", ({ target }) => {
+    words.setZone(target.value);
+    keepAddress();
+    showSoon();
+  });
+  $("stream").addEventListener("change", ({ target }) => {
+    asked.set("stream", target.value);
+    location.search = asked;
+  });
 }
 
 // --- games ----------------------------------------------------------------------------------------------------------
 
-function takeGames(more, isWhole) {
-  const known = new Set(games.map((game) => game.gameId));
-  const fresh = new Set(more.filter((game) => !known.has(game.gameId)).map((game) => game.gameId));
-  const all = isWhole ? more : [...games, ...more.filter((game) => fresh.has(game.gameId))];
-  games = [...all].sort((one, other) => Number(other.gameId) - Number(one.gameId)).slice(0, GAMES_SHOWN);
-  facts.newestEndMs = games.length ? Date.parse(games[0].endTime) : NaN;
-  if (known.size && fresh.size) facts.arrivedMs = api.now();
-  const gaps = games.slice(1).map((game, at) => Date.parse(games[at].endTime) - Date.parse(game.endTime)).sort((one, other) => one - other);
-  facts.gapMs = gaps[Math.floor(gaps.length * 0.9)] ?? 0;
-  showGames(known.size ? fresh : new Set());
-  show();
+/** Take games that came with `version`; what could not be counted on from what is known is asked for. */
+function takeGames(shown, version, isWhole) {
+  const { ledger } = page;
+  const newest = ledger.newest?.id ?? 0;
+  const told = Math.max(0, ...shown.map((game) => Number(game.gameId)));
+  const follows = isWhole || newest === 0 || shown.length === 0 || shown.some((game) => ledger.has(game.gameId));
+  if (newest > 0 && !isWhole && told < newest) ledger.replace([]); // Redis lost what was told here before.
+  const fresh = ledger.add(shown);
+  for (const game of fresh) game.version = Number(version);
+  if (!fresh.length && told >= newest) return;
+  const isLate = newest > 0 && fresh.some((game) => game.id < newest);
+  if (newest === 0 || !follows || isLate || told < newest) loadGames(version);
+  else facts.arrivedMs = api.now();
+  showSoon();
 }
 
-function showGames(fresh = new Set()) {
-  $("games").replaceChildren(...games.map((game) => {
-    const chip = make("li", {}, point(game.crashPoint));
-    chip.className = `chip band-${BANDS.find(([below]) => game.crashPoint < below)[1]}`;
-    chip.classList.toggle("reached", game.crashPoint >= chosen.x);
-    chip.classList.toggle("new", fresh.has(game.gameId));
-    chip.title = `Game ${game.gameId}, ${moment(game.endTime, words.clock)}`;
-    return chip;
-  }));
+/** Ask for the newest games, as of `version` at least, and for everything else anew. */
+async function loadGames(version) {
+  epoch += 1;
+  const mine = epoch;
+  const parameters = { limit: LEDGER_GAMES, ...(facts.replicaAgeS === null && { min_version: version }) };
+  try {
+    const answer = await api.get("api/analytics/last-games/min-crash-point/1", parameters);
+    if (mine !== epoch) return;
+    for (const game of page.ledger.add(answer.body.data.games)) game.version = Number(answer.version);
+  } catch {
+    setTimeout(() => { if (mine === epoch) loadGames(0); }, RETRY_MS);
+  }
+  showSoon();
 }
 
-// --- aggregates -----------------------------------------------------------------------------------------------------
-
-function refreshSoon() {
-  wanted = true;
-  wake();
-}
-
-/** Ask for the aggregates whenever something is new and the page is seen, one round after the other. */
-async function keepFresh() {
-  for (;;) {
-    while (!wanted || document.hidden) await new Promise((resolve) => { wake = resolve; });
-    wanted = false;
-    await refresh();
-    await Promise.race([sleep(REFRESH_MS), choiceChanges(choice)]);
+async function poll() {
+  try {
+    const answer = await api.get("api/games", { per_page: POLLED_GAMES });
+    takeGames(answer.body.data, answer.version, false);
+    return true;
+  } catch (error) {
+    if (error instanceof Problem && error.status === 404) await lookAtStreams();
+    return error instanceof Problem && error.status < 500;
   }
 }
 
-async function choiceChanges(before) {
-  while (choice === before) await new Promise((resolve) => { wake = resolve; });
+// --- showing and asking ---------------------------------------------------------------------------------------------
+
+/** Show everything once, however much has changed since it was last shown. */
+function showSoon() {
+  if (isShowDue) return;
+  isShowDue = true;
+  requestAnimationFrame(() => {
+    isShowDue = false;
+    show();
+  });
 }
 
-async function refresh() {
-  const now = choice;
-  const [kind, size] = chosen.sample.split(":");
-  const [minutes, hours] = chosen.bucket.split(":").map(Number);
-  const by = kind === "games" ? { games: size } : { by_time: "true", hours: size };
-  const x = String(chosen.x);
-  const root = "api/analytics";
-  const questions = [
-    [api.get(`${root}/occurrences/min-crash-point/${x}`, by), showOccurrences],
-    // Asked as a batch of one, since of a single threshold that was never reached the answer is a 404.
-    [api.post(`${root}/last-games/min-crash-points`, { values: [chosen.x] }), (data) => showLastGame(Object.values(data)[0])],
-    [api.get(`${root}/intervals/min-crash-point/${x}`, { interval_minutes: minutes, hours }), showIntervals],
-    [api.get(`${root}/series/without-min-crash-point/${x}`, { limit: SERIES_GAMES }), showSeries],
-  ];
-  let fault = "";
-  let again = false;
-  await Promise.all(questions.map(async ([question, show]) => {
-    try {
-      const answer = await question;
-      if (now !== choice) return;
-      show(answer.body.data);
-    } catch (error) {
-      if (now !== choice) return;
-      const status = error instanceof Problem ? error.status : 0;
-      if (status >= 400 && status < 500 && status !== 401) fault = `${words.sentence(error.message)}.`;
-      else if (status !== 401) again = true;
-    }
-  }));
-  notify(fault);
-  if (again) setTimeout(refreshSoon, RETRY_MS);
+function show() {
+  const { games } = page.ledger;
+  facts.newestEndMs = games.at(-1)?.endMs ?? NaN;
+  facts.gapMs = gapOf(games);
+  const head = showHead(api.now());
+  $("empty").hidden = head.name !== "empty";
+  if (head.name === "empty") showWays(page.deployment, api, engine);
+  if (document.hidden) return;
+  if (!$("engine").hidden) engineView.update({ stream: api.stream, engine, streams, head });
+  if ($("players").hidden) return;
+  for (const panel of panels) {
+    if (!panel.isSeen) continue;
+    ask(panel);
+    panel.show(panel.answers);
+  }
 }
 
-function showOccurrences(data) {
-  const { occurrences } = data;
-  const total = occurrences.total_games;
-  $("percentage").textContent = total ? percent.format(occurrences.percentage) : "–";
-  $("gauge-fill").style.width = `${total ? occurrences.percentage : 0}%`;
-  $("occurrences-text").textContent = total
-    ? `${count(occurrences.count)} of ${count(total)} games`
-    : "No games in this sample";
+/** Ask what a panel needs and does not have, or has had for too long. */
+function ask(panel) {
+  if (facts.link === "offline" || facts.link === "connecting") return;
+  for (const question of panel.questions()) {
+    const { name, path, parameters, body, zone, freshMs } = question;
+    const key = JSON.stringify([path, parameters, body, zone]);
+    const known = panel.answers[name];
+    const maxMs = facts.replicaAgeS === null ? freshMs : Math.min(freshMs, REPLICA_FRESH_MS);
+    if (known?.key === key && known.epoch === epoch && performance.now() - known.askedMs < maxMs) continue;
+    if (panel.asking.get(name) === key) continue;
+    if (known && known.key !== key) delete panel.answers[name];
+    panel.asking.set(name, key);
+    $(panel.id).setAttribute("aria-busy", String(!panel.answers[name]));
+    const mine = epoch;
+    (body ? api.post(path, body) : api.get(path, parameters, zone)).then((answer) => {
+      if (panel.asking.get(name) !== key) return;
+      panel.asking.delete(name);
+      panel.answers[name] = { key, epoch: mine, askedMs: performance.now(), data: answer.body, version: Number(answer.version) };
+      notify(panel, "");
+      showSoon();
+    }, (error) => {
+      if (panel.asking.get(name) !== key) return;
+      notify(panel, error instanceof Problem && error.status >= 400 && error.status < 500 ? error.message : "");
+      setTimeout(() => { if (panel.asking.get(name) === key) panel.asking.delete(name); }, RETRY_MS);
+    }).finally(() => {
+      if (panel.asking.size === 0) $(panel.id).setAttribute("aria-busy", "false");
+    });
+  }
 }
 
-function showLastGame(data) {
-  const since = data?.games_since; // Null when there was none.
-  $("since").textContent = data ? count(since) : "–";
-  $("since-unit").textContent = since === 1 ? "game" : "games";
-  $("since-text").textContent = data
-    ? `The last was ${point(data.game.crashPoint)}, ${moment(data.game.endTime)}`
-    : "None is known";
-  $("chance").textContent = chance(data ? data.probability.value : expected());
-}
+const faults = new Map();
 
-function showIntervals(data) {
-  const items = data.intervals;
-  const [minutes, hours] = chosen.bucket.split(":").map(Number);
-  chart.show({ items, minutes, hours, expected: expected() });
-  const shares = items.map((item) => item.percentage);
-  $("chart").setAttribute("aria-label", items.length
-    ? `Share of games of at least ${threshold(chosen.x)} in ${items.length} intervals of ${minutes} minutes: from `
-      + `${percent.format(Math.min(...shares))} to ${percent.format(Math.max(...shares))} percent; the odds say `
-      + `${chances.format(expected())}. Arrow keys choose an interval.`
-    : "No games in this time");
-  $("interval-rows").replaceChildren(...items.toReversed().map((item) => row(
-    moment(item.interval_start), clock(item.interval_end), count(item.count),
-    count(item.total_games), `${percent.format(item.percentage)} %`,
-  )));
-}
-
-function showSeries(data) {
-  const runs = data.series;
-  const longest = Math.max(1, ...runs.map((run) => run.length));
-  $("series-text").textContent = runs.length
-    ? `${count(runs.length)} in the last ${count(SERIES_GAMES)} games, the longest of ${count(longest)}`
-    : `none in the last ${count(SERIES_GAMES)} games`;
-  $("runs").replaceChildren(...runs.slice(0, RUNS_SHOWN).map((run) => {
-    const isOpen = run.crash_point === null;
-    const bar = make("span");
-    bar.className = isOpen ? "run open" : "run";
-    bar.style.width = `${(run.length / longest) * 100}%`;
-    const by = isOpen ? "still open" : point(run.crash_point);
-    return row(count(run.length), bar, by, isOpen ? `since ${moment(run.start_time, words.clock)}` : moment(run.end_time, words.clock));
-  }));
+/** Say what a panel was refused; an empty text takes it back. */
+function notify(panel, text) {
+  if (text) faults.set(panel, text);
+  else faults.delete(panel);
+  const all = [...new Set(faults.values())].map((fault) => `${words.sentence(fault)}.`).join(" ");
+  tell($("notice"), all);
+  $("notice").hidden = all === "";
 }
 
 // --- the head -------------------------------------------------------------------------------------------------------
 
-function show() {
-  const head = showHead(api.now());
-  if (!$("engine").hidden) engineView.update({ stream: api.stream, engine, streams, head });
-}
-
 /** Ask engines how they are; what cannot be asked because Redis is away is told by an answer about games. */
 async function look() {
+  if (facts.link === "offline") return;
   try {
     engine = (await api.get("api/engine")).body.data;
     facts.replicaAgeS = null;
     const own = streams?.streams.find((one) => one.stream === $("stream").value);
     setEngine(engine, own?.partition ?? null, api.now());
   } catch (error) {
-    if (!(error instanceof Problem) || error.status !== 503) return;
-    await api.get("api/games", { per_page: 1 }).catch(() => null);
+    if (error instanceof Problem && error.status === 503) await api.get("api/games", { per_page: 1 }).catch(() => null);
   }
-  show();
+  showSoon();
 }
 
 async function lookAtStreams() {
@@ -254,6 +249,7 @@ async function lookAtStreams() {
     const names = streams.streams.map((one) => one.stream);
     offerStreams(names, api.stream || (names.includes("crash") || names.length === 0 ? "crash" : names[0]));
     if (names.length === 0) facts.total = 0;
+    else if (facts.link !== "live") facts.total = streams.streams.find((one) => one.stream === $("stream").value)?.total_games ?? null;
   } catch {
     // The head tells it.
   }
@@ -267,12 +263,7 @@ function showView() {
     if (isHere) $(id).setAttribute("aria-current", "page");
     else $(id).removeAttribute("aria-current");
   }
-  show();
-}
-
-function notify(text) {
-  tell($("notice"), text);
-  $("notice").hidden = text === "";
+  showSoon();
 }
 
 function askToken() {
@@ -283,99 +274,55 @@ function askToken() {
       event.preventDefault();
       api.token = $("token").value;
       form.hidden = true;
-      refreshSoon();
       resolve();
     }, { once: true });
   });
 }
 
-// --- words ----------------------------------------------------------------------------------------------------------
-
-const clock = (iso) => words.minute(Date.parse(iso));
-const moment = (iso, write = words.minute) => words.moment(Date.parse(iso), api.now(), write);
-
-function intervalText(item) {
-  const of = `${count(item.count)} of ${count(item.total_games)} games`;
-  return `${moment(item.interval_start)}–${clock(item.interval_end)}: ${percent.format(item.percentage)} %, ${of}`;
-}
-
-function chance(percentage) {
-  return percentage > 0 ? `${chances.format(percentage)} %` : "Under 0.01 %";
-}
-
-function row(...cells) {
-  const made = document.createElement("tr");
-  made.append(...cells.map((cell) => {
-    const place = document.createElement("td");
-    place.append(cell);
-    return place;
-  }));
-  return made;
-}
-
 // --- the page -------------------------------------------------------------------------------------------------------
-
-async function poll() {
-  try {
-    const answer = await api.get("api/games", { per_page: GAMES_SHOWN });
-    if (answer.isNew) takeGames(answer.body.data, true);
-    refreshSoon();
-    return true;
-  } catch (error) {
-    if (error instanceof Problem && error.status === 404) await lookAtStreams();
-    return error instanceof Problem && error.status < 500;
-  }
-}
 
 api.onAnswer = ({ source, version, ageS }) => {
   facts.version = Number(version);
-  if (source === "replica") facts.replicaAgeS = ageS;
-  else facts.replicaAgeS = null;
+  facts.replicaAgeS = source === "replica" ? ageS : null;
 };
 
 readAddress();
-offerZones(ownZone);
-offerStreams([], api.stream || "crash");
 words.setZone(asked.get("zone") ?? ownZone) || words.setZone("UTC");
+offerZones(ownZone);
 $("zone").value = words.zoneName();
+offerStreams([], api.stream || "crash");
 setUpControls();
+for (const panel of panels) panel.offer();
 showChosen();
 engineView.mount($("engine"), api);
 showView();
 addEventListener("hashchange", showView);
-$("zone").addEventListener("change", ({ target }) => {
-  words.setZone(target.value);
-  keepAddress();
-  showGames();
-  refreshSoon();
-});
-$("stream").addEventListener("change", ({ target }) => {
-  asked.set("stream", target.value);
-  location.search = asked;
-});
-setInterval(show, 1_000);
+
+const sight = new IntersectionObserver((entries) => {
+  for (const entry of entries) panels.find((panel) => panel.id === entry.target.id).isSeen = entry.isIntersecting;
+  showSoon();
+}, { rootMargin: "200px" });
+for (const panel of panels) sight.observe($(panel.id));
+
+setInterval(showSoon, 1_000);
 setInterval(() => { if (!document.hidden) look(); }, LOOK_MS);
 setInterval(() => { if (!document.hidden) lookAtStreams(); }, STREAMS_MS);
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) return;
   api.hurry();
   look();
-  refreshSoon();
 });
 addEventListener("online", () => api.hurry());
 lookAtStreams().then(look);
-refreshSoon();
-keepFresh();
 api.follow({
   event(name, data) {
     facts.version = data.version;
     facts.total = data.total_games;
-    takeGames(data.games, name === "snapshot");
-    refreshSoon();
+    takeGames(data.games, data.version, name === "commit" && data.skipped === 0);
   },
   link(link, retryAtMs) {
     setLink(link, api.now(), retryAtMs);
-    show();
+    showSoon();
   },
   poll,
   asksToken: askToken,
