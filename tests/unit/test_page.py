@@ -1,5 +1,7 @@
 """The page's files, as they are served: nothing from elsewhere, nothing inline, and what the browser is held to."""
 
+import gzip
+import hashlib
 import re
 import shutil
 import subprocess
@@ -12,6 +14,14 @@ from crashfold.engine.http import page
 from crashfold.engine.http.page import FILES, INDEX, PATHS, pages
 
 VOID = {"meta", "link", "img", "input"}
+VENDORED = {
+    # uPlot 1.6.32 (MIT): dist/uPlot.iife.min.js, dist/uPlot.min.css and LICENSE of the package `uplot` on npm.
+    "uplot.js": "19c8d4c6ad88929a79f4ae49d6f7161566dfd0ba3d15cc495e974f787eb78f1f",
+    "uplot.css": "df630c6a8d6f8eeaff264b50f73ce5b114f646ffd9a0bb74f049b0a00135fa04",
+    "uplot.txt": "8f989229699b4fe2f1a0432d0e9edc338a8a911e250e2d1b01ecd770a5f5b1bd",
+}
+FIRST_LOAD_BYTES = 80_000
+"""What all files of the page may weigh, compressed: the rest of the first 150 KB is for games."""
 TEXTS = {name: (resources.files(page) / name).read_text("utf-8") for name in FILES}
 SCRIPTS = {name: text for name, text in TEXTS.items() if name.endswith(".js")}
 NAMESPACE = "http://www.w3.org/2000/svg"
@@ -49,7 +59,16 @@ def document() -> Elements:
     return Elements(TEXTS[INDEX])
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", VENDORED)
+def test_what_comes_from_elsewhere_is_what_was_published_there(name: str) -> None:
+    assert hashlib.sha256((resources.files(page) / name).read_bytes()).hexdigest() == VENDORED[name]
+
+
+def test_all_files_together_are_light() -> None:
+    assert sum(len(gzip.compress(text.encode(), 6)) for text in TEXTS.values()) < FIRST_LOAD_BYTES
+
+
+@pytest.mark.parametrize("name", sorted(FILES.keys() - VENDORED.keys()))
 def test_no_file_names_another_host(name: str) -> None:
     text = TEXTS[name].replace(NAMESPACE, "")
     assert re.findall(r"(?:https?|wss?):|[\"'(]//|@import", text) == []

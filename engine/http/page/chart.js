@@ -66,8 +66,9 @@ export class Chart {
     const design = this.#design(colours);
     const options = {
       width: this.#place.clientWidth, height: this.#place.clientHeight,
-      legend: { show: false }, padding: [8, 8, 0, 0], ...design,
-      axes: design.axes.map((axis) => ({
+      legend: { show: false }, padding: [8, 20, 0, 0], ...design,
+      axes: design.axes.map((axis, at) => ({
+        size: at ? 50 : 30,
         stroke: colours.soft, font: FONT, grid: { stroke: colours.line, width: 1 }, ticks: { stroke: colours.line, width: 1, size: 4 }, ...axis,
       })),
       cursor: { y: false, drag: { x: false, y: false, setScale: false }, points: { size: 7, fill: colours.ink }, ...design.cursor },
@@ -123,8 +124,8 @@ export function bars(colours, { expected, xAxis, max }) {
   return {
     scales: { x: { time: false, range: halfWider }, y: { range: (plot, low, high) => [0, max ?? Math.max(high, expected() * 1.5) * 1.06] } },
     series: [{}, {
-      paths: uPlot.paths.bars({ size: [0.82, 48], disp: { fill: { unit: 3, values: fill } } }),
-      points: { show: false }, fill: colours.bar,
+      paths: uPlot.paths.bars({ size: [0.82, 48], disp: { fill: { unit: 3, values: fill }, stroke: { unit: 3, values: fill } } }),
+      points: { show: false }, fill: colours.bar, width: 0,
     }, hidden, hidden],
     axes: [xAxis, { size: 44, values: (_, splits) => splits.map((share) => (share === null ? "" : `${+(share * 100).toFixed(2)}`)) }],
     hooks: { drawAxes: [(plot) => drawBands(plot, colours)], draw: [(plot) => drawLevel(plot, expected(), colours.ink)] },

@@ -2,7 +2,7 @@
 
 import { sleep } from "./api.js";
 import { $, tell } from "./dom.js";
-import { crashPoint, DEFAULT_SALT, HASH, previousHash } from "./fairness.js";
+import { crashPoint, HASH, previousHash } from "./fairness.js";
 import { reaching } from "./odds.js";
 import * as words from "./words.js";
 
@@ -13,15 +13,19 @@ export function checkPanel(page) {
   let turn = 0; // Counts what was asked: an answer to an older question is dropped.
 
   function offer() {
-    if (!$("salt").value) $("salt").value = page.deployment.salt ?? DEFAULT_SALT;
-    if (page.deployment.variant) $("variant").value = page.deployment.variant;
+    if ($("hash").value) return;
+    const rule = page.rule();
+    $("salt").value = rule.salt;
+    $("variant").value = rule.variant;
+    $("edge").value = String(rule.house_edge_percent);
   }
 
   async function work() {
     const now = turn += 1;
     const hash = $("hash").value.trim().toLowerCase();
     const salt = $("salt").value;
-    const fault = faultOf(hash, salt);
+    const rule = { salt, variant: $("variant").value, house_edge_percent: $("edge").valueAsNumber };
+    const fault = faultOf(hash, rule);
     tell($("check-fault"), fault);
     $("hash").setAttribute("aria-invalid", String(fault !== "" && !HASH.test(hash)));
     if (fault || hash === "") {
@@ -30,11 +34,11 @@ export function checkPanel(page) {
       tell($("check-place"), "");
       return;
     }
-    const found = crashPoint(hash, salt, $("variant").value);
+    const found = crashPoint(hash, rule);
     tell($("check-point"), found === null ? "no point" : words.point(found));
     tell($("check-text"), found === null
       ? "Rounded to nine digits X is 1, and no point follows."
-      : `follows from this hash; ${words.chance(reaching(found))} of all games get as far.`);
+      : `follows from this hash; ${words.chance(reaching(found, rule))} of all games get as far.`);
     tell($("check-place"), "Looking for its place in the chain …");
     const place = await placeOf(hash, found, () => now === turn);
     if (now === turn) tell($("check-place"), place);
@@ -79,7 +83,8 @@ export function checkPanel(page) {
   return { id: "check-card", offer, show: () => {} };
 }
 
-function faultOf(hash, salt) {
+function faultOf(hash, { salt, house_edge_percent: edge }) {
   if (hash !== "" && !HASH.test(hash)) return "A hash is 64 hex digits.";
-  return /^[\x20-\x7e]*$/.test(salt) ? "" : "The salt is ASCII text.";
+  if (!/^[\x20-\x7e]*$/.test(salt)) return "The salt is ASCII text.";
+  return edge >= 0 && edge < 100 ? "" : "The house edge is a number from 0 to less than 100.";
 }

@@ -3,7 +3,7 @@
 import { Chart, points, survival } from "./chart.js";
 import { $, make } from "./dom.js";
 import { countOf, LEDGER_GAMES } from "./ledger.js";
-import { band, matches, reaching } from "./odds.js";
+import { band, matches } from "./odds.js";
 import * as words from "./words.js";
 
 const POINTS = 500;
@@ -22,7 +22,7 @@ export function survivalPanel(page) {
   const chart = new Chart($("survival"), $("survival-reading"),
     (colours) => survival(colours, { floor: () => 0.5 / Math.max(n, 100) }), read);
   const sizeOf = () => Number(page.chosen.survival);
-  const gridOf = () => gridTo(Math.max(20, (0.99 * sizeOf()) / HOLDS));
+  const gridOf = () => gridTo(Math.max(20, sizeOf() / HOLDS));
 
   function offer() {
     const sizes = [100, LEDGER_GAMES, 10_000, page.deployment.window_games].filter((size) => size <= page.deployment.window_games);
@@ -48,9 +48,9 @@ export function survivalPanel(page) {
     }
     n = counts[0].total;
     const share = (number) => (number > 0 ? number / n : null);
-    const bands = grid.map((x) => band(n, reaching(x)));
+    const bands = grid.map((x) => band(n, page.reaching(x)));
     data = n === 0 ? [[]] : [
-      grid, counts.map(({ count }) => share(count)), grid.map(reaching),
+      grid, counts.map(({ count }) => share(count)), grid.map(page.reaching),
       bands.map(({ low }) => Math.max(0.4, low) / n), bands.map(({ high }) => share(high)),
     ];
     const outside = counts.filter(({ count }, at) => count < bands[at].low || count > bands[at].high).length;
@@ -62,7 +62,7 @@ export function survivalPanel(page) {
     const [xs, shares, odds] = data;
     const { low, high } = band(n, odds[at]);
     const count = Math.round((shares[at] ?? 0) * n);
-    return `≥ ${words.threshold(xs[at])}: ${words.count(count)} of ${words.count(n)}, the odds say ${words.rate(odds[at] * n)} (${low}–${high})`;
+    return `≥ ${words.threshold(xs[at])}: ${words.count(count)} of ${words.count(n)}, the odds say ${words.expected(odds[at] * n)} (${low}–${high})`;
   }
 
   $("survival-sample").addEventListener("change", ({ target }) => page.choose({ survival: target.value }));

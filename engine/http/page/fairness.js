@@ -3,7 +3,8 @@
 // SHA-256 is written out here because browsers have theirs (WebCrypto) on https and localhost alone, and this page is
 // also read over plain http. The formulas are those of the engine, and are tested against the same vectors.
 
-export const DEFAULT_SALT = "0000000000000000000301e2801a9a9598bfb114e574a91a887f2132f33047e6";
+import { DEFAULT_RULE, instantCrashEvery } from "./odds.js";
+
 export const HASH = /^[0-9a-f]{64}$/;
 
 const BLOCK = 64;
@@ -77,15 +78,28 @@ const bytesOf = (digits) => Uint8Array.from(digits.match(/../g), (pair) => parse
 const hexOf = (bytes) => Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 
 /**
- * The crash point that follows from a hash (64 hex digits) and the salt (ASCII text). With r the first 13 hex digits of
- * HMAC-SHA256(salt, hash) and X = r / 2^52 it is max(1, ⌊99 / (1 − X)⌋ / 100). The variant "nine_digits" first rounds X to
- * nine significant digits, and where that makes it 1 there is none: null.
+ * The crash point that follows from a hash (64 hex digits) by a rule {salt (ASCII text), variant, house_edge_percent}; null
+ * when none does. docs/rules.md of the project lists the formulas with their sources. r is the first 52 bits of an HMAC.
  */
-export function crashPoint(digits, salt = DEFAULT_SALT, variant = "exact") {
-  let x = parseInt(hexOf(hmac(ascii(salt), bytesOf(digits))).slice(0, 13), 16) / 2 ** 52;
-  if (variant === "nine_digits") x = Number(x.toPrecision(9));
-  return x === 1 ? null : Math.max(1, Math.floor(99 / (1 - x)) / 100);
+export function crashPoint(digits, rule = DEFAULT_RULE) {
+  const { salt, variant, house_edge_percent: edge } = rule;
+  if (variant === "exact" || variant === "nine_digits") {
+    let x = first52(hmac(ascii(salt), bytesOf(digits))) / 2 ** 52;
+    if (variant === "nine_digits") x = Number(x.toPrecision(9));
+    return x === 1 ? null : Math.max(1, Math.floor((100 - edge) / (1 - x)) / 100);
+  }
+  const mac = hmac(ascii(digits), ascii(salt));
+  if (variant === "stake") {
+    const point = (2 ** 32 / (new DataView(mac.buffer).getUint32(0) + 1)) * (1 - edge / 100);
+    return Math.max(1, Math.floor(point * 100) / 100);
+  }
+  const every = instantCrashEvery(rule);
+  if (every !== null && mac.reduce((rest, byte) => (rest * 256 + byte) % every, 0) === 0) return 1;
+  const r = first52(mac);
+  return Math.floor((100 * 2 ** 52 - r) / (2 ** 52 - r)) / 100;
 }
+
+const first52 = (mac) => parseInt(hexOf(mac).slice(0, 13), 16);
 
 /** The hash of the game before: SHA-256 of the 64 characters, not of the 32 bytes. */
 export function previousHash(digits) {

@@ -2,7 +2,7 @@
 
 import { $, make, tell } from "./dom.js";
 import { countOf, LEDGER_GAMES, waitSince } from "./ledger.js";
-import { band, chanceOf, waiting, waitOf } from "./odds.js";
+import { band, waiting, waitOf } from "./odds.js";
 import * as words from "./words.js";
 
 const MINUTE_MS = 60_000;
@@ -49,7 +49,7 @@ export function oftenPanel(page) {
     const { count, total } = occurrences === null
       ? countOf(page.ledger.games, page.chosen, sample[1])
       : { count: occurrences.count, total: occurrences.total_games };
-    const p = chanceOf(page.chosen);
+    const p = page.chance(page.chosen);
     const { low, high } = band(total, p);
     tell($("percentage"), total ? words.percent(count / total) : "–");
     tell($("often-text"), total ? `${words.count(count)} of ${words.games(total)}` : "No games in this sample");
@@ -94,7 +94,7 @@ export function sincePanel(page) {
     tell($("since"), found ? words.count(found.since) : "–");
     tell($("since-unit"), found?.since === 1 ? "game" : "games");
     tell($("since-text"), found ? `The last was ${words.point(found.point)}, ${words.moment(found.endMs, page.now(), words.minute)}` : "None is known");
-    tell($("chance"), words.chance(chanceOf(page.chosen)));
+    tell($("chance"), words.chance(page.chance(page.chosen)));
   }
 
   return { id: "since-card", questions, show };
@@ -113,14 +113,14 @@ export function waitsPanel(page) {
     for (const { value, since, usual, track, dot, share } of rows) {
       const predicate = { kind, value };
       const found = sinceOf(page, predicate, answers);
-      const p = chanceOf(predicate);
+      const p = page.chance(predicate);
       tell(since, found ? words.count(found.since) : "–");
       tell(usual, `usually ${words.count(Math.ceil(waitOf(p, 0.5)))}, up to ${words.count(Math.ceil(waitOf(p, 0.95)))}`);
       dot.hidden = !found;
       const longer = found ? waiting(p, found.since) : 1;
       dot.style.left = `${100 * (1 - longer)}%`;
       track.classList.toggle("beyond", longer < 0.05);
-      tell(share, found ? `${words.chance(longer)} of waits are as long` : "never seen here");
+      tell(share, found ? `${words.chance(longer)} are as long` : "never seen here");
     }
   }
 
@@ -164,11 +164,11 @@ export function matrixPanel(page) {
         : answers[sample.join(":")]?.data.data.results[labelOf(predicate)];
       if (!found) continue;
       const total = found.total ?? found.total_games;
-      const p = chanceOf(predicate);
+      const p = page.chance(predicate);
       const { low, high, outside: chance } = band(total, p);
       const sign = found.count < low ? "▼ " : found.count > high ? "▲ " : "";
       tell(observed, `${sign}${words.count(found.count)}`);
-      tell(usual, `${words.rate(total * p)} (${words.count(low)}–${words.count(high)})`);
+      tell(usual, `${words.expected(total * p)} (${words.count(low)}–${words.count(high)})`);
       cell.classList.toggle("outside", sign !== "");
       outside += sign ? 1 : 0;
       expected += chance;

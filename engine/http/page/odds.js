@@ -1,21 +1,32 @@
 // What the odds say: chances, expected counts and the bands in which 95 of 100 samples of independent rounds lie.
 // Pure. A predicate is {kind: "min" | "max" | "floor", value}; n counts games; p is a chance from 0 to 1.
 
-/** The chance to reach x > 1 is this over x: 99 in 100 is paid back. */
-const HOUSE = 0.99;
 /** What lies outside a band on either side, at most. */
 const TAIL = 0.025;
 const LOG_2_PI = Math.log(2 * Math.PI);
 
+/** The rule of a table that says nothing else: {salt, variant, house_edge_percent}, as the settings of `fairness` have it. */
+export const DEFAULT_RULE = {
+  salt: "0000000000000000000301e2801a9a9598bfb114e574a91a887f2132f33047e6", variant: "exact", house_edge_percent: 1,
+};
+
+/** Under `bustabit_v1` one game in so many ends at once; null for none. */
+export function instantCrashEvery({ variant, house_edge_percent: edge }) {
+  return variant === "bustabit_v1" && edge > 0 ? Math.floor(101 / edge) : null;
+}
+
 /** The chance of a crash point of at least `value`. */
-export function reaching(value) {
-  return value > 1 ? HOUSE / value : 1;
+export function reaching(value, rule = DEFAULT_RULE) {
+  if (value <= 1) return 1;
+  if (rule.variant !== "bustabit_v1") return (1 - rule.house_edge_percent / 100) / value;
+  const every = instantCrashEvery(rule);
+  return ((every === null ? 1 : 1 - 1 / every) * 99) / (100 * value - 1);
 }
 
 /** The chance that a game matches. */
-export function chanceOf({ kind, value }) {
-  if (kind === "min") return reaching(value);
-  return kind === "max" ? 1 - reaching(value + 0.01) : reaching(value) - reaching(value + 1);
+export function chanceOf({ kind, value }, rule = DEFAULT_RULE) {
+  if (kind === "min") return reaching(value, rule);
+  return kind === "max" ? 1 - reaching(value + 0.01, rule) : reaching(value, rule) - reaching(value + 1, rule);
 }
 
 export function matches({ kind, value }, point) {

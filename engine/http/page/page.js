@@ -10,6 +10,7 @@ import { matrixPanel, oftenPanel, sincePanel, waitsPanel } from "./figures.js";
 import { gamesPanel } from "./games.js";
 import { facts, offerStreams, offerZones, setEngine, setLink, showHead } from "./head.js";
 import { gapOf, Ledger, LEDGER_GAMES } from "./ledger.js";
+import { chanceOf, DEFAULT_RULE, reaching } from "./odds.js";
 import { recordsPanel, seriesPanel } from "./series.js";
 import { intervalsPanel, setsPanel } from "./spans.js";
 import * as words from "./words.js";
@@ -24,7 +25,7 @@ const QUICK = [1.5, 2, 3, 5, 10, 100];
 const DEPLOYMENT = {
   min: [1.5, 2, 3, 4, 5, 6, 7, 8, 9, 10, 15, 20, 25, 30, 40, 50, 75, 100, 150, 200, 250, 300, 400, 500, 1000],
   max: [1, 1.01, 1.2, 1.5, 2, 3, 5, 10], floor: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10],
-  samples_games: [100, 500, 1000], samples_hours: [1, 6, 24], window_games: 50_000,
+  samples_games: [100, 500, 1000], samples_hours: [1, 6, 24], window_games: 50_000, rules: [],
 };
 const CHOICES = {
   kind: "min", value: 2, sample: "games:100", survival: "1000", bucket: "10", span: "24", from: "", to: "",
@@ -44,11 +45,22 @@ const page = {
   api, facts, ledger: new Ledger(), deployment: DEPLOYMENT, chosen: { ...CHOICES }, records: {},
   now: () => api.now(),
   choose, show: showSoon,
+  /** The rule of fairness that holds for the next game: what the odds follow from. */
+  rule: () => ruleOf((page.ledger.newest?.id ?? 0) + 1),
+  reaching: (value) => reaching(value, page.rule()),
+  chance: (predicate) => chanceOf(predicate, page.rule()),
 };
 const panels = [
   gamesPanel, oftenPanel, sincePanel, waitsPanel, survivalPanel, pointsPanel, matrixPanel, intervalsPanel, seriesPanel,
   setsPanel, recordsPanel, checkPanel,
 ].map((make) => ({ questions: () => [], offer: () => {}, ...make(page), answers: {}, asking: new Map(), isSeen: false }));
+
+/** The rule that holds for a game: the last one of the stream, or else of all streams, that has begun by then. */
+function ruleOf(id) {
+  const own = page.deployment.rules.filter((rule) => rule.stream === $("stream").value);
+  const rules = own.length ? own : page.deployment.rules.filter((rule) => rule.stream === null);
+  return rules.findLast((rule) => rule.from_game <= id) ?? DEFAULT_RULE;
+}
 
 // --- what is chosen -------------------------------------------------------------------------------------------------
 

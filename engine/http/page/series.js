@@ -3,7 +3,7 @@
 import { Chart, lengths } from "./chart.js";
 import { $, make, row, tell } from "./dom.js";
 import { seriesWith } from "./ledger.js";
-import { longestWait, reaching, waitOf } from "./odds.js";
+import { longestWait, waitOf } from "./odds.js";
 import * as words from "./words.js";
 
 const RUNS_SHOWN = 100;
@@ -15,7 +15,7 @@ export function seriesPanel(page) {
   let bins = [];
   const chart = new Chart($("lengths"), $("lengths-reading"), lengths, read);
   const sizes = () => [...new Set([100, 1_000, 10_000, page.deployment.window_games])].filter((size) => size <= page.deployment.window_games);
-  const isLight = (size) => size * reaching(page.chosen.value) <= RUNS_ASKED;
+  const isLight = (size) => size * page.reaching(page.chosen.value) <= RUNS_ASKED;
   /** What was chosen, or the largest sample that is light enough. */
   const sizeOf = () => (isLight(Number(page.chosen.series)) ? Number(page.chosen.series) : sizes().findLast(isLight) ?? sizes()[0]);
 
@@ -46,7 +46,7 @@ export function seriesPanel(page) {
     for (const game of page.ledger.games) {
       if (game.version > answers.series.version) runs = seriesWith(runs, game, value);
     }
-    const p = reaching(value);
+    const p = page.reaching(value);
     const longest = runs.reduce((best, run) => Math.max(best, run.length), 0);
     const open = runs[0]?.crash_point === null ? runs[0] : null;
     const usual = [0.025, 0.975].map((u) => words.count(Math.floor(longestWait(sizeOf(), p, u)) + 1)).join(" to ");
@@ -86,7 +86,7 @@ export function seriesPanel(page) {
   function read(at) {
     const { from, to, found, expected } = bins[at];
     const what = to === Infinity ? `${from} games or more` : from === to ? words.games(from) : `${from} to ${to} games`;
-    return `${what}: ${words.count(found)} ${found === 1 ? "run" : "runs"}, the odds say ${words.rate(expected)}`;
+    return `${what}: ${words.count(found)} ${found === 1 ? "run" : "runs"}, the odds say ${words.expected(expected)}`;
   }
 
   $("series-sample").addEventListener("change", ({ target }) => page.choose({ series: target.value }));
@@ -101,7 +101,7 @@ const LONG = [100, 1_000];
 export function recordsPanel(page) {
   const sizeOf = () => Math.min(page.facts.total ?? 0, page.deployment.window_games);
   /** A point that about forty games of the window reach: the highest are certainly among them. */
-  const levelOf = () => Math.max(1, Math.floor((0.99 * sizeOf()) / 40));
+  const levelOf = () => Math.max(1, Math.floor(sizeOf() / 40));
 
   function questions() {
     if (sizeOf() === 0) return [];
@@ -120,14 +120,14 @@ export function recordsPanel(page) {
     tell($("records-text"), `of the last ${words.count(n)} games`);
     const seen = new Map([...answers.highest.data.data.games, ...page.ledger.games.map(({ shown }) => shown)].map((shown) => [shown.gameId, shown]));
     const highest = [...seen.values()].sort((one, other) => other.crashPoint - one.crashPoint).slice(0, HIGHEST);
-    const middle = (0.99 * n) / Math.LN2;
+    const middle = (1_000 * page.reaching(1_000) * n) / Math.LN2;
     $("records").replaceChildren(
       make("div", {}, make("dt", {}, "Highest points"), ...highest.map((game) => make("dd", {},
         make("strong", {}, words.point(game.crashPoint)), ` game ${game.gameId}, ${words.moment(Date.parse(game.endTime), page.now(), words.minute)}`)),
       make("dd", { class: "hint" }, `in half of all such windows the highest is under ${words.threshold(Math.round(middle))}`)),
       ...LONG.map((x) => {
         const run = answers[`longest:${x}`]?.data.data.series[0];
-        const usual = [0.025, 0.975].map((u) => words.count(Math.floor(longestWait(n, reaching(x), u)) + 1)).join(" to ");
+        const usual = [0.025, 0.975].map((u) => words.count(Math.floor(longestWait(n, page.reaching(x), u)) + 1)).join(" to ");
         return make("div", {}, make("dt", {}, `Longest run below ${words.threshold(x)}`), ...(run ? [
           make("dd", {}, make("strong", {}, words.games(run.length)), ` from game ${run.start_game_id}, ${words.moment(Date.parse(run.start_time), page.now(), words.minute)}`),
           make("dd", { class: "hint" }, `usual: ${usual} games`),

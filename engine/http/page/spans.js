@@ -3,7 +3,7 @@
 import { bars, Chart } from "./chart.js";
 import { $, make, row } from "./dom.js";
 import { intervalsWith, setsOf } from "./ledger.js";
-import { band, chanceOf, reaching } from "./odds.js";
+import { band } from "./odds.js";
 import * as words from "./words.js";
 
 const BUCKETS = [[5, "5 min"], [10, "10 min"], [30, "30 min"], [60, "1 hour"], [240, "4 hours"], [1440, "1 day"]];
@@ -12,11 +12,12 @@ const BARS_MAX = 400;
 const FRESH_MS = 60_000;
 const SETS_GAMES = 1_000;
 const DAY_MS = 86_400_000;
+const STEPS_MS = [1, 2, 5, 10, 15, 30, 60, 120, 180, 240, 360, 720, 1440, 2880].map((minutes) => minutes * 60_000);
 
 export function intervalsPanel(page) {
   let items = [];
-  const expected = () => reaching(page.chosen.value);
-  const chart = new Chart($("intervals"), $("intervals-reading"), (colours) => bars(colours, { expected, xAxis: { values: times } }), read);
+  const expected = () => page.reaching(page.chosen.value);
+  const chart = new Chart($("intervals"), $("intervals-reading"), (colours) => bars(colours, { expected, xAxis: { values: times, incrs: STEPS_MS } }), read);
 
   function offer() {
     const { bucket, span, from, to } = page.chosen;
@@ -114,7 +115,7 @@ export function intervalsPanel(page) {
 export function setsPanel(page) {
   let sets = [];
   let size = 0;
-  const expected = () => chanceOf(page.chosen);
+  const expected = () => page.chance(page.chosen);
   const names = (plot, splits) => splits.map((at) => (Number.isInteger(at) && sets[at] ? String(sets[at].start) : ""));
   const chart = new Chart($("sets"), $("sets-reading"), (colours) => bars(colours, { expected, xAxis: { values: names, space: 90 } }), read);
 

@@ -13,6 +13,8 @@ export const percent = (share) => share_.format(share * 100);
 /** A chance from 0 to 1, as percent with three digits that count. */
 export const chance = (share) => `${chance_.format(share * 100)} %`;
 export const point = (value) => `${point_.format(value)}×`;
+/** An expected count: whole, unless so small that tenths tell. */
+export const expected = (value) => (value < 10 ? rate_.format(value) : count_.format(value));
 export const rate = (value) => rate_.format(value);
 
 const KINDS = { min: (value) => `≥ ${value}×`, max: (value) => `≤ ${value}×`, floor: (value) => `${value}.xx×` };
