@@ -22,7 +22,15 @@ from crashfold.engine.core.facts import (
     ServerUsage,
     Stored,
 )
-from crashfold.engine.core.reading import CachedAnswer, Piece, Pieces, Standing, StreamOverview, WindowPart
+from crashfold.engine.core.reading import (
+    CachedAnswer,
+    Piece,
+    Pieces,
+    ReadDeadLetter,
+    Standing,
+    StreamOverview,
+    WindowPart,
+)
 from crashfold.projections.delta import Value
 from crashfold.schemas.aggregates import Update
 from crashfold.schemas.reports import ReportKind
@@ -184,6 +192,13 @@ class LiveReader(Protocol):
 
     async def keep(self, answers: Sequence[CachedAnswer]) -> None:
         """Keep answers for a while."""
+
+
+class DeadLetterReader(Protocol):
+    """Reading dead letters, for people."""
+
+    async def newest(self, limit: int) -> Sequence[ReadDeadLetter]:
+        """The newest letters, newest first, those that were retried among them but not those that were discarded."""
 
 
 class RateLimits(Protocol):

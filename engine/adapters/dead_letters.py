@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, NamedTuple, Self
 import msgspec
 
 from crashfold.engine.core.facts import DeadLetter, Record
+from crashfold.engine.core.reading import ReadDeadLetter
 
 KEY_BYTES_MAX: Final = 1024
 VALUE_BYTES_MAX: Final = 4096
@@ -100,18 +101,18 @@ class StoredDeadLetter(msgspec.Struct, frozen=True):
         """The letter that a record of the dead-letter topic holds; None when it is none of ours."""
         texts = {name: value.decode("ascii", "replace") for name, value in headers}
         try:
-            value_bytes = int(texts["value_bytes"])
+            value_bytes = _integer(texts["value_bytes"])
             return cls(
                 texts["reason"],
                 texts["detail"],
                 texts["topic"],
-                int(texts["partition"]),
-                int(texts["offset"]),
-                int(texts["timestamp_ms"]),
+                _integer(texts["partition"]),
+                _integer(texts["offset"]),
+                _integer(texts["timestamp_ms"]),
                 record.key,
                 None if value_bytes == _TOMBSTONE else record.value,
                 max(0, value_bytes),
-                int(texts.get("key_bytes", len(record.key or b""))),  # letters of before have whole keys
+                _integer(texts.get("key_bytes", str(len(record.key or b"")))),  # letters of before have whole keys
             )
         except (KeyError, ValueError):
             return None
@@ -191,20 +192,28 @@ def as_text(data: bytes | None) -> str | None:
     return None if data is None else data.decode("utf-8", "backslashreplace")
 
 
-def shown_by_api(listed: ListedDeadLetter) -> dict[str, Any]:
-    """The letter as `GET /api/dead-letters` answers it, but for `time`, epoch milliseconds to be put into a zone."""
+def shown_by_api(listed: ListedDeadLetter) -> ReadDeadLetter:
+    """The letter as the read side is told of it."""
     letter = listed.letter
-    return {
-        "topic": letter.topic,
-        "partition": letter.partition,
-        "offset": letter.offset,
-        "reason": letter.reason,
-        "detail": letter.detail,
-        "time": listed.time_ms,
-        "key": as_text(letter.key),
-        "value": as_text(letter.value),
-        "retried": listed.mark is not None and listed.mark.became == "retried",
-    }
+    return ReadDeadLetter(
+        letter.topic,
+        letter.partition,
+        letter.offset,
+        letter.reason,
+        letter.detail,
+        listed.time_ms,
+        as_text(letter.key),
+        as_text(letter.value),
+        listed.mark is not None and listed.mark.became == "retried",
+    )
+
+
+def _integer(text: str) -> int:
+    """An integer of Kafka's. Raises ValueError for any other: anybody may write to the topic."""
+    number = int(text)
+    if not -(2**63) <= number < 2**63:
+        raise ValueError("beyond 64 bits")
+    return number
 
 
 class Listing:

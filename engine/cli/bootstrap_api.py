@@ -8,6 +8,7 @@ import socket
 import anyio
 import structlog
 
+from crashfold.engine.adapters.kafka.sink import KafkaDeadLetters
 from crashfold.engine.adapters.process.beats import Beats
 from crashfold.engine.adapters.process.service_manager import tell_service_manager
 from crashfold.engine.adapters.prometheus.api import ApiMetrics
@@ -53,7 +54,16 @@ async def serve_api(
         replica=lambda stream: Replica(stream, settings.projections, only, fairness),
         new_log=lambda: open_log(settings),
     )
-    answers = Answers(followers, reader, settings, clock=CLOCK, meter=metrics, zones=zones, reports=reader.reports())
+    answers = Answers(
+        followers,
+        reader,
+        settings,
+        clock=CLOCK,
+        meter=metrics,
+        zones=zones,
+        reports=reader.reports(),
+        dead_letters=KafkaDeadLetters.from_settings(settings.kafka),
+    )
     live = Live(
         answers.follower_of,
         zones,

@@ -120,6 +120,20 @@ class StreamOverview(msgspec.Struct, frozen=True):
     gaps: dict[str, bytes]
 
 
+class ReadDeadLetter(msgspec.Struct, frozen=True):
+    """A dead letter for people: the record's origin, why and when it was put aside, the beginnings of key and value."""
+
+    topic: str
+    partition: int
+    offset: int
+    reason: str
+    detail: str
+    time_ms: int
+    key: str | None
+    value: str | None
+    retried: bool
+
+
 class CachedAnswer(msgspec.Struct, frozen=True):
     """An answer to keep for others: `request` names what was asked, `ttl_s` how long it is kept."""
 

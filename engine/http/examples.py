@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from crashfold.engine.core.reading import Standing, StreamOverview
+from crashfold.engine.core.reading import ReadDeadLetter, Standing, StreamOverview
 from crashfold.engine.read import questions
 from crashfold.engine.read.overview import Overview
 from crashfold.engine.read.questions import Limits
@@ -71,6 +71,12 @@ def overview() -> Overview:
         streams={"crash": StreamOverview(standing, newest, {"8001500": b"8001502"})},
         engines=[msgspec.json.encode(told)],
         rebuilds=[msgspec.json.encode(RebuildProgress("crash", 0.5, 10_000, 250_000.0, 0.04))],
+        dead_letters=[
+            ReadDeadLetter(
+                *("games", 0, 20_090, "unreadable", "Object missing required field `end_time`"),
+                *(NEWEST_END_MS - 600_000, "crash", '{"game_id":8001999,"crash_point":2.41}', False),
+            )
+        ],
         verified=[msgspec.json.encode(Verification("crash", started_ms, "equal", 1700, 0))],
     )
 
@@ -97,7 +103,7 @@ def body_of(route: Route) -> Any:
 def answer_of(route: Route) -> Any:
     """The answer to that question, as plain data."""
     if route.is_of_all:
-        success = Success(data=route.answer(overview(), questions.Nothing()))
+        success = Success(data=route.answer(overview(), route.question()))
         return msgspec.json.decode(msgspec.json.encode(success))
     limits = Limits(window_games=questions.INTEGER_MAX)
     status, body = answer(request_of(route), window(), NOW_MS, limits=limits, zones=Zones())

@@ -32,7 +32,7 @@ from crashfold.engine.read.problems import Problem
 from crashfold.engine.read.questions import Limits
 from crashfold.engine.read.routes import Route, Success
 from crashfold.engine.read.times import Zones
-from crashfold.projections.settings import DAY_MINUTES, GAPS_KEPT, HOURS_MAX
+from crashfold.projections.settings import DAY_MINUTES, HOURS_MAX
 from crashfold.schemas.predicate import THRESHOLD_MAX, THRESHOLD_MIN, Kind
 
 TIME_ZONE: Final = "TimeZone"
@@ -106,7 +106,7 @@ _MEANINGS: Final = {
     "hours": "How many hours are looked at, up to now or `at`.",
     "comparison": "Whether to compare with the period before.",
     "values": "The thresholds.",
-    "limit": "How many of the newest games are looked at; of last games, how many matches are wanted.",
+    "limit": "How many of the newest games are looked at; of matches, gaps and dead letters, how many are wanted.",
     "sort_by": "`time`: newest end first; `length`: longest first, of two as long the older.",
     "interval_minutes": "The width of a bucket.",
     "start_date": "The first day, in the zone asked for.",
@@ -122,22 +122,34 @@ _PROBLEMS: Final = {
     400: "Malformed",
     401: "The bearer token is missing or wrong, where one is asked for",
     404: "Nothing found",
+    406: "`Accept-Encoding` refuses every form that there is",
     408: "The body came too slowly",
     413: "The body is too large",
+    414: "Path and query are too long",
+    415: "The body has a content coding",
     422: "Out of bounds",
     429: "The rate limit is reached, where there is one",
+    431: "The headers are too large",
     500: "A defect of the server",
+    501: "The body has a transfer coding other than chunked",
     503: "Not now; `Retry-After` says when",
 }
+_OF_BODIES: Final = (408, 413, 415, 501)
+"""Statuses of requests with a body."""
 _EXAMPLES: Final = {
     400: problems.malformed("value is not a JSON number", "value"),
     401: problems.unauthorized(),
     404: problems.not_found("no game matches"),
+    406: problems.not_acceptable(),
     408: problems.too_slow(),
     413: problems.body_too_large(65536),
+    414: problems.target_too_long(8192),
+    415: problems.content_coding_unknown(),
     422: problems.out_of_bounds("hours is outside 1 to 168", "hours"),
     429: problems.too_many_requests(12),
+    431: problems.headers_too_large(32768),
     500: problems.internal(),
+    501: problems.transfer_coding_unknown(),
     503: problems.unavailable("that version is not there yet", 1),
 }
 
@@ -162,7 +174,7 @@ def responses_of(route: Route) -> dict[int, ResponseSpec]:
     found = Example(summary="An answer", value=examples.answer_of(route))
     specs = {200: ResponseSpec(body, generate_examples=False, description="The answer", examples=[found])}
     for status, meaning in _PROBLEMS.items():
-        if (status == 304 and route.method == "POST") or (status in (408, 413) and route.method == "GET"):
+        if status in (_OF_BODIES if route.method == "GET" else (304,)) or (status == 304 and route.is_of_all):
             continue
         if status == 304:
             specs[304] = ResponseSpec(None, generate_examples=False, description=meaning)
@@ -237,8 +249,7 @@ def _parameters(route: Route, limits: Limits) -> list[Parameter]:
         found.append(_path("value", _threshold(route.kind), "The threshold."))
     if "{game_id}" in route.path:
         found.append(_path("game_id", Schema(type=OpenAPIType.INTEGER), "The id of the game."))
-    if route.question is questions.GapsQuestion:
-        limits = Limits(GAPS_KEPT)
+    limits = questions.limits_of(route.question, limits)
     if route.method == "GET":
         hints = get_type_hints(route.question)
         for field in msgspec.structs.fields(route.question):

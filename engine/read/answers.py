@@ -21,9 +21,10 @@ import structlog
 
 from crashfold.engine.core.reading import CachedAnswer, Cursor, Piece, Pieces, StreamOverview
 from crashfold.engine.errors import CrashfoldError, StateError, Unavailable
-from crashfold.engine.ports import Clock, LiveReader, Reports
+from crashfold.engine.ports import Clock, DeadLetterReader, LiveReader, Reports
 from crashfold.engine.read import problems, questions
 from crashfold.engine.read.aggregates.games import GamesPage
+from crashfold.engine.read.dead_letters import SharedDeadLetters
 from crashfold.engine.read.follower import CATCH_UP_S, Follower, Followers, Held, TooManyStreams
 from crashfold.engine.read.meter import Aggregate, ApiMeter, Source
 from crashfold.engine.read.overview import Overview, streams
@@ -182,10 +183,12 @@ class Answers:
         meter: ApiMeter,
         zones: Zones,
         reports: Reports | None = None,
+        dead_letters: DeadLetterReader | None = None,
     ) -> None:
         self._followers = followers
         self._reader = reader
         self._reports = reports
+        self._dead_letters = None if dead_letters is None else SharedDeadLetters(dead_letters)
         self._topic = settings.kafka.topic
         self._only_stream = None if settings.redis.many_streams else settings.engine.stream
         self._settings = settings.projections
@@ -291,14 +294,21 @@ class Answers:
             with anyio.fail_after(OVERVIEW_WAIT_S):
                 overview = await self._overview(asked)
         except (CrashfoldError, TimeoutError) as error:
-            _log.debug("overview_unreadable", fault=str(error))
-            return problem_reply(problems.unavailable("the store cannot be reached", 1))
+            _log.debug("overview_unreadable", path=asked.route.path, fault=str(error))
+            of_kafka = isinstance(asked.question, questions.DeadLettersQuestion)
+            detail = "the dead letters cannot be read from Kafka" if of_kafka else "the store cannot be reached"
+            return problem_reply(problems.unavailable(detail, 1))
         body = _encode(Success(data=asked.route.answer(overview, asked.question)))
         fixed = [(b"content-type", JSON), (b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store")]
         return Reply(200, (*fixed, VARY), body, "computed", None, asked.route.path)
 
     async def _overview(self, asked: Asked) -> Overview:
         zone = asked.terms.zone
+        if isinstance(asked.question, questions.DeadLettersQuestion):
+            letters = self._dead_letters
+            return Overview(
+                zone=zone, dead_letters=[] if letters is None else await letters.newest(asked.question.limit)
+            )
         if asked.route.answer is not streams:
             reports = self._reports
             kinds: tuple[ReportKind, ...] = ("engine", "rebuild", "verified")

@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from crashfold.engine.core.reading import StreamOverview
+from crashfold.engine.core.reading import ReadDeadLetter, StreamOverview
 from crashfold.engine.read.questions import Nothing
 from crashfold.engine.read.times import Instant, Zone
 from crashfold.schemas.game import Game, Unreadable, decode
@@ -24,6 +24,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     engines: Sequence[bytes] = ()
     rebuilds: Sequence[bytes] = ()
     verified: Sequence[bytes] = ()
+    dead_letters: Sequence[ReadDeadLetter] = ()
 
 
 class StreamItem(msgspec.Struct, frozen=True):

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from datetime import date
 from functools import cache
-from typing import Any, Final, Literal, TypeVar, get_args, get_type_hints
+from typing import Any, ClassVar, Final, Literal, TypeVar, get_args, get_type_hints
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -190,7 +190,15 @@ class FloorLastGameBatch(LastGameBatch, frozen=True, kw_only=True):
 class GapsQuestion(msgspec.Struct, frozen=True, kw_only=True):
     """The newest `limit` gaps."""
 
+    limit_max: ClassVar[int] = GAPS_KEPT
     limit: int = 100
+
+
+class DeadLettersQuestion(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest `limit` dead letters."""
+
+    limit_max: ClassVar[int] = 500
+    limit: int = 50
 
 
 class PageQuestion(msgspec.Struct, frozen=True, kw_only=True):
@@ -338,8 +346,7 @@ def _no_date(name: str) -> str:
 
 def _bounded(question: Q, limits: Limits) -> Q | Problem:
     """The question, if each of its values is within bounds."""
-    if isinstance(question, GapsQuestion):
-        limits = Limits(GAPS_KEPT)
+    limits = limits_of(type(question), limits)
     for name in question.__struct_fields__:
         fault = _fault(name, getattr(question, name), limits)
         if fault is not None:
@@ -354,6 +361,11 @@ def _bounded(question: Q, limits: Limits) -> Q | Problem:
     if items > ITEMS_MAX:
         return too_many_items(items)
     return question
+
+
+def limits_of(question: type[msgspec.Struct], limits: Limits) -> Limits:
+    """The bounds of that question: what is no game has a bound of its own."""
+    return Limits(getattr(question, "limit_max", limits.window_games))
 
 
 def too_many_items(items: int) -> Problem:

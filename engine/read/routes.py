@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from crashfold.engine.read import overview, questions
+from crashfold.engine.read import dead_letters, overview, questions
 from crashfold.engine.read.aggregates import games, gaps, intervals, last_games, occurrences, series
 from crashfold.engine.read.past import NO_PAST, Past
 from crashfold.engine.read.problems import Problem, method_not_allowed, no_such_route, not_found
@@ -202,6 +202,7 @@ def _routes() -> tuple[Route, ...]:
         Route("GET", "/api/gaps", questions.GapsQuestion, gaps.gaps),
         Route("GET", "/api/streams", questions.Nothing, overview.streams, is_of_all=True),
         Route("GET", "/api/engine", questions.Nothing, overview.engine, is_of_all=True),
+        Route("GET", "/api/dead-letters", questions.DeadLettersQuestion, dead_letters.dead_letters, is_of_all=True),
     ]
     for kind, name in NAMES.items():
         root = f"{ANALYTICS}/occurrences/{name}"

@@ -8,7 +8,7 @@ import anyio.to_thread
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-from crashfold.engine.adapters.dead_letters import Mark, StoredDeadLetter, shown_by_api
+from crashfold.engine.adapters.dead_letters import Mark, StoredDeadLetter
 from crashfold.engine.adapters.kafka import sink as kafka_sink
 from crashfold.engine.adapters.kafka.sink import KafkaDeadLetters, KafkaSink
 from crashfold.engine.adapters.kafka.topics import ensure_topic, topic_exists
@@ -88,14 +88,11 @@ class TestApacheKafka(DeadLettersContract):
             discarded = Mark("discarded", stored[7].letter.origin, 1_700_000_000_000)
             await dead_letters.mark([(stored[8], retried), (stored[7], discarded)])
             await dead_letters.put([letter(8), letter(77)])
-            newest = [shown_by_api(one) for one in await dead_letters.newest(5)]
-            assert [(one["offset"], one["retried"]) for one in newest] == [
+            newest = await dead_letters.newest(5)
+            assert [(one.offset, one.retried) for one in newest] == [
                 *((77, False), (8, True), (9, False), (6, False), (5, False))
             ]
-            assert list(newest[0]) == [
-                *("topic", "partition", "offset", "reason", "detail", "time", "key", "value", "retried")
-            ]
-            assert (newest[0]["key"], newest[0]["value"]) == ("crash", "{}")
+            assert (newest[0].key, newest[0].value) == ("crash", "{}")
             assert len(await dead_letters.newest(500)) == 10
             every = {one.letter.offset: one for one in await dead_letters.read(values=False)}
         assert len(every) == 11, "a letter that stands there twice is one, marked as it was"
@@ -105,8 +102,10 @@ class TestApacheKafka(DeadLettersContract):
 
 
 async def test_letters_go_on_when_the_broker_is_back(new_kafka: Callable[..., KafkaCluster]) -> None:
-    cluster = new_kafka()
+    cluster = new_kafka(properties={"auto.create.topics.enable": "true"})
     async with KafkaDeadLetters("games.dead", connection(cluster.bootstrap_servers, 5_000)) as dead_letters:
+        assert (await dead_letters.newest(1), await dead_letters.read()) == ([], [])
+        assert not await topic_exists(connection(cluster.bootstrap_servers), "games.dead"), "made by looking for it"
         await dead_letters.put([letter(1)])
         await anyio.to_thread.run_sync(cluster.kill)
         with pytest.raises(LogUnavailable), anyio.fail_after(DEADLINE_S):

@@ -1,4 +1,4 @@
-"""The routes about the deployment: streams, gaps, engines."""
+"""The routes about the deployment: streams, gaps, engines, dead letters."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,8 +9,8 @@ from redis.asyncio import Redis
 from crashfold.engine.adapters.redis.store import RedisStore
 from crashfold.engine.core.facts import Manifest
 from tests.support.api_server import Writer, api_server
-from tests.support.deployment import NewDeployment, chain, in_order
-from tests.support.games import game
+from tests.support.deployment import Message, NewDeployment, chain, in_order
+from tests.support.games import game, json_game
 from tests.support.servers import RedisServer
 
 PREFIX = "p:{stream}"
@@ -81,7 +81,7 @@ async def test_without_redis_the_deployment_is_not_known(new_redis: Callable[...
             async with server.client() as client:
                 await client.get("/api/games?min_version=1")
                 redis.kill()
-                for url in ("/api/streams", "/api/engine"):
+                for url in ("/api/streams", "/api/engine", "/api/dead-letters"):
                     told = await client.get(url)
                     assert (told.status_code, told.headers["content-type"]) == (503, "application/problem+json")
                 told = await client.get("/api/gaps")
@@ -114,3 +114,66 @@ async def test_engines_rebuilds_and_verify_tell_of_themselves(new_deployment: Ne
             now = await told()
             assert [(one["stream"], one["result"]) for one in now["verified"]] == [("crash", "equal")]
             assert [(one["stream"], one["progress"]) for one in now["rebuilds"]] == [("crash", 1.0)]
+
+
+HOSTILE = b"<img src=x onerror=alert(1)>\x1b[31m\x00\xff" + "\u202e".encode()
+
+
+async def test_dead_letters_are_told_as_data_newest_first(new_deployment: NewDeployment, redis_url: str) -> None:
+    deployment = await anyio.to_thread.run_sync(new_deployment, redis_url)
+    records = [
+        *in_order(chain(3)),
+        Message(0, b"no stream name!", HOSTILE),
+        Message(0, b"crash", None),
+        Message(0, b"crash", b"[" * 5_000),
+        Message(0, b"elsewhere", json_game(game_id=900)),
+    ]
+    at_kafka = (f"--kafka.bootstrap_servers={deployment.bootstrap_servers}", f"--kafka.topic={deployment.topic}")
+    with api_server(redis_url, *at_kafka, ready=False) as server:
+        async with server.client() as client:
+
+            async def told(query: str = "", **headers: str) -> Any:
+                answer = await client.get(f"/api/dead-letters{query}", headers=headers)
+                assert (answer.status_code, answer.headers["cache-control"]) == (200, "no-store"), answer.text
+                return answer.json()["data"]
+
+            assert await told() == {"count": 0, "dead_letters": []}, "no topic, no letters"
+            await anyio.to_thread.run_sync(deployment.publish, records)
+            await anyio.to_thread.run_sync(deployment.caught_up)
+            found = await told(**{"X-Timezone": "Asia/Tokyo"})
+            assert found["count"] == 4
+            letters = found["dead_letters"]
+            assert [(one["offset"], one["reason"]) for one in letters] == [
+                *((6, "stream"), (5, "unreadable"), (4, "unreadable"), (3, "unreadable"))
+            ]
+            assert list(letters[0]) == [
+                *("topic", "partition", "offset", "reason", "detail", "time", "key", "value", "retried")
+            ]
+            assert {(one["topic"], one["partition"], one["retried"]) for one in letters} == {
+                (deployment.topic, 0, False)
+            }
+            assert all(one["detail"] and one["time"].endswith("+09:00") for one in letters)
+            assert letters[3]["value"] == HOSTILE.decode("utf-8", "backslashreplace")
+            assert (letters[2]["key"], letters[2]["value"]) == ("crash", None)
+            assert letters[1]["value"] == "[" * 4_096
+            assert await told("?limit=1&nothing=known") == {
+                "count": 1,
+                "dead_letters": (await told())["dead_letters"][:1],
+            }
+            for limit, status in (("500", 200), ("501", 422), ("0", 422), ("-1", 422), ("1.0", 400), ("", 400)):
+                answer = await client.get(f"/api/dead-letters?limit={limit}")
+                assert answer.status_code == status, limit
+            assert (await client.post("/api/dead-letters")).status_code == 405
+            done = await anyio.to_thread.run_sync(deployment.run, "dead-letters", "retry", "0:6")
+            assert done.code == 0, done.err
+            retried = [one["offset"] for one in (await told())["dead_letters"] if one["retried"]]
+            assert retried == [6]
+
+
+async def test_whoever_asks_for_dead_letters_needs_the_token_where_there_is_one(redis_url: str) -> None:
+    with api_server(redis_url, NO_KAFKA, "--api.token=0123456789abcdef", ready=False) as server:
+        async with server.client() as client:
+            assert (await client.get("/api/dead-letters")).status_code == 401
+            told = await client.get("/api/dead-letters", headers={"Authorization": "Bearer 0123456789abcdef"})
+            assert (told.status_code, told.headers["retry-after"]) == (503, "1")
+            assert told.json()["detail"] == "the dead letters cannot be read from Kafka"

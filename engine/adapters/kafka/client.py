@@ -30,6 +30,7 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.group import JoinGroupRequest
+from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.offset import OffsetRequest
 
 from crashfold.engine.adapters.kafka.errors import Connection, kafka_errors, refusal, verdict_on
@@ -163,6 +164,13 @@ async def topic_partitions(client: AIOKafkaClient, topic: str, timeout_s: float)
             await anyio.sleep(_RETRY_S)
     check_topic(client, topic)
     return frozenset(client.cluster.partitions_for_topic(topic) or ())
+
+
+async def topic_is_there(client: AIOKafkaClient, topic: str) -> bool:
+    """Whether there is such a topic. Brokers make one that is asked for, by default, unless they are told not to."""
+    request = MetadataRequest([topic], allow_auto_topic_creation=False)
+    answer = await client.send(client.get_random_node(), request)
+    return any(code != UnknownTopicOrPartitionError.errno for code, *_ in answer.topics)
 
 
 def check_topic(client: AIOKafkaClient, topic: str) -> None:

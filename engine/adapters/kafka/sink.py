@@ -25,7 +25,14 @@ from aiokafka.errors import (
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.protocol.produce import ProduceRequest
 
-from crashfold.engine.adapters.dead_letters import ListedDeadLetter, Listing, Mark, Stored, StoredDeadLetter
+from crashfold.engine.adapters.dead_letters import (
+    ListedDeadLetter,
+    Listing,
+    Mark,
+    Stored,
+    StoredDeadLetter,
+    shown_by_api,
+)
 from crashfold.engine.adapters.kafka.client import (
     begin,
     close_producer,
@@ -34,11 +41,13 @@ from crashfold.engine.adapters.kafka.client import (
     partition_bounds,
     partition_records,
     request_timeout_s,
+    topic_is_there,
     topic_partitions,
 )
 from crashfold.engine.adapters.kafka.errors import Connection, kafka_errors
 from crashfold.engine.adapters.kafka.topics import check_topic_can_be_made, ensure_topic, topic_exists
 from crashfold.engine.core.facts import DeadLetter, Record
+from crashfold.engine.core.reading import ReadDeadLetter
 from crashfold.engine.errors import LogRefused, LogUnavailable
 from crashfold.engine.settings import KafkaSettings
 
@@ -325,26 +334,32 @@ class KafkaDeadLetters:
         timeout_s = request_timeout_s(self._connection)
         with kafka_errors(f"reading {self._topic}"):
             async with connected(self._connection) as client:
-                for partition in sorted(await topic_partitions(client, self._topic, timeout_s)):
+                for partition in await self._partitions(client, timeout_s):
                     tp = TopicPartition(self._topic, partition)
                     async for record in partition_records(client, tp, timeout_s):
                         listing.add(_stored(partition, record))
         return listing.letters()
 
-    async def newest(self, limit: int) -> list[ListedDeadLetter]:
+    async def newest(self, limit: int) -> list[ReadDeadLetter]:
         """The newest letters, newest first, those that were retried among them but not those that were discarded.
 
-        For `GET /api/dead-letters`: `shown_by_api` makes of each what that answers. It reads from the end, no further
-        than it must (a mark stands behind its letter), so it is quick however many letters there are; of a letter that
-        stands there twice the later time counts, and `retry_of` is not known. Raises LogUnavailable.
+        Reads from the end, no further than it must (a mark stands behind its letter), so it is quick however many
+        letters there are; of a letter that stands there twice the later time counts. Raises LogUnavailable.
         """
         found: list[ListedDeadLetter] = []
         timeout_s = request_timeout_s(self._connection)
         with kafka_errors(f"reading {self._topic}"):
             async with connected(self._connection) as client:
-                for partition in sorted(await topic_partitions(client, self._topic, timeout_s)):
+                for partition in await self._partitions(client, timeout_s):
                     found += await _newest(client, TopicPartition(self._topic, partition), limit, timeout_s)
-        return sorted(found, key=lambda one: one.time_ms, reverse=True)[:limit]
+        newest = sorted(found, key=lambda one: one.time_ms, reverse=True)[:limit]
+        return [shown_by_api(one) for one in newest]
+
+    async def _partitions(self, client: AIOKafkaClient, timeout_s: float) -> list[int]:
+        """The partitions of the topic; none without it. Looking for it never makes it."""
+        if not await topic_is_there(client, self._topic):
+            return []
+        return sorted(await topic_partitions(client, self._topic, timeout_s))
 
     async def _entered_sink(self) -> KafkaSink:
         if self._sink is None:

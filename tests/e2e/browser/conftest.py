@@ -23,10 +23,10 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from tests.conftest import enter
-from tests.site import Site, Watch
 from tests.support import servers
 from tests.support.deployment import Deployment
 from tests.support.servers import KafkaCluster
+from tests.support.site import Site, Watch
 
 GAMES: Final = 1_000
 HEIGHTS: Final = {360: 740, 768: 1024, 1440: 900}

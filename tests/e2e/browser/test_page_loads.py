@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.e2e.browser.conftest import GAMES, OpenPage, Picture
-from tests.site import Site
+from tests.support.site import Site
 
 THEMES: list[Literal["light", "dark"]] = ["light", "dark"]
 

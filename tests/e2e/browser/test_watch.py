@@ -2,7 +2,7 @@
 
 from playwright.sync_api import Browser
 
-from tests.site import Site, Watch
+from tests.support.site import Site, Watch
 
 
 def test_errors_breaches_of_the_policy_and_other_hosts_are_noted(site: Site, browser: Browser) -> None:

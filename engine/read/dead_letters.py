@@ -1,0 +1,79 @@
+"""Dead letters: the records that could not be folded, newest first, as Kafka has them.
+
+Imports the port that reads them. Keys and values are text that somebody else wrote: they are told as data.
+"""
+
+from collections.abc import Sequence
+
+import anyio
+import msgspec
+
+from crashfold.engine.core.reading import ReadDeadLetter
+from crashfold.engine.ports import DeadLetterReader
+from crashfold.engine.read.overview import Overview
+from crashfold.engine.read.questions import DeadLettersQuestion
+from crashfold.engine.read.times import Instant
+from crashfold.schemas.game import TIME_MAX_MS
+
+
+class DeadLetterItem(msgspec.Struct, frozen=True):
+    """A record that was put aside; `time` is when, and null where Kafka does not say."""
+
+    topic: str
+    partition: int
+    offset: int
+    reason: str
+    detail: str
+    time: Instant | None
+    key: str | None
+    value: str | None
+    retried: bool
+
+
+class DeadLettersAnswer(msgspec.Struct, frozen=True):
+    """So many of the newest."""
+
+    count: int
+    dead_letters: list[DeadLetterItem]
+
+
+def dead_letters(overview: Overview, question: DeadLettersQuestion) -> DeadLettersAnswer:
+    """The records that could not be folded, newest first."""
+    items = [
+        DeadLetterItem(
+            one.topic,
+            one.partition,
+            one.offset,
+            one.reason,
+            one.detail,
+            overview.zone.isoformat(one.time_ms * 1000) if 0 <= one.time_ms <= TIME_MAX_MS else None,
+            one.key,
+            one.value,
+            one.retried,
+        )
+        for one in overview.dead_letters[: question.limit]
+    ]
+    return DeadLettersAnswer(len(items), items)
+
+
+class SharedDeadLetters:
+    """Reads dead letters for all clients, once at a time: each reading takes a connection to Kafka of its own."""
+
+    def __init__(self, reader: DeadLetterReader) -> None:
+        self._reader = reader
+        self._turn = anyio.Lock()
+        self._readings = 0
+        self._limit = 0
+        self._found: Sequence[ReadDeadLetter] = ()
+
+    async def newest(self, limit: int) -> Sequence[ReadDeadLetter]:
+        """The newest letters, newest first, read after this was called. Raises LogUnavailable or LogRefused."""
+        before = self._readings
+        async with self._turn:
+            if self._readings > before and self._limit >= limit:
+                return self._found[:limit]  # read for somebody who asked a little later
+            self._readings += 1
+            self._limit = 0  # until it is there
+            self._found = await self._reader.newest(limit)
+            self._limit = limit
+            return self._found
