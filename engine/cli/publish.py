@@ -36,6 +36,7 @@ def publish(
     stream: str | None = None,
     format_: Annotated[Format | None, Parameter(name="--format")] = None,
     column: tuple[str, ...] = (),
+    table: str | None = None,
     zone: str | None = None,
     time_unit: TimeUnit | None = None,
     decimal: DecimalMark = "point",
@@ -47,8 +48,8 @@ def publish(
 ) -> int:
     """Publish the games of files to the topic, keyed by stream, in the order of their ids.
 
-    CSV, JSON lines, a JSON array or Parquet, also packed by gzip or zstd. What the engine would make a dead letter is
-    named by its line and left out, and the exit code is 1. Publishing games again is harmless.
+    CSV, JSON lines, a JSON array, Parquet or a PostgreSQL dump, also packed by gzip or zstd. What the engine would make
+    a dead letter is named by its line and left out, and the exit code is 1. Publishing games again is harmless.
 
     Parameters
     ----------
@@ -61,6 +62,8 @@ def publish(
     column
         FIELD=NAME: the column of that name holds this field: game_id, crash_point, end_time, hash, prepare_time,
         begin_time or stream. Usual names are known.
+    table
+        The table that holds the games, where a dump has several that could.
     zone
         The zone of moments that have no offset, such as UTC or Europe/Vienna.
     time_unit
@@ -91,7 +94,7 @@ def publish(
     with SortedGames() as games:
         history = History(settings, stream, games)
         for file in files:
-            history.read(file, format_, spelling)
+            history.read(file, format_, spelling, table)
         if dry_run:
             published = sum(1 for _ in history.in_order())
         else:
@@ -128,19 +131,26 @@ class History:
         self.left_out = 0
         self._faults: list[LeftOut] = []
 
-    def read(self, file: Path, form: Format | None, spelling: Spelling) -> None:
+    def read(self, file: Path, form: Format | None, spelling: Spelling, table: str | None = None) -> None:
         """Take in the games of a file. Raises ConfigurationError, CrashfoldError."""
         self._files.append("standard input" if file == STANDARD_INPUT else str(file))
         interpreter = Interpreter(spelling)
+        tables = _Tables(self._files[-1], interpreter, spelling, table)
         events: list[tuple[int, bytes, bytes]] = []
         for row in rows(file, form):
             match row:
-                case Header(names):
+                case Header(names, None):
                     _check_columns(self._files[-1], names, interpreter, spelling)
                     continue
-                case Damaged(number, detail):
-                    self._leave_out(number, "unreadable", detail)
+                case Header():
+                    tables.begin(row)
                     continue
+                case Damaged(number, detail):
+                    if not tables.skips:
+                        self._leave_out(number, "unreadable", detail)
+                    continue
+            if tables.skips:
+                continue
             try:
                 key, value = interpreter.event(row.values)
             except NotUnderstood as error:
@@ -151,6 +161,7 @@ class History:
                 self._check(events)
                 events = []
         self._check(events)
+        tables.end()
         self._units += [(self._files[-1], field, unit) for field, unit in interpreter.units.items()]
 
     def in_order(self) -> Iterator[tuple[bytes, bytes]]:
@@ -267,6 +278,46 @@ async def _publish_unchecked(settings: Settings, files: Sequence[Path], stream: 
                 yield line.key or stream.encode(), line.value
 
     return await publish_games(settings, records(), partitions)
+
+
+class _Tables:
+    """Finds the one table of a dump that holds games: the one that was named, else the one that has their columns."""
+
+    def __init__(self, file: str, interpreter: Interpreter, spelling: Spelling, wanted: str | None) -> None:
+        self.skips = False
+        """The rows that come now are no games."""
+        self._file = file
+        self._interpreter = interpreter
+        self._spelling = spelling
+        self._wanted = wanted
+        self._chosen: str | None = None
+        self._seen: dict[str, Sequence[str]] = {}
+
+    def begin(self, header: Header) -> None:
+        """Rows of that table come next. Raises ConfigurationError when two tables could hold the games."""
+        name = header.table or ""
+        self._seen[name] = header.names
+        if self._wanted is not None:
+            is_chosen = self._wanted in (name, name.rpartition(".")[2])
+        else:
+            found = self._interpreter.columns(header.names)
+            is_chosen = all(field in found for field in NEEDED)
+        if is_chosen and self._wanted is not None:
+            _check_columns(self._file, header.names, self._interpreter, self._spelling)
+        self.skips = not is_chosen
+        if is_chosen and self._chosen not in (None, name):
+            raise ConfigurationError(
+                f"{self._file}: {self._chosen} and {name} may both hold games: say which by --table"
+            )
+        self._chosen = name if is_chosen else self._chosen
+
+    def end(self) -> None:
+        """Raises ConfigurationError when no table held games."""
+        if self._seen and self._chosen is None:
+            unknown = "columns unknown: dump it by --column-inserts"
+            known = "; ".join(f"{name} ({', '.join(columns) or unknown})" for name, columns in self._seen.items())
+            what = f"has no table {self._wanted}" if self._wanted else "has no table with the columns of games"
+            raise ConfigurationError(f"{self._file} {what}: {known}; --table and --column say where they are")
 
 
 def _check_columns(file: str, names: Sequence[str], interpreter: Interpreter, spelling: Spelling) -> None:

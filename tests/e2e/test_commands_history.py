@@ -11,6 +11,7 @@ import pytest
 from crashfold.engine.adapters.embedded import free_port
 from crashfold.schemas.game import Game, encode
 from tests.support.deployment import COMMAND, Deployment, NewDeployment, chain
+from tests.support.games import DATA
 
 GAMES = chain(5_000)
 
@@ -118,3 +119,28 @@ def test_a_history_that_cannot_be_understood_says_what_would_help(
     assert done.code == 78
     assert told in done.err
     assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("form", ["copy", "inserts", "rows"])
+def test_the_table_of_the_seed_system_is_published_from_a_dump(nowhere: Deployment, form: str) -> None:
+    told = nowhere.run("publish", str(DATA / "seed_dump" / f"{form}.sql"), "--dry-run", "--json")
+    assert told.code == 0, told.err
+    (stream,) = told.json["streams"]
+    expected = {"games": 40, "first_id": 1, "last_id": 40, "hash_mismatches": 0, "broken_links": 0}
+    assert stream.items() >= expected.items()
+    assert told.json["left_out"] == []
+
+
+def test_a_dump_with_two_tables_of_games_asks_which(nowhere: Deployment) -> None:
+    dump = nowhere.directory / "two.sql"
+    table = "COPY public.{} (id, result, created_at) FROM stdin;\n{}\t2.5\t2026-01-01 00:00:00+00\n\\.\n"
+    users = "COPY public.users (name) FROM stdin;\nx\n\\.\n"
+    dump.write_text(table.format("crash", 1) + table.format("bets", 7) + users)
+    asked = nowhere.run("publish", str(dump), "--dry-run")
+    assert (asked.code, "public.crash and public.bets may both hold games" in asked.err) == (78, True)
+    chosen = nowhere.run("publish", str(dump), "--dry-run", "--json", "--table", "bets")
+    assert chosen.json["streams"][0]["first_id"] == 7
+    wrong = nowhere.run("publish", str(dump), "--dry-run", "--table", "users")
+    assert (wrong.code, "no column is known to hold game_id" in wrong.err) == (78, True)
+    missing = nowhere.run("publish", str(dump), "--dry-run", "--table", "games")
+    assert (missing.code, "has no table games: public.crash (id, result, created_at)" in missing.err) == (78, True)

@@ -16,6 +16,7 @@ import pytest
 from crashfold.engine.adapters.files.history import STANDARD_INPUT, Damaged, Header, Row, rows
 from crashfold.engine.adapters.files.sorting import Placed, SortedGames
 from crashfold.engine.errors import ConfigurationError, CrashfoldError
+from tests.support.games import DATA
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -145,3 +146,65 @@ def test_more_games_than_are_held_are_sorted_in_runs() -> None:
     assert found == sorted(found)
     assert len(found) == 100
     assert json.loads(found[0].value) == found[0].number
+
+
+DUMPS = DATA / "seed_dump"
+
+
+def _games(path: Path) -> list[dict[str, object]]:
+    """The rows of the table of games, without the times at which they were stored."""
+    found, is_games = [], False
+    for row in rows(path):
+        if isinstance(row, Header):
+            is_games = row.table == "public.crash_games"
+        elif is_games:
+            assert isinstance(row, Row), row
+            found.append({name: value for name, value in row.values.items() if not name.endswith("ed_at")})
+    return found
+
+
+def test_a_dump_is_read_in_each_of_its_plain_forms() -> None:
+    copied, inserted, many = (_games(DUMPS / f"{form}.sql") for form in ("copy", "inserts", "rows"))
+    assert copied == inserted == many
+    assert len(copied) == 40
+    first = copied[-1]
+    assert (first["game_id"], first["crash_point"], first["crashed_floor"]) == ("1", "2.01", "2")
+    assert first["prepare_time"] == "2026-01-01 00:00:00+00"
+    assert copied[-3]["prepare_time"] is None
+
+
+@pytest.mark.parametrize("form", ["copy", "inserts", "rows"])
+def test_texts_in_a_dump_are_what_they_stand_for_and_its_functions_are_passed_over(form: str) -> None:
+    tables: dict[str | None, list[Any]] = {}
+    name: str | None = None
+    for row in rows(DUMPS / f"{form}.sql"):
+        if isinstance(row, Header):
+            tables.setdefault(name := row.table, [])
+        else:
+            tables[name].append(row)
+    assert [row.values["Player"] for row in tables["public.players"]] == ['O\'Neil\t\\ "x"', None, "café 🚀"]
+    notes = [row.values["note"] for row in tables["public.players"]]
+    assert notes == ["two\nlines; COPY public.crash_games FROM nowhere", "", "back\\slash\r"]
+    assert tables.get("nowhere", []) == []
+
+
+def test_rows_of_a_dump_are_numbered_by_their_first_lines_and_damaged_ones_spoil_no_others(tmp_path: Path) -> None:
+    copy = "COPY g (a, b) FROM stdin;\n1\tx\n2\n3\tz\n\\.\n\nSELECT 1;\n"
+    insert = "INSERT INTO g (a, b) VALUES\n\t(1, 'x\ny'),\n\t(2),\n\t(3, E'z\\'\\x41'::text);\n"
+    broken = "INSERT INTO g (a, b) VALUES (1, f());\nCOPY g (a, b) FROM stdin;\n1\tx\n\\.\n"
+    assert read(written(tmp_path / "a.sql", copy)) == [
+        Row(2, {"a": "1", "b": "x"}),
+        Damaged(3, "1 fields, where COPY names 2"),
+        Row(4, {"a": "3", "b": "z"}),
+    ]
+    assert read(written(tmp_path / "a.sql", insert)) == [
+        Row(2, {"a": "1", "b": "x\ny"}),
+        Damaged(4, "1 values for 2 columns"),
+        Row(5, {"a": "3", "b": "z'A"}),
+    ]
+    assert read(written(tmp_path / "a.sql", broken)) == [Damaged(1, "no row of INSERT"), Row(3, {"a": "1", "b": "x"})]
+
+
+def test_a_packed_dump_says_what_unpacks_it(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="pg_restore --data-only --file=-"):
+        read(written(tmp_path / "a.dump", b"PGDMP\x01\x0e"))

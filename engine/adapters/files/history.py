@@ -1,8 +1,9 @@
 """History from elsewhere: the rows of files in the forms that people have. Blocks.
 
-CSV (comma, semicolon, tab or bar), JSON lines, a JSON array, Parquet (with the extra `parquet`); plain, gzip or zstd;
-from files, pipes and standard input. A row is a number, from 1 as editors count lines, and its values by name; what is
-none is `Damaged`, and reading goes on. Whatever is read is read once, in order, in bounded memory; but an array whole.
+CSV (comma, semicolon, tab or bar), JSON lines, a JSON array, Parquet (with the extra `parquet`), a PostgreSQL dump;
+plain, gzip or zstd; from files, pipes and standard input. A row is a number, from 1 as editors count lines, and its
+values by name; what is none is `Damaged`, and reading goes on. Whatever is read is read once, in order, in bounded
+memory; but an array whole.
 """
 
 import csv
@@ -18,6 +19,7 @@ from typing import IO, Any, Final, Literal, NamedTuple, cast
 
 import msgspec
 
+from crashfold.engine.adapters.files.sql_dump import NoRow, Table, TableRow, tables
 from crashfold.engine.errors import ConfigurationError, CrashfoldError
 
 if sys.version_info >= (3, 14):
@@ -25,7 +27,7 @@ if sys.version_info >= (3, 14):
 else:
     from backports.zstd import ZstdError, ZstdFile
 
-Format = Literal["csv", "jsonl", "json", "parquet"]
+Format = Literal["csv", "jsonl", "json", "parquet", "sql"]
 
 STANDARD_INPUT: Final = Path("/dev/stdin")
 LINE_CHARS_MAX: Final = 128 * 1024
@@ -38,10 +40,13 @@ _FORMATS: Final[Mapping[str, Format]] = {
     ".ndjson": "jsonl",
     ".json": "json",
     ".parquet": "parquet",
+    ".sql": "sql",
 }
 _GZIP: Final = b"\x1f\x8b"
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
 _PARQUET: Final = b"PAR1"
+_PACKED_DUMP: Final = b"PGDMP"
+_SQL: Final = (b"--", b"SET ", b"COPY ", b"INSERT ", b"CREATE ", b"BEGIN;", b"\\restrict ")
 _UTF_16: Final = (b"\xff\xfe", b"\xfe\xff")
 _QUOTED_LINES_MAX: Final = 50
 """A quote that is not closed within so many lines is a stray one."""
@@ -56,9 +61,10 @@ class Row(NamedTuple):
 
 
 class Header(NamedTuple):
-    """The names of a table's columns, before its rows."""
+    """The names of a table's columns, before its rows. `table` is its name where a file may hold several."""
 
     names: Sequence[str]
+    table: str | None = None
 
 
 class Damaged(NamedTuple):
@@ -83,6 +89,9 @@ def rows(path: Path, form: Format | None = None) -> Iterator[Header | Row | Dama
             match form:
                 case "parquet":
                     yield from _parquet(path, file)
+                case "sql":
+                    with _text(file, head) as text:
+                        yield from _dump(name, head, text)
                 case "csv":
                     with _text(file, head) as text:
                         yield from _csv(name, text)
@@ -133,6 +142,8 @@ def _unpacked_head(file: "io.BufferedReader[Any]") -> bytes:
 def _sniffed(head: bytes) -> Format:
     if head.startswith(_PARQUET):
         return "parquet"
+    if head.startswith(_PACKED_DUMP) or head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(_SQL):
+        return "sql"
     begin = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
     return "json" if begin in (b"{", b"[") else "csv"
 
@@ -262,6 +273,26 @@ class _Records:
             while (rest := self._text.readline(LINE_CHARS_MAX)) and rest[-1] != "\n":
                 pass
         return line
+
+
+# --- PostgreSQL -------------------------------------------------------------------------------------------------------
+
+
+def _dump(name: str, head: bytes, text: io.TextIOWrapper) -> Iterator[Header | Row | Damaged]:
+    if head.startswith(_PACKED_DUMP):
+        raise ConfigurationError(f"{name} is a packed dump: pg_restore --data-only --file=- {name} makes SQL of it")
+    columns: Sequence[str] = ()
+    for found in tables(text):
+        match found:
+            case Table(table, columns):
+                yield Header(columns, table)
+            case TableRow(number, values):
+                if any("\udc80" <= char <= "\udcff" for value in values if value for char in value):
+                    yield Damaged(number, "bytes that are no UTF-8")
+                else:
+                    yield Row(number, dict(zip(columns, values, strict=True)))
+            case NoRow(number, detail):
+                yield Damaged(number, detail)
 
 
 # --- Parquet ----------------------------------------------------------------------------------------------------------
