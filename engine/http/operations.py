@@ -67,6 +67,12 @@ _TZ: Final = Parameter(
     schema=Reference(ref=f"#/components/schemas/{TIME_ZONE}"),
     description="The same as `X-Timezone`, for browsers, whose `EventSource` sends no headers.",
 )
+_LIMIT: Final = Parameter(
+    "limit",
+    "query",
+    schema=Schema(type=OpenAPIType.INTEGER, minimum=1, maximum=questions.LIVE_GAMES, default=questions.LIVE_GAMES),
+    description="How many games an event has at most, the newest ones; `skipped` counts the others.",
+)
 _LAST_EVENT_ID: Final = Parameter(
     "Last-Event-ID",
     "header",
@@ -214,7 +220,7 @@ class StreamOperation(Operation):
     """The operation of the live stream."""
 
     def __post_init__(self) -> None:
-        self.parameters = [_STREAM, _ZONE, _TZ, _LAST_EVENT_ID]
+        self.parameters = [_STREAM, _LIMIT, _ZONE, _TZ, _LAST_EVENT_ID]
         _add_headers(self, {})
 
 

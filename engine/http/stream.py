@@ -35,6 +35,7 @@ ABORT: Final = "crashfold.abort"
 """The extension of a scope by which its connection ends at once, whatever was not sent: `{"abort": function}`."""
 GONE_S: Final = 1.0
 """How long an aborted connection may take to be gone."""
+LIMITS: Final = questions.Limits(questions.LIVE_GAMES)
 
 _SSE_HEADERS: Final = (
     ("content-type", "text/event-stream"),
@@ -80,7 +81,7 @@ def live_routes(live: Live) -> Sequence[HTTPRouteHandler | WebsocketRouteHandler
                 media_type="text/event-stream",
                 examples=[Example(summary="A commit of one game", value=_EXAMPLE)],
             ),
-            **{status: operations.refusal_of(status) for status in (400, 401, 404, 429, 500, 503)},
+            **{status: operations.refusal_of(status) for status in (400, 401, 404, 422, 429, 500, 503)},
         },
         operation_class=operations.StreamOperation,
     )
@@ -88,7 +89,13 @@ def live_routes(live: Live) -> Sequence[HTTPRouteHandler | WebsocketRouteHandler
         asked = await _ask(live, "sse", request.scope)
         if isinstance(asked, Problem):
             return _problem_response(asked)
-        return _EventStream(live, *asked, Cursor.parse(request.headers.get("last-event-id")))
+        question = questions.read_query(
+            questions.LiveQuestion, questions.split_query(request.scope["query_string"].decode("latin-1")), LIMITS
+        )
+        if isinstance(question, Problem):
+            return _problem_response(question)
+        known = Cursor.parse(request.headers.get("last-event-id"))
+        return _EventStream(live, *asked, known, question.limit)
 
     @websocket("/ws")
     async def ws(socket: WebSocket[Any, Any, Any]) -> None:
@@ -104,13 +111,14 @@ def live_routes(live: Live) -> Sequence[HTTPRouteHandler | WebsocketRouteHandler
 class _EventStream(ASGIResponse):
     """The answer of `/api/stream`."""
 
-    def __init__(self, live: Live, feed: Feed, zone: Zone, known: Cursor | None) -> None:
+    def __init__(self, live: Live, feed: Feed, zone: Zone, known: Cursor | None, games_max: int) -> None:
         super().__init__(headers=_SSE_HEADERS)
         del self.headers["content-length"]
         self._live = live
         self._feed = feed
         self._zone = zone
         self._known = known
+        self._games_max = games_max
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Tell until the end."""
@@ -119,7 +127,7 @@ class _EventStream(ASGIResponse):
             await send({"type": "http.response.body", "body": part, "more_body": part != b""})
 
         async def write_frame(frame: Frame) -> bool:
-            return await client.write(frame.event(self._zone))
+            return await client.write(frame.event(self._zone, self._games_max))
 
         async def tell() -> bool:
             if not await client.write(RETRY):  # the headers go out with it

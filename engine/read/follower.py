@@ -24,13 +24,14 @@ import structlog
 from crashfold.engine.core.reading import Cursor, Standing, WindowPart
 from crashfold.engine.errors import CrashfoldError, StateError, StoreUnavailable, Unavailable
 from crashfold.engine.ports import Clock, EventLog, LiveReader, Updates
+from crashfold.engine.read.questions import LIVE_GAMES
 from crashfold.engine.read.replica import Replica
 from crashfold.projections.columns import Ints
 from crashfold.projections.games import Bands, Games, games_of
 from crashfold.projections.stream import games_before
 from crashfold.schemas.game import DEFAULT_STREAM, Game, Unreadable, decode
 
-CHANGE_GAMES_MAX: Final = 100
+CHANGE_GAMES_MAX: Final = LIVE_GAMES
 """Games that a change brings along, at most: the newest."""
 LOOK_EVERY_S: Final = 1.0
 """How often the store is asked although it said nothing: a connection may be dead without a word."""

@@ -4,22 +4,24 @@ Pure. Imports msgspec and the read side's own views. What is always true: a chan
 clients there are, and a client that is told everything in `Backlog.after` misses no game and sees none twice.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import Final, Literal, TypeVar
 
 import msgspec
 
 from crashfold.engine.core.reading import Cursor
 from crashfold.engine.read.aggregates.games import GameObject, shown
-from crashfold.engine.read.follower import Change
+from crashfold.engine.read.follower import CHANGE_GAMES_MAX, Change
 from crashfold.engine.read.times import Zone
 from crashfold.engine.read.view import View
 from crashfold.projections.games import Bands, Games
 
 FRAMES_MAX: Final = 64
 """Changes kept for clients that come back or lag behind; who lacks more gets the newest state instead."""
-ZONES_MAX: Final = 32
-"""Zones in which a change is kept printed. Further ones are printed for each client: slower, and never more memory."""
+FORMS_MAX: Final = 32
+"""Forms (zones and limits) in which a change is kept printed. Further ones are printed for each client: slower, and
+never more memory."""
 RETRY: Final = b"retry: 2000\n\n"
 """After how many milliseconds browsers connect again."""
 HEARTBEAT: Final = b":\n\n"
@@ -32,6 +34,7 @@ Calculate = Callable[[str], float | None]
 """The crash point that follows from a hash."""
 EventName = Literal["commit", "snapshot"]
 
+K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 
@@ -63,28 +66,30 @@ class Frame:
         self.since = since
         """What a client must know for this change to be all it lacks; None for a snapshot, which needs nothing."""
         self._calculate = calculate
-        self._events: dict[str, bytes] = {}
+        self._events: dict[tuple[str, int], bytes] = {}
         self._messages: dict[str, tuple[str, ...]] = {}
 
-    def event(self, zone: Zone) -> bytes:
-        """The event, with its blank line."""
-        return _kept(self._events, zone, self._print_event)
+    def event(self, zone: Zone, games_max: int = CHANGE_GAMES_MAX) -> bytes:
+        """The event, with its blank line, and the newest `games_max` of its games."""
+        return _kept(self._events, (zone.name, games_max), partial(self._print_event, zone, games_max))
 
     def messages(self, zone: Zone) -> tuple[str, ...]:
         """One message a game, in the order of `change.games`."""
-        return _kept(self._messages, zone, self._print_messages)
+        return _kept(self._messages, zone.name, partial(self._print_messages, zone))
 
-    def _print_event(self, zone: Zone) -> bytes:
+    def _print_event(self, zone: Zone, games_max: int) -> bytes:
         change = self.change
-        data = LiveState(change.cursor.version, change.total_games, self._shown(zone), change.skipped)
+        cut = max(0, len(change.games) - games_max)
+        data = LiveState(change.cursor.version, change.total_games, self._shown(zone, cut), change.skipped + cut)
         head = f"event: {self.name}\nid: {self.cursor}\ndata: "
         return head.encode() + msgspec.json.encode(data) + b"\n\n"
 
     def _print_messages(self, zone: Zone) -> tuple[str, ...]:
         return tuple(msgspec.json.encode(NewGame(game)).decode() for game in self._shown(zone))
 
-    def _shown(self, zone: Zone) -> list[GameObject]:
-        return shown(View(_NO_GAMES, zone, 0, calculate=self._calculate), [*self.change.games])
+    def _shown(self, zone: Zone, cut: int = 0) -> list[GameObject]:
+        """Its games but for the oldest `cut`."""
+        return shown(View(_NO_GAMES, zone, 0, calculate=self._calculate), [*self.change.games[cut:]])
 
 
 class Backlog:
@@ -136,11 +141,11 @@ def newest_id(change: Change) -> int:
     return max((game.game_id for game in change.games), default=0)
 
 
-def _kept(printed: dict[str, T], zone: Zone, make: Callable[[Zone], T]) -> T:
-    """What was printed in the zone, or is now."""
-    found = printed.get(zone.name)
+def _kept(printed: dict[K, T], key: K, make: Callable[[], T]) -> T:
+    """What was printed before, or is now."""
+    found = printed.get(key)
     if found is None:
-        found = make(zone)
-        if len(printed) < ZONES_MAX:
-            printed[zone.name] = found
+        found = make()
+        if len(printed) < FORMS_MAX:
+            printed[key] = found
     return found

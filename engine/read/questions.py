@@ -27,6 +27,8 @@ SortBy = Literal["time", "length"]
 SET_SIZES: Final = (10, 20, 25, 50, 100)
 VALUES_MAX: Final = 100
 PER_PAGE_MAX: Final = 100
+LIVE_GAMES: Final = 100
+"""Of so many new games a live event tells at most."""
 ITEMS_MAX: Final = 100_000
 """Items that one question may ask for."""
 DAYS_MAX: Final = 7
@@ -206,6 +208,12 @@ class PageQuestion(msgspec.Struct, frozen=True, kw_only=True):
 
     page: int = 1
     per_page: int = 10
+
+
+class LiveQuestion(msgspec.Struct, frozen=True, kw_only=True):
+    """The live stream, with `limit` games an event at most."""
+
+    limit: int = LIVE_GAMES
 
 
 Q = TypeVar("Q", bound=msgspec.Struct)

@@ -5,7 +5,7 @@ import pytest
 
 from crashfold.engine.core.reading import Cursor
 from crashfold.engine.read.follower import Change
-from crashfold.engine.read.live import FRAMES_MAX, ZONES_MAX, Backlog, Frame
+from crashfold.engine.read.live import FORMS_MAX, FRAMES_MAX, Backlog, Frame
 from crashfold.engine.read.times import Zone, Zones
 from crashfold.schemas import fairness
 from tests.support.games import games_at
@@ -65,10 +65,10 @@ def test_a_change_is_printed_once_a_zone_and_never_for_more_zones_than_are_kept(
 
     game = msgspec.structs.replace(games_at(2.0)[0], hash=HASH)
     frame = Frame("commit", Change(moment(1), 1, (game,), 0), None, calculate)
-    names = sorted(Zones().names)[: ZONES_MAX + 2]
+    names = sorted(Zones().names)[: FORMS_MAX + 2]
     for name in names:
         assert frame.event(Zone(name)) == frame.event(Zone(name))
-    assert len(calculated) == ZONES_MAX + 2 * 2
+    assert len(calculated) == FORMS_MAX + 2 * 2
     assert frame.event(Zone(names[0])) is frame.event(Zone(names[0]))
 
 

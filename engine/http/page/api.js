@@ -78,15 +78,15 @@ export class Api {
 
   /**
    * Follow the stream for good. `on` hears: event(name, data), link("live" | "polling" | "offline", retryAtMs), poll()
-   * while there is no stream, and asksToken(). poll() says whether the server answers.
+   * while there is no stream, and asksToken(). poll() says whether the server answers. An event has at most `gamesMax` games.
    */
-  async follow(on) {
+  async follow(on, gamesMax) {
     let lastEventId = "";
     let refusals = 0;
     for (;;) {
       let waitMs = RETRY_MS;
       try {
-        await this.#read(lastEventId, (event) => {
+        await this.#read(lastEventId, gamesMax, (event) => {
           refusals = 0;
           on.link("live");
           if (event === null) return;
@@ -115,12 +115,12 @@ export class Api {
   }
 
   /** Read the stream until it ends, or is silent for too long. `onEvent` hears null for a sign of life. */
-  async #read(lastEventId, onEvent) {
+  async #read(lastEventId, gamesMax, onEvent) {
     const silence = new AbortController();
     let timer = setTimeout(() => silence.abort(), CONNECT_MS);
     try {
       const headers = { Accept: "text/event-stream", ...(lastEventId && { "Last-Event-ID": lastEventId }) };
-      const response = await this.#fetch(this.url("api/stream"), { headers, signal: silence.signal });
+      const response = await this.#fetch(this.url("api/stream", { limit: gamesMax }), { headers, signal: silence.signal });
       const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
       let text = "";
       for (;;) {

@@ -66,7 +66,8 @@ export function survivalPanel(page) {
   }
 
   $("survival-sample").addEventListener("change", ({ target }) => page.choose({ survival: target.value }));
-  return { id: "survival-card", offer, questions, show };
+  const games = () => (sizeOf() <= LEDGER_GAMES ? sizeOf() : 0);
+  return { id: "survival-card", games, offer, questions, show };
 }
 
 export function pointsPanel(page) {
@@ -92,5 +93,5 @@ export function pointsPanel(page) {
     return `game ${game.id}: ${words.point(game.point)}, ended ${words.moment(game.endMs, page.now())}`;
   }
 
-  return { id: "points-card", show };
+  return { id: "points-card", games: () => POINTS, show };
 }

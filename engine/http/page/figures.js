@@ -54,15 +54,15 @@ export function oftenPanel(page) {
     tell($("percentage"), total ? words.percent(count / total) : "–");
     tell($("often-text"), total ? `${words.count(count)} of ${words.games(total)}` : "No games in this sample");
     $("gauge-fill").style.width = `${total ? (100 * count) / total : 0}%`;
-    $("gauge-mark").style.left = `${100 * p}%`;
-    $("gauge-band").style.left = `${total ? (100 * low) / total : 0}%`;
-    $("gauge-band").style.width = `${total ? (100 * (high - low)) / total : 0}%`;
+    $("gauge-mark").style.transform = `translateX(${100 * p}%)`;
+    $("gauge-band").style.transform = total ? `translateX(${(100 * low) / total}%) scaleX(${(high - low) / total})` : "scaleX(0)";
     const usual = `the odds say ${words.chance(p)}, and ${words.count(low)} to ${words.count(high)} in 95 of 100 samples like this`;
     tell($("often-odds"), !total ? "–" : count < low ? `Fewer than usual: ${usual}.` : count > high ? `More than usual: ${usual}.` : `As usual: ${usual}.`);
   }
 
   $("sample").addEventListener("change", ({ target }) => page.choose({ sample: target.value }));
-  return { id: "often-card", offer, questions, show };
+  const games = () => (isCounted(sampleOf()) ? sampleOf()[1] : 0);
+  return { id: "often-card", games, offer, questions, show };
 }
 
 /** How many games since the newest match: from the ledger, or else from the answer and what came after it. */
@@ -77,16 +77,15 @@ function sinceOf(page, predicate, answers) {
   return { since: found.games_since + later, point: found.game.crashPoint, endMs: Date.parse(found.game.endTime) };
 }
 
-/** The thresholds of the kind, and the one that is chosen: those which the ledger does not show are asked for. */
-function sinceQuestions(page, values) {
-  const { kind } = page.chosen;
-  const far = values.filter((value) => waitSince(page.ledger.games, { kind, value }) === null);
-  if (far.length === 0 || page.ledger.games.length === 0) return [];
-  return [{ name: "since", path: `${ROOT}/last-games/${NAMES[kind]}s`, body: { values: far }, freshMs: 5 * MINUTE_MS }];
+function sinceQuestion(kind, values) {
+  return { name: "since", path: `${ROOT}/last-games/${NAMES[kind]}s`, body: { values }, freshMs: 5 * MINUTE_MS };
 }
 
 export function sincePanel(page) {
-  const questions = () => sinceQuestions(page, [page.chosen.value]);
+  function questions() {
+    const isFar = page.ledger.games.length > 0 && waitSince(page.ledger.games, page.chosen) === null;
+    return isFar ? [sinceQuestion(page.chosen.kind, [page.chosen.value])] : [];
+  }
 
   function show(answers) {
     const found = sinceOf(page, page.chosen, answers);
@@ -102,7 +101,7 @@ export function sincePanel(page) {
 
 export function waitsPanel(page) {
   const valuesOf = () => page.deployment[page.chosen.kind];
-  const questions = () => sinceQuestions(page, valuesOf());
+  const questions = () => [sinceQuestion(page.chosen.kind, valuesOf())];
   let drawn = "";
   let rows = [];
 
@@ -118,7 +117,7 @@ export function waitsPanel(page) {
       tell(usual, `usually ${words.count(Math.ceil(waitOf(p, 0.5)))}, up to ${words.count(Math.ceil(waitOf(p, 0.95)))}`);
       dot.hidden = !found;
       const longer = found ? waiting(p, found.since) : 1;
-      dot.style.left = `${100 * (1 - longer)}%`;
+      dot.style.transform = `translateX(${100 * (1 - longer)}%)`;
       track.classList.toggle("beyond", longer < 0.05);
       tell(share, found ? `${words.chance(longer)} are as long` : "never seen here");
     }
@@ -129,14 +128,14 @@ export function waitsPanel(page) {
     tell($("waits-number"), String(values.length));
     rows = values.map((value) => {
       const track = make("span", { class: "track", "aria-hidden": "true" }, make("b"), make("i"));
-      const parts = { since: make("strong"), usual: make("span", { class: "usual" }), share: make("span", { class: "share" }) };
+      const parts = { since: make("strong", {}, "–"), usual: make("span", { class: "usual" }, "–"), share: make("span", { class: "share" }, "–") };
       return { value, track, dot: track.lastChild, ...parts };
     });
     $("waits").replaceChildren(...rows.map(({ value, since, usual, track, share }) => make("li", {},
       make("span", { class: "what" }, words.predicate({ kind, value })), since, track, usual, share)));
   }
 
-  return { id: "waits-card", questions, show };
+  return { id: "waits-card", offer: () => draw(page.chosen.kind, valuesOf()), questions, show };
 }
 
 export function matrixPanel(page) {
@@ -192,5 +191,6 @@ export function matrixPanel(page) {
       }))));
   }
 
-  return { id: "matrix-card", questions, show };
+  const games = () => Math.max(0, ...samplesOf(page.deployment).filter(isCounted).map(([, size]) => size));
+  return { id: "matrix-card", games, questions, show };
 }

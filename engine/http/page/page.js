@@ -9,7 +9,7 @@ import * as engineView from "./engine.js";
 import { matrixPanel, oftenPanel, sincePanel, waitsPanel } from "./figures.js";
 import { gamesPanel } from "./games.js";
 import { facts, offerStreams, offerZones, setEngine, setLink, showHead } from "./head.js";
-import { gapOf, Ledger, LEDGER_GAMES } from "./ledger.js";
+import { gapOf, Ledger } from "./ledger.js";
 import { chanceOf, DEFAULT_RULE, reaching } from "./odds.js";
 import { recordsPanel, seriesPanel } from "./series.js";
 import { intervalsPanel, setsPanel } from "./spans.js";
@@ -17,7 +17,9 @@ import * as words from "./words.js";
 
 const LOOK_MS = 5_000; // How often engines are asked how they are.
 const STREAMS_MS = 60_000;
-const POLLED_GAMES = 10;
+const TOLD_GAMES = 10; // How many an event or a poll brings; if more are new, all that is held is asked for.
+const RELOAD_MS = 3_000; // And how soon again, at most: an engine that catches up commits far oftener.
+const FIRST_GAMES = 100;
 const REPLICA_FRESH_MS = 5_000; // While Redis is away versions stand still, and nothing can be counted on from one.
 const RETRY_MS = 3_000;
 const QUICK = [1.5, 2, 3, 5, 10, 100];
@@ -39,6 +41,9 @@ let engine = null; // The answer of /api/engine.
 let streams = null; // That of /api/streams.
 let epoch = 0; // Counts how often all that was counted on had to be dropped.
 let isShowDue = false;
+let wanted = FIRST_GAMES; // Of so many games something in sight makes use.
+let held = 0; // So many were asked for: fewer in the ledger are all there are.
+let reload = { timer: 0, version: 0, atMs: -Infinity };
 
 /** What panels work with. */
 const page = {
@@ -53,7 +58,7 @@ const page = {
 const panels = [
   gamesPanel, oftenPanel, sincePanel, waitsPanel, survivalPanel, pointsPanel, matrixPanel, intervalsPanel, seriesPanel,
   setsPanel, recordsPanel, checkPanel,
-].map((make) => ({ questions: () => [], offer: () => {}, ...make(page), answers: {}, asking: new Map(), isSeen: false }));
+].map((make) => ({ games: () => FIRST_GAMES, questions: () => [], offer: () => {}, ...make(page), answers: {}, asking: new Map(), isSeen: false }));
 
 /** The rule that holds for a game: the last one of the stream, or else of all streams, that has begun by then. */
 function ruleOf(id) {
@@ -132,35 +137,75 @@ function takeGames(shown, version, isWhole) {
   const { ledger } = page;
   const newest = ledger.newest?.id ?? 0;
   const told = Math.max(0, ...shown.map((game) => Number(game.gameId)));
-  const follows = isWhole || newest === 0 || shown.length === 0 || shown.some((game) => ledger.has(game.gameId));
-  if (newest > 0 && !isWhole && told < newest) ledger.replace([]); // Redis lost what was told here before.
+  const isLost = newest > 0 && told > 0 && told < newest; // Redis lost what was told here before.
+  const follows = isWhole || shown.length === 0 || shown.some((game) => ledger.has(game.gameId));
+  if (isLost && !isWhole) ledger.replace([]);
   const fresh = ledger.add(shown);
   for (const game of fresh) game.version = Number(version);
-  if (!fresh.length && told >= newest) return;
-  const isLate = newest > 0 && fresh.some((game) => game.id < newest);
-  if (newest === 0 || !follows || isLate || told < newest) loadGames(version);
-  else facts.arrivedMs = api.now();
+  const isLate = fresh.some((game) => game.id < newest);
+  if (held === 0 || !follows || isLate || (isLost && !isWhole)) loadSoon(Number(version));
+  else if (fresh.length) facts.arrivedMs = api.now();
   showSoon();
 }
 
-/** Ask for the newest games, as of `version` at least, and for everything else anew. */
-async function loadGames(version) {
+/** Ask for what is held anew, now or after a while. */
+function loadSoon(version) {
+  reload.version = version;
+  if (reload.timer) return;
+  const waitMs = Math.max(0, reload.atMs + RELOAD_MS - performance.now());
+  reload.timer = setTimeout(() => {
+    reload.timer = 0;
+    reload.atMs = performance.now();
+    load(reload.version);
+  }, waitMs);
+}
+
+/** Ask for the newest games, as of `version` at least; and soon, since nothing can be counted on, for all else. */
+async function load(version) {
   epoch += 1;
   const mine = epoch;
-  const parameters = { limit: LEDGER_GAMES, ...(facts.replicaAgeS === null && { min_version: version }) };
+  const limit = wanted;
   try {
+    const parameters = { limit, ...(facts.replicaAgeS === null && version > 0 && { min_version: version }) };
     const answer = await api.get("api/analytics/last-games/min-crash-point/1", parameters);
     if (mine !== epoch) return;
+    held = limit;
     for (const game of page.ledger.add(answer.body.data.games)) game.version = Number(answer.version);
   } catch {
-    setTimeout(() => { if (mine === epoch) loadGames(0); }, RETRY_MS);
+    setTimeout(() => { if (mine === epoch) loadSoon(0); }, RETRY_MS);
+  }
+  showSoon();
+}
+
+/** Whether the ledger has the newest `number` games; if not, they are asked for. */
+function has(number) {
+  const isThere = page.ledger.games.length >= number || (held > 0 && page.ledger.games.length < held);
+  if (!isThere && number > wanted) {
+    wanted = number;
+    if (held > 0) loadMore();
+  }
+  return isThere;
+}
+
+/** Reach further back: what is known stays known. */
+async function loadMore() {
+  const limit = wanted;
+  try {
+    const answer = await api.get("api/analytics/last-games/min-crash-point/1", { limit });
+    held = Math.max(held, limit);
+    const newest = page.ledger.newest?.id ?? 0;
+    const fresh = page.ledger.add(answer.body.data.games);
+    // What is newer than all that was known will be told by an event as well, and is then no news.
+    for (const game of fresh) game.version = game.id > newest ? Number(answer.version) : 0;
+  } catch {
+    setTimeout(() => { if (held < limit) loadMore(); }, RETRY_MS);
   }
   showSoon();
 }
 
 async function poll() {
   try {
-    const answer = await api.get("api/games", { per_page: POLLED_GAMES });
+    const answer = await api.get("api/games", { per_page: TOLD_GAMES });
     takeGames(answer.body.data, answer.version, false);
     return true;
   } catch (error) {
@@ -194,7 +239,7 @@ function show() {
   for (const panel of panels) {
     if (!panel.isSeen) continue;
     ask(panel);
-    panel.show(panel.answers);
+    if (has(panel.games())) panel.show(panel.answers);
   }
 }
 
@@ -338,4 +383,4 @@ api.follow({
   },
   poll,
   asksToken: askToken,
-});
+}, TOLD_GAMES);

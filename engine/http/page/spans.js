@@ -142,5 +142,5 @@ export function setsPanel(page) {
   }
 
   $("set-size").addEventListener("change", ({ target }) => page.choose({ set: target.value }));
-  return { id: "sets-card", offer, show };
+  return { id: "sets-card", games: () => SETS_GAMES, offer, show };
 }
