@@ -63,6 +63,17 @@ async def test_a_late_game_comes_with_its_commit() -> None:
             assert (await anext(events)).ids == [2]
 
 
+async def test_a_client_gets_as_many_games_an_event_as_it_asked_for() -> None:
+    follower = ToldFollower(*games_at(2.0, 3.0, 4.0))
+    with anyio.fail_after(DEADLINE_S):
+        async with serving(follower) as running, running.events("limit=2") as events, running.events() as others:
+            assert (await anext(events)).ids == [2, 3]
+            assert (await anext(others)).ids == [1, 2, 3]
+            follower.commit_more(3)
+            assert (await anext(events)).ids == [5, 6]
+            assert (await anext(others)).ids == [4, 5, 6]
+
+
 async def test_a_client_that_comes_back_gets_what_it_missed() -> None:
     follower = ToldFollower(*games_at(2.0))
     with anyio.fail_after(DEADLINE_S):
@@ -207,7 +218,16 @@ async def test_times_are_in_the_zone_of_the_header_or_else_of_the_query() -> Non
 
 
 @pytest.mark.parametrize(
-    ("query", "status"), [("tz=Mars/Base", 400), ("stream=a%20b", 400), ("stream=other", 404), ("tz=utc", 400)]
+    ("query", "status"),
+    [
+        ("tz=Mars/Base", 400),
+        ("stream=a%20b", 400),
+        ("stream=other", 404),
+        ("tz=utc", 400),
+        ("limit=0", 422),
+        ("limit=101", 422),
+        ("limit=5.0", 400),
+    ],
 )
 async def test_what_cannot_be_streamed_is_a_problem(query: str, status: int) -> None:
     with anyio.fail_after(DEADLINE_S):

@@ -50,6 +50,18 @@ def test_an_event_is_a_name_an_id_and_one_line_of_json() -> None:
     )
 
 
+def test_an_event_has_as_many_of_the_newest_games_as_are_asked_for_and_counts_the_others() -> None:
+    frame = Frame("commit", msgspec.structs.replace(change(1, 2.0, 3.5, 7.0), skipped=4), None, fairness.crash_point)
+    data = [msgspec.json.decode(frame.event(UTC, limit).split(b"data: ")[1]) for limit in (2, 3, 100)]
+    assert [[game["crashPoint"] for game in one["games"]] for one in data] == [
+        [3.5, 7.0],
+        [2.0, 3.5, 7.0],
+        [2.0, 3.5, 7.0],
+    ]
+    assert [one["skipped"] for one in data] == [5, 4, 4]
+    assert {one["total_games"] for one in data} == {101}
+
+
 def test_a_message_is_a_game() -> None:
     first, second = Frame("commit", change(1, 2.0, 3.5), None, fairness.crash_point).messages(UTC)
     assert msgspec.json.decode(first)["type"] == msgspec.json.decode(second)["type"] == "new_game"
