@@ -26,8 +26,8 @@ from benchmarks.api_questions import Family, Question, families
 from benchmarks.measure import Figure, announce
 from crashfold.engine.adapters.embedded import free_port
 from crashfold.engine.adapters.redis.store import RedisStore
-from crashfold.engine.core.facts import Applied, Checkpoint, Commit, Position
 from crashfold.engine.errors import CrashfoldError
+from crashfold.engine.ports import Applied, Checkpoint, Commit, Position
 from crashfold.projections import ProjectionSettings, StreamState, plan
 from crashfold.schemas.game import DEFAULT_STREAM, Game
 

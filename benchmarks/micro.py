@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from benchmarks.measure import Figure, microseconds
 from benchmarks.stages import Commits
 from crashfold.engine.adapters.redis.store import RedisStore
-from crashfold.engine.core.facts import Commit
+from crashfold.engine.ports import Commit
 from crashfold.projections import ProjectionSettings, StreamState, plan
 from crashfold.projections.columns import Columns, Ints
 from crashfold.projections.games import Bands, Games, cells_of

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import msgspec
 
 from crashfold.engine.adapters.redis import packing
-from crashfold.engine.core.facts import Checkpoint, Commit, Mark, Position
+from crashfold.engine.ports import Checkpoint, Commit, Mark, Position
 from crashfold.projections import Plan, StreamState
 from crashfold.projections.delta import Delta, Writes
 from crashfold.schemas.game import DEFAULT_STREAM, Game

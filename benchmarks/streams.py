@@ -15,8 +15,8 @@ from benchmarks.curves import Costs
 from benchmarks.servers import Servers, assignments
 from crashfold.engine.adapters.memory.log import MemoryDeadLetters, MemoryLog, MemoryTopic
 from crashfold.engine.cli.bootstrap import new_processor, open_store, plan_of
-from crashfold.engine.core.facts import Polled
 from crashfold.engine.errors import CrashfoldError
+from crashfold.engine.ports import Polled
 from crashfold.engine.runtime.processor import Processor
 from crashfold.engine.runtime.verify import verify
 from crashfold.engine.settings import Settings, load

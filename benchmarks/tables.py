@@ -23,8 +23,8 @@ from crashfold.engine.adapters.kafka.client import connection_options
 from crashfold.engine.adapters.kafka.sink import KafkaSink
 from crashfold.engine.adapters.redis.store import RedisStore
 from crashfold.engine.cli.verify import verify_topic
-from crashfold.engine.core.facts import Applied
 from crashfold.engine.errors import CrashfoldError
+from crashfold.engine.ports import Applied
 from crashfold.engine.settings import load
 from crashfold.projections import ProjectionSettings, StreamState, plan
 from crashfold.schemas.aggregates import Update

@@ -6,8 +6,8 @@ Imports facts and errors only, so that the runtime never imports a metrics libra
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
-from crashfold.engine.core.facts import Bounds, Outcome, ServerUsage
 from crashfold.engine.errors import Unavailable
+from crashfold.engine.ports import Bounds, Outcome, ServerUsage
 
 FairnessFault = Literal["hash", "chain"]
 """The crash point does not follow from the hash, or the hash does not lead to the one before."""

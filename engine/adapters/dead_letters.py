@@ -9,8 +9,7 @@ from typing import Any, Final, Literal, NamedTuple, Self
 
 import msgspec
 
-from crashfold.engine.core.facts import DeadLetter, Record
-from crashfold.engine.core.reading import ReadDeadLetter
+from crashfold.engine.ports import DeadLetter, ReadDeadLetter, Record
 
 KEY_BYTES_MAX: Final = 1024
 VALUE_BYTES_MAX: Final = 4096

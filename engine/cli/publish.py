@@ -17,10 +17,10 @@ from crashfold.engine.cli import options, output
 from crashfold.engine.cli.bootstrap import CLOCK, fairness_of, only_stream, plan_of
 from crashfold.engine.cli.options import Common
 from crashfold.engine.core.batch import sort_out
-from crashfold.engine.core.facts import Record, Records
 from crashfold.engine.core.history import FIELDS, NEEDED, DecimalMark, Interpreter, NotUnderstood, Spelling, TimeUnit
 from crashfold.engine.core.survey import Surveyor
 from crashfold.engine.errors import ConfigurationError
+from crashfold.engine.ports import Record, Records
 from crashfold.engine.publisher import open_sink
 from crashfold.engine.settings import Settings
 from crashfold.schemas.game import DEFAULT_STREAM, Game, decode, is_stream_name

@@ -6,8 +6,8 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from crashfold.engine.core.facts import DeadLetter, Records
 from crashfold.engine.core.fairness import FairnessCheck
+from crashfold.engine.ports import DeadLetter, Records
 from crashfold.projections.columns import Ints
 from crashfold.projections.decoding import Decoded, decode_cells
 from crashfold.projections.games import END_TIME, Bands, games_of

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from crashfold.engine.core.facts import Bounds, Manifest, Mark, Record
+from crashfold.engine.ports import Bounds, Manifest, Mark, Record
 
 
 class Begin(msgspec.Struct, frozen=True):

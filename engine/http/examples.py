@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from crashfold.engine.core.reading import ReadDeadLetter, Standing, StreamOverview
+from crashfold.engine.ports import ReadDeadLetter, Standing, StreamOverview
 from crashfold.engine.read import questions
 from crashfold.engine.read.overview import Overview
 from crashfold.engine.read.questions import Limits

@@ -20,8 +20,8 @@ from litestar.openapi.spec import Example
 from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Scope, Send
 
-from crashfold.engine.core.reading import Cursor
 from crashfold.engine.http import operations
+from crashfold.engine.ports import Cursor
 from crashfold.engine.read import problems, questions
 from crashfold.engine.read.feed import Feed, Live, Transport
 from crashfold.engine.read.live import CONNECTION_ESTABLISHED, HEARTBEAT, RETRY, EventName, Frame, newest_id

@@ -19,9 +19,18 @@ import anyio.to_thread
 import msgspec
 import structlog
 
-from crashfold.engine.core.reading import CachedAnswer, Cursor, Piece, Pieces, StreamOverview
 from crashfold.engine.errors import CrashfoldError, StateError, Unavailable
-from crashfold.engine.ports import Clock, DeadLetterReader, LiveReader, Reports
+from crashfold.engine.ports import (
+    CachedAnswer,
+    Clock,
+    Cursor,
+    DeadLetterReader,
+    LiveReader,
+    Piece,
+    Pieces,
+    Reports,
+    StreamOverview,
+)
 from crashfold.engine.read import problems, questions
 from crashfold.engine.read.aggregates.games import GamesPage
 from crashfold.engine.read.dead_letters import SharedDeadLetters

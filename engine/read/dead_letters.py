@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import anyio
 import msgspec
 
-from crashfold.engine.core.reading import ReadDeadLetter
-from crashfold.engine.ports import DeadLetterReader
+from crashfold.engine.ports import DeadLetterReader, ReadDeadLetter
 from crashfold.engine.read.overview import Overview
 from crashfold.engine.read.questions import DeadLettersQuestion
 from crashfold.engine.read.times import Instant

@@ -14,7 +14,7 @@ import anyio.abc
 import msgspec
 import structlog
 
-from crashfold.engine.core.reading import Cursor
+from crashfold.engine.ports import Cursor
 from crashfold.engine.read.follower import Change, Ended, Follower
 from crashfold.engine.read.live import Backlog, Calculate, Frame
 from crashfold.engine.read.problems import Problem, unavailable

@@ -21,9 +21,8 @@ import msgspec
 import numpy as np
 import structlog
 
-from crashfold.engine.core.reading import Cursor, Standing, WindowPart
 from crashfold.engine.errors import CrashfoldError, StateError, StoreUnavailable, Unavailable
-from crashfold.engine.ports import Clock, EventLog, LiveReader, Updates
+from crashfold.engine.ports import Clock, Cursor, EventLog, LiveReader, Standing, Updates, WindowPart
 from crashfold.engine.read.questions import LIVE_GAMES
 from crashfold.engine.read.replica import Replica
 from crashfold.projections.columns import Ints

@@ -10,7 +10,7 @@ from typing import Final, Literal, TypeVar
 
 import msgspec
 
-from crashfold.engine.core.reading import Cursor
+from crashfold.engine.ports import Cursor
 from crashfold.engine.read.aggregates.games import GameObject, shown
 from crashfold.engine.read.follower import CHANGE_GAMES_MAX, Change
 from crashfold.engine.read.times import Zone

@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from crashfold.engine.core.reading import ReadDeadLetter, StreamOverview
+from crashfold.engine.ports import ReadDeadLetter, StreamOverview
 from crashfold.engine.read.questions import Nothing
 from crashfold.engine.read.times import Instant, Zone
 from crashfold.schemas.game import Game, Unreadable, decode

@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from crashfold.engine.core.reading import AllFields, Fields, First, Piece, Pieces, Read, Standing, Text
+from crashfold.engine.ports import AllFields, Fields, First, Piece, Pieces, Read, Standing, Text
 from crashfold.engine.read import questions
 from crashfold.engine.read.aggregates.games import shown
 from crashfold.engine.read.aggregates.gaps import GapsAnswer, gaps, gaps_answer

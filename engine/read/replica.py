@@ -14,11 +14,9 @@ import anyio.to_thread
 import msgspec
 
 from crashfold.engine.core.batch import StreamBatch, after, sort_out
-from crashfold.engine.core.facts import Records
 from crashfold.engine.core.fairness import FairnessCheck
-from crashfold.engine.core.reading import Standing
 from crashfold.engine.errors import StateError
-from crashfold.engine.ports import EventLog
+from crashfold.engine.ports import EventLog, Records, Standing
 from crashfold.projections.games import Bands, Games
 from crashfold.projections.projection import Totals
 from crashfold.projections.settings import ProjectionSettings

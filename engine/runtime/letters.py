@@ -9,8 +9,7 @@ from typing import Final
 
 import structlog
 
-from crashfold.engine.core.facts import DeadLetter
-from crashfold.engine.ports import Clock
+from crashfold.engine.ports import Clock, DeadLetter
 
 SAID_PER_SECOND: Final = 10
 

@@ -11,10 +11,9 @@ from typing import Final
 import msgspec
 import structlog
 
-from crashfold.engine.core.facts import Manifest, Mark, Position
 from crashfold.engine.core.start import Begin, Lost, Recreated, Start, where_to_begin
 from crashfold.engine.errors import LostRange, TopicRecreated
-from crashfold.engine.ports import EventLog, StateStore
+from crashfold.engine.ports import EventLog, Manifest, Mark, Position, StateStore
 from crashfold.engine.runtime.patience import Patience
 
 QUIET_LOOKS_MAX: Final = 5

@@ -17,26 +17,29 @@ import msgspec
 import structlog
 
 from crashfold.engine.core import batch as batches
-from crashfold.engine.core.facts import (
+from crashfold.engine.core.fairness import FairnessCheck, Faults
+from crashfold.engine.core.health import COMMITS, DEAD_LETTERS, POLLING
+from crashfold.engine.core.start import Begin, Lost, Recreated, was_recreated
+from crashfold.engine.errors import LostRange, TopicCompacted, Unavailable
+from crashfold.engine.meter import Meter
+from crashfold.engine.ports import (
     Applied,
     Checkpoint,
+    Clock,
     Commit,
     Conflict,
     DeadLetter,
+    DeadLetters,
     Duplicate,
+    EventLog,
     Manifest,
     Mark,
     Outcome,
     Polled,
     Position,
     Records,
+    StateStore,
 )
-from crashfold.engine.core.fairness import FairnessCheck, Faults
-from crashfold.engine.core.health import COMMITS, DEAD_LETTERS, POLLING
-from crashfold.engine.core.start import Begin, Lost, Recreated, was_recreated
-from crashfold.engine.errors import LostRange, TopicCompacted, Unavailable
-from crashfold.engine.meter import Meter
-from crashfold.engine.ports import Clock, DeadLetters, EventLog, StateStore
 from crashfold.engine.runtime.health import HealthBoard
 from crashfold.engine.runtime.letters import LettersLog
 from crashfold.engine.runtime.partitions import Partition, Partitions, Place

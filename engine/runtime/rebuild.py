@@ -14,7 +14,6 @@ import msgspec
 import numpy as np
 import structlog
 
-from crashfold.engine.core.facts import Behind, Checkpoint, DeadLetter, Manifest, Polled, Promoted, Records, Stored
 from crashfold.engine.core.start import Begin, Lost, was_recreated, where_to_begin
 from crashfold.engine.errors import (
     ConfigurationError,
@@ -26,7 +25,21 @@ from crashfold.engine.errors import (
     TopicRecreated,
     Unavailable,
 )
-from crashfold.engine.ports import Clock, DeadLetters, EventLog, ShadowStore, StateStore
+from crashfold.engine.ports import (
+    Behind,
+    Checkpoint,
+    Clock,
+    DeadLetter,
+    DeadLetters,
+    EventLog,
+    Manifest,
+    Polled,
+    Promoted,
+    Records,
+    ShadowStore,
+    StateStore,
+    Stored,
+)
 from crashfold.engine.runtime.health import HealthBoard
 from crashfold.engine.runtime.patience import Patience
 from crashfold.engine.runtime.processor import STEP_BYTES, Processor

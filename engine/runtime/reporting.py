@@ -12,10 +12,9 @@ import anyio
 import msgspec
 import structlog
 
-from crashfold.engine.core.facts import Bounds, Outcome
 from crashfold.engine.errors import CrashfoldError, StoreUnavailable, Unavailable
 from crashfold.engine.meter import NullMeter
-from crashfold.engine.ports import Clock, Reports
+from crashfold.engine.ports import Bounds, Clock, Outcome, Reports
 from crashfold.engine.runtime.rebuild import Progress, RebuildReport
 from crashfold.engine.runtime.verify import VerifyReport
 from crashfold.schemas.reports import EngineReport, PartitionReport, RebuildProgress, ReportKind, Verification, read

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from crashfold.engine.core.facts import Bounds, Stored
 from crashfold.engine.errors import StateError
-from crashfold.engine.ports import EventLog, StateStore
+from crashfold.engine.ports import Bounds, EventLog, StateStore, Stored
 from crashfold.engine.runtime.streams import restored
 from crashfold.projections import Plan
 from crashfold.projections.projection import Totals

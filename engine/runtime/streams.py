@@ -9,9 +9,8 @@ from typing import Final
 
 import msgspec
 
-from crashfold.engine.core.facts import Checkpoint, Position, Stored
 from crashfold.engine.errors import FingerprintMismatch, StateError, StreamMoved, TopicRecreated
-from crashfold.engine.ports import StateStore
+from crashfold.engine.ports import Checkpoint, Position, StateStore, Stored
 from crashfold.engine.runtime.patience import Patience
 from crashfold.projections import Plan, StreamState
 from crashfold.schemas import keys

@@ -14,11 +14,10 @@ import anyio
 import structlog
 from anyio.abc import TaskStatus
 
-from crashfold.engine.core.facts import Bounds
 from crashfold.engine.core.health import TOPIC
 from crashfold.engine.errors import ConfigurationError, CrashfoldError, Unavailable
 from crashfold.engine.meter import Meter
-from crashfold.engine.ports import Clock, EventLog, StoreUsage
+from crashfold.engine.ports import Bounds, Clock, EventLog, StoreUsage
 from crashfold.engine.runtime.health import HealthBoard
 from crashfold.engine.runtime.patience import Patience
 from crashfold.engine.runtime.processor import Processor

@@ -10,11 +10,10 @@ from typing import Any, Final
 
 import msgspec
 
-from crashfold.engine.core.facts import Bounds, Checkpoint, Record, Stored
 from crashfold.engine.core.fairness import FairnessCheck
 from crashfold.engine.core.start import was_recreated
 from crashfold.engine.errors import LostRange, StateError
-from crashfold.engine.ports import EventLog, StateReader
+from crashfold.engine.ports import Bounds, Checkpoint, EventLog, Record, StateReader, Stored
 from crashfold.engine.runtime.streams import restored
 from crashfold.projections import Plan, ProjectionSettings, StreamState, plain
 from crashfold.projections.delta import SortedSet, Value

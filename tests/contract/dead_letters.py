@@ -4,8 +4,7 @@ from abc import ABC, abstractmethod
 from contextlib import AbstractAsyncContextManager
 
 from crashfold.engine.adapters.dead_letters import DETAIL_BYTES_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX, StoredDeadLetter
-from crashfold.engine.core.facts import DeadLetter, Record
-from crashfold.engine.ports import DeadLetters
+from crashfold.engine.ports import DeadLetter, DeadLetters, Record
 
 
 def letter(

@@ -11,9 +11,8 @@ from contextlib import AsyncExitStack, suppress
 import anyio
 import pytest
 
-from crashfold.engine.core.facts import Polled, Record
 from crashfold.engine.errors import LogUnavailable, LostRange
-from crashfold.engine.ports import EventLog
+from crashfold.engine.ports import EventLog, Polled, Record
 
 DEADLINE_S = 60.0
 WAIT_S = 0.2

@@ -5,10 +5,19 @@ from typing import Any
 import anyio
 import pytest
 
-from crashfold.engine.core.facts import Applied
-from crashfold.engine.core.reading import AllFields, CachedAnswer, Fields, First, Pieces, Standing, Text, WindowPart
 from crashfold.engine.errors import StateError
-from crashfold.engine.ports import LiveReader
+from crashfold.engine.ports import (
+    AllFields,
+    Applied,
+    CachedAnswer,
+    Fields,
+    First,
+    LiveReader,
+    Pieces,
+    Standing,
+    Text,
+    WindowPart,
+)
 from crashfold.projections.delta import Delta, SetString, WriteHash, WriteList, WriteSortedSet
 from crashfold.schemas import keys
 from crashfold.schemas.aggregates import Update

@@ -18,7 +18,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from crashfold.engine.core.facts import (
+from crashfold.engine.errors import StateError
+from crashfold.engine.ports import (
     Applied,
     Behind,
     Checkpoint,
@@ -29,9 +30,10 @@ from crashfold.engine.core.facts import (
     Mark,
     Position,
     Promoted,
+    ShadowStore,
+    StateReader,
+    StateStore,
 )
-from crashfold.engine.errors import StateError
-from crashfold.engine.ports import ShadowStore, StateReader, StateStore
 from crashfold.projections.delta import (
     Delta,
     Remove,

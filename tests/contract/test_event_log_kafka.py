@@ -19,8 +19,8 @@ from crashfold.engine.adapters.kafka.errors import kafka_errors
 from crashfold.engine.adapters.kafka.log import KafkaLog
 from crashfold.engine.adapters.kafka.topic_id import _FetchById
 from crashfold.engine.adapters.kafka.topics import ensure_topic, topic_exists
-from crashfold.engine.core.facts import Polled
 from crashfold.engine.errors import LogUnavailable
+from crashfold.engine.ports import Polled
 from tests.contract.event_log import (
     DEADLINE_S,
     EventLogContract,

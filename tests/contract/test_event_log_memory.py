@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import pytest
 
 from crashfold.engine.adapters.memory.log import MemoryLog, MemoryTopic
-from crashfold.engine.core.facts import Polled
 from crashfold.engine.errors import LogUnavailable, LostRange
+from crashfold.engine.ports import Polled
 from tests.contract.event_log import (
     EventLogContract,
     GroupContract,

@@ -8,8 +8,8 @@ from redis.asyncio import Redis
 
 from crashfold.engine.adapters.redis.reader import RedisReader
 from crashfold.engine.adapters.redis.store import RedisStore
-from crashfold.engine.core.reading import CachedAnswer
 from crashfold.engine.errors import StoreUnavailable
+from crashfold.engine.ports import CachedAnswer
 from crashfold.schemas.aggregates import Update
 from tests.contract.live_reader import LiveReaderContract
 from tests.contract.state_store import PATIENCE_S, numbered

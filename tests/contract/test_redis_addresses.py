@@ -11,8 +11,8 @@ from crashfold.engine.adapters.embedded import free_port
 from crashfold.engine.adapters.process.clock import SystemClock
 from crashfold.engine.adapters.redis.reader import RedisReader
 from crashfold.engine.adapters.redis.store import RedisStore
-from crashfold.engine.core.facts import Applied
 from crashfold.engine.errors import CrashfoldError, Refused, StoreForbidden, StoreRefused
+from crashfold.engine.ports import Applied
 from crashfold.engine.runtime.patience import patiently
 from crashfold.projections.delta import SetString
 from tests.conftest import enter

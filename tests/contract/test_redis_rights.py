@@ -9,8 +9,8 @@ import pytest
 from redis import Redis
 
 from crashfold.engine.adapters.redis.store import RedisStore
-from crashfold.engine.core.facts import Applied, Promoted
 from crashfold.engine.errors import CrashfoldError, StateError, StoreRefused
+from crashfold.engine.ports import Applied, Promoted
 from tests.contract.state_store import commit, model, model_of, numbered, rebuild, rebuilt
 
 STREAM: Final = "crash"

@@ -3,8 +3,8 @@
 import pytest
 
 from crashfold.engine.adapters.memory.store import MemoryStore, Trouble
-from crashfold.engine.core.facts import Applied, Conflict, Duplicate, Promoted
 from crashfold.engine.errors import StateError, StoreRefused, StoreUnavailable
+from crashfold.engine.ports import Applied, Conflict, Duplicate, Promoted
 from crashfold.projections.delta import Delta, SetString, WriteSortedSet
 from crashfold.schemas import keys
 from tests.contract.state_store import (

@@ -9,8 +9,8 @@ from redis.asyncio import Redis
 
 from crashfold.engine.adapters.redis.client import Call, RedisClient
 from crashfold.engine.adapters.redis.store import RedisShadowStore, RedisStore
-from crashfold.engine.core.facts import Applied, Conflict, Position, Promoted
 from crashfold.engine.errors import StateError, StoreRefused
+from crashfold.engine.ports import Applied, Conflict, Position, Promoted
 from crashfold.projections.delta import SetString
 from tests.contract.state_store import (
     PATIENCE_S,

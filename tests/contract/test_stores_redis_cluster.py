@@ -8,8 +8,8 @@ import pytest
 
 from crashfold.engine.adapters.redis.reader import RedisReader
 from crashfold.engine.adapters.redis.store import RedisStore
-from crashfold.engine.core.facts import Applied, Duplicate, Outcome
 from crashfold.engine.errors import ConfigurationError, StateError, Unavailable
+from crashfold.engine.ports import Applied, Duplicate, Outcome
 from tests.contract.live_reader import LiveReaderContract
 from tests.contract.state_store import PATIENCE_S, ShadowStoreContract, StateStoreContract, at, numbered
 from tests.support.servers import RedisCluster, RedisServer

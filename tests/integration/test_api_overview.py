@@ -7,7 +7,7 @@ import anyio
 from redis.asyncio import Redis
 
 from crashfold.engine.adapters.redis.store import RedisStore
-from crashfold.engine.core.facts import Manifest
+from crashfold.engine.ports import Manifest
 from tests.support.api_server import Writer, api_server
 from tests.support.deployment import Message, NewDeployment, chain, in_order
 from tests.support.games import game, json_game

@@ -24,13 +24,13 @@ from crashfold.engine.adapters.redis import packing
 from crashfold.engine.adapters.redis.client import Call, Script
 from crashfold.engine.adapters.redis.errors import code_of
 from crashfold.engine.adapters.redis.store import RedisShadowStore, RedisStore
-from crashfold.engine.core.facts import Applied, Checkpoint, Commit, Conflict, Duplicate, Mark, Position, Promoted
 from crashfold.engine.errors import (
     ConfigurationError,
     StateError,
     StoreRefused,
     StoreUnavailable,
 )
+from crashfold.engine.ports import Applied, Checkpoint, Commit, Conflict, Duplicate, Mark, Position, Promoted
 from crashfold.projections import Plan, StreamState, plan
 from crashfold.projections.delta import Delta, SetString, Unfolding, Value, WriteHash, WriteList, Writes, apply
 from crashfold.schemas import keys

@@ -10,8 +10,8 @@ import pytest
 from redis import Redis
 
 from crashfold.engine.adapters.redis.store import RedisStore
-from crashfold.engine.core.facts import Manifest
 from crashfold.engine.errors import StateError
+from crashfold.engine.ports import Manifest
 from crashfold.engine.runtime.processor import Limits
 from tests.support.games import games_at
 from tests.support.line import Deployment

@@ -22,7 +22,6 @@ import structlog
 
 from crashfold.engine.adapters.memory.log import GROUP_ID, MemoryDeadLetters, MemoryLog, MemoryTopic
 from crashfold.engine.adapters.memory.store import MemoryStore, Snapshot
-from crashfold.engine.core.facts import Checkpoint
 from crashfold.engine.errors import (
     ConfigurationError,
     CrashfoldError,
@@ -32,6 +31,7 @@ from crashfold.engine.errors import (
     TopicRecreated,
 )
 from crashfold.engine.meter import NullMeter
+from crashfold.engine.ports import Checkpoint
 from crashfold.engine.read.follower import Held
 from crashfold.engine.runtime.health import HealthBoard
 from crashfold.engine.runtime.processor import Processor

@@ -16,8 +16,8 @@ import anyio.lowlevel
 from crashfold.engine.adapters.memory.log import MemoryLog, MemoryTopic
 from crashfold.engine.adapters.memory.reader import MemoryReader
 from crashfold.engine.adapters.memory.store import MemoryStore
-from crashfold.engine.core.reading import Cursor
 from crashfold.engine.errors import CrashfoldError
+from crashfold.engine.ports import Cursor
 from crashfold.engine.read import problems
 from crashfold.engine.read.feed import Feed, Live
 from crashfold.engine.read.follower import Follower, Followers, Held

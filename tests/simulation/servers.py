@@ -18,22 +18,27 @@ import msgspec
 from crashfold.engine.adapters.memory.log import MemoryDeadLetters, MemoryLog
 from crashfold.engine.adapters.memory.reader import MemoryReader
 from crashfold.engine.adapters.memory.store import MemoryShadowStore, MemoryStore
-from crashfold.engine.core.facts import (
+from crashfold.engine.errors import LogUnavailable, StoreRefused, StoreUnavailable
+from crashfold.engine.ports import (
     Behind,
     Bounds,
+    CachedAnswer,
     Commit,
     DeadLetter,
     Manifest,
     Outcome,
+    Piece,
+    Pieces,
     Polled,
     Position,
     Promoted,
     Record,
+    Standing,
     Stored,
+    StreamOverview,
+    Updates,
+    WindowPart,
 )
-from crashfold.engine.core.reading import CachedAnswer, Piece, Pieces, Standing, StreamOverview, WindowPart
-from crashfold.engine.errors import LogUnavailable, StoreRefused, StoreUnavailable
-from crashfold.engine.ports import Updates
 from tests.simulation.loop import Process, SimulatedLoop, current_process
 
 T = TypeVar("T")

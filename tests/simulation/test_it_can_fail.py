@@ -12,8 +12,17 @@ import pytest
 
 from crashfold.engine.adapters.memory.store import MemoryStore
 from crashfold.engine.core import start
-from crashfold.engine.core.facts import Applied, Checkpoint, Commit, DeadLetter, Duplicate, Outcome, Position
-from crashfold.engine.core.reading import Cursor, Standing
+from crashfold.engine.ports import (
+    Applied,
+    Checkpoint,
+    Commit,
+    Cursor,
+    DeadLetter,
+    Duplicate,
+    Outcome,
+    Position,
+    Standing,
+)
 from crashfold.engine.read.live import Backlog, Frame
 from crashfold.engine.runtime import processor, rebuild, streams
 from crashfold.engine.runtime.partitions import Partition

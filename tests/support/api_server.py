@@ -22,8 +22,7 @@ from typing import IO, Final
 import httpx
 
 from crashfold.engine.adapters.embedded import free_port
-from crashfold.engine.core.facts import Applied, Checkpoint, Commit, Position
-from crashfold.engine.ports import StateStore
+from crashfold.engine.ports import Applied, Checkpoint, Commit, Position, StateStore
 from crashfold.projections import Plan, StreamState, plan
 from crashfold.projections.settings import ProjectionSettings
 from crashfold.schemas.game import Game

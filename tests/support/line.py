@@ -9,9 +9,8 @@ from crashfold.engine.adapters.memory.clock import MemoryClock
 from crashfold.engine.adapters.memory.log import MemoryDeadLetters, MemoryLog, MemoryTopic
 from crashfold.engine.adapters.memory.store import MemoryStore
 from crashfold.engine.adapters.prometheus.engine import Metrics
-from crashfold.engine.core.facts import Checkpoint, Commit, Manifest, Outcome, Record
 from crashfold.engine.core.fairness import FairnessCheck
-from crashfold.engine.ports import DeadLetters, EventLog, StateStore
+from crashfold.engine.ports import Checkpoint, Commit, DeadLetters, EventLog, Manifest, Outcome, Record, StateStore
 from crashfold.engine.runtime.health import HealthBoard
 from crashfold.engine.runtime.processor import Limits, Processor
 from crashfold.engine.runtime.rebuild import Progress, Rebuild, RebuildReport, Request

@@ -19,10 +19,10 @@ from litestar import Litestar
 from crashfold.engine.adapters.memory.reader import MemoryReader
 from crashfold.engine.adapters.memory.store import MemoryStore
 from crashfold.engine.adapters.process.clock import SystemClock
-from crashfold.engine.core.reading import Standing
 from crashfold.engine.http.connections import connection_options
 from crashfold.engine.http.places import Bounds, Places
 from crashfold.engine.http.stream import live_routes
+from crashfold.engine.ports import Standing
 from crashfold.engine.read import problems
 from crashfold.engine.read.feed import Live, LiveLimits, Transport
 from crashfold.engine.read.follower import Follower, Held

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from crashfold.engine.core import batch
-from crashfold.engine.core.facts import DeadLetter, Record, Records
 from crashfold.engine.core.fairness import FairnessCheck
+from crashfold.engine.ports import DeadLetter, Record, Records
 from crashfold.projections import ProjectionSettings, plain
 from crashfold.projections.games import Bands, games_of
 from crashfold.projections.sift import Rejected

@@ -7,8 +7,8 @@ import pytest
 
 from crashfold.engine.adapters.dead_letters import ListedDeadLetter, Listing, Mark, Stored, StoredDeadLetter
 from crashfold.engine.cli.dead_letters import Which
-from crashfold.engine.core.facts import DeadLetter, Record
 from crashfold.engine.errors import ConfigurationError
+from crashfold.engine.ports import DeadLetter, Record
 
 NOON_MS = 1_768_478_400_000
 """2026-01-15, 12:00 UTC"""

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from crashfold.engine.adapters.files.log import LINE_BYTES_MAX, FileLine, FileLog, read_games_file
-from crashfold.engine.core.facts import Record
 from crashfold.engine.errors import ConfigurationError, CrashfoldError, LogUnavailable, LostRange, TopicRecreated
+from crashfold.engine.ports import Record
 from crashfold.schemas.game import Game, Unreadable, decode, encode
 from tests.contract.event_log import Reader, numbered
 

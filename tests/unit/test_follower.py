@@ -9,8 +9,8 @@ import pytest
 from crashfold.engine.adapters.memory.reader import MemoryReader
 from crashfold.engine.adapters.memory.store import MemoryStore, Trouble
 from crashfold.engine.adapters.process.clock import SystemClock
-from crashfold.engine.core.reading import Cursor, Standing, WindowPart
 from crashfold.engine.errors import CrashfoldError, StateError, StoreRefused, StoreUnavailable
+from crashfold.engine.ports import Cursor, Standing, WindowPart
 from crashfold.engine.read.follower import (
     CHANGE_GAMES_MAX,
     Change,

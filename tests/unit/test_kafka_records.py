@@ -11,7 +11,7 @@ from aiokafka.record.util import calc_crc32c
 
 from crashfold.engine.adapters.kafka.records import FetchedRecords
 from crashfold.engine.adapters.kafka.unpacking import CannotUnpack, unpacked
-from crashfold.engine.core.facts import Records
+from crashfold.engine.ports import Records
 from crashfold.schemas.game import VALUE_BYTES_MAX
 from tests.support.bombs import Entry, packed_batch
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from structlog.testing import capture_logs
 
 from crashfold.engine.adapters.memory.clock import MemoryClock
-from crashfold.engine.core.facts import DeadLetter, Record
+from crashfold.engine.ports import DeadLetter, Record
 from crashfold.engine.runtime.letters import SAID_PER_SECOND, LettersLog
 
 

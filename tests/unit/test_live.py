@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from crashfold.engine.core.reading import Cursor
+from crashfold.engine.ports import Cursor
 from crashfold.engine.read.follower import Change
 from crashfold.engine.read.live import FORMS_MAX, FRAMES_MAX, Backlog, Frame
 from crashfold.engine.read.times import Zone, Zones

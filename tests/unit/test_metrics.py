@@ -7,9 +7,9 @@ from prometheus_client import generate_latest
 
 from crashfold.engine.adapters.prometheus.engine import STREAMS_NAMED_MAX, Metrics
 from crashfold.engine.core.batch import REASONS
-from crashfold.engine.core.facts import Applied, Bounds, Conflict, Duplicate, ServerUsage
 from crashfold.engine.errors import StoreRefused, StoreUnavailable
 from crashfold.engine.meter import Meter, NullMeter
+from crashfold.engine.ports import Applied, Bounds, Conflict, Duplicate, ServerUsage
 from crashfold.engine.version import VERSION, revision
 from crashfold.schemas.reports import RebuildProgress, Verification
 

@@ -7,7 +7,7 @@ import anyio
 import pytest
 
 from crashfold.engine.adapters.memory.log import MemoryLog, MemoryTopic
-from crashfold.engine.core.reading import Cursor, Standing
+from crashfold.engine.ports import Cursor, Standing
 from crashfold.engine.read import replica
 from crashfold.engine.read.replica import Replica, Replicated
 from crashfold.projections.games import Bands, Games

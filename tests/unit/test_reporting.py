@@ -7,9 +7,9 @@ import msgspec
 
 from crashfold.engine.adapters.memory.clock import MemoryClock
 from crashfold.engine.adapters.memory.store import MemoryReports
-from crashfold.engine.core.facts import Applied, Bounds, Conflict
 from crashfold.engine.errors import StoreRefused, StoreUnavailable
 from crashfold.engine.meter import Meters, NullMeter
+from crashfold.engine.ports import Applied, Bounds, Conflict
 from crashfold.engine.runtime.rebuild import Progress, RebuildReport, Rebuilt
 from crashfold.engine.runtime.reporting import EngineNotes, RebuildNotes, keep_hearing, tell_verified
 from crashfold.engine.runtime.verify import Difference, Verified, VerifyReport

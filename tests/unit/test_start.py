@@ -2,8 +2,8 @@
 
 import pytest
 
-from crashfold.engine.core.facts import Bounds, Manifest, Mark, Record
 from crashfold.engine.core.start import Begin, Lost, Recreated, Start, was_recreated, where_to_begin
+from crashfold.engine.ports import Bounds, Manifest, Mark, Record
 
 READ = Record(41, 1_000, b"a", b"value")
 MARK = Mark.of(READ)

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from crashfold.engine.adapters.memory.log import MemoryLog
-from crashfold.engine.core.facts import Commit
+from crashfold.engine.ports import Commit
 from crashfold.engine.runtime.status import PartitionStatus, StreamStatus, known_streams, status
 from crashfold.projections.delta import Delta, WriteHash
 from crashfold.schemas import keys

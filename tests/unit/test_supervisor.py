@@ -19,9 +19,8 @@ from crashfold.engine.adapters.memory.log import MemoryLog
 from crashfold.engine.adapters.memory.store import Trouble
 from crashfold.engine.adapters.process.clock import SystemClock
 from crashfold.engine.adapters.prometheus.engine import Metrics
-from crashfold.engine.core.facts import ServerUsage
 from crashfold.engine.errors import ConfigurationError, LostRange, StoreUnavailable
-from crashfold.engine.ports import StoreUsage
+from crashfold.engine.ports import ServerUsage, StoreUsage
 from crashfold.engine.runtime import supervisor
 from crashfold.engine.runtime.health import HealthBoard
 from crashfold.engine.runtime.processor import Limits

@@ -8,8 +8,8 @@ import pytest
 
 from crashfold.engine.adapters.memory.log import MemoryLog
 from crashfold.engine.adapters.memory.store import MemoryStore
-from crashfold.engine.core.facts import Commit
 from crashfold.engine.core.fairness import FairnessCheck
+from crashfold.engine.ports import Commit
 from crashfold.engine.runtime.rebuild import Request
 from crashfold.engine.runtime.verify import CannotCompare, Difference, differences_of, verify
 from crashfold.projections.delta import Delta, Remove, SetString, SortedSet, WriteHash

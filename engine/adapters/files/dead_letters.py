@@ -13,8 +13,8 @@ import anyio.to_thread
 import msgspec
 
 from crashfold.engine.adapters.dead_letters import StoredDeadLetter
-from crashfold.engine.core.facts import DeadLetter
 from crashfold.engine.errors import ConfigurationError
+from crashfold.engine.ports import DeadLetter
 
 
 class FileDeadLetters:

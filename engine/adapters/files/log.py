@@ -33,8 +33,8 @@ import anyio.to_thread
 import msgspec
 
 from crashfold.engine.adapters.process.handover import Handover
-from crashfold.engine.core.facts import Bounds, Polled, Record, Records
 from crashfold.engine.errors import ConfigurationError, CrashfoldError, LogUnavailable, LostRange, TopicRecreated
+from crashfold.engine.ports import Bounds, Polled, Record, Records
 
 LINE_BYTES_MAX: Final = 128 * 1024
 """Bytes kept of a longer line: more than enough to be found too long."""

@@ -35,8 +35,8 @@ from aiokafka.protocol.offset import OffsetRequest
 
 from crashfold.engine.adapters.kafka.errors import Connection, kafka_errors, refusal, verdict_on
 from crashfold.engine.adapters.kafka.records import FetchedRecords
-from crashfold.engine.core.facts import Bounds, Record
 from crashfold.engine.errors import ConfigurationError, LogUnavailable
+from crashfold.engine.ports import Bounds, Record
 from crashfold.engine.settings import KafkaSettings
 
 READ_COMMITTED: Final = 1

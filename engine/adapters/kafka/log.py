@@ -55,8 +55,8 @@ from crashfold.engine.adapters.kafka.records import FetchedRecords
 from crashfold.engine.adapters.kafka.topic_id import OneTopic, find_topic_id, printed
 from crashfold.engine.adapters.kafka.topics import cleanup_policy
 from crashfold.engine.adapters.process.handover import Handover
-from crashfold.engine.core.facts import Bounds, Polled, Record, Records
 from crashfold.engine.errors import CrashfoldError, LogUnavailable, LostRange
+from crashfold.engine.ports import Bounds, Polled, Record, Records
 from crashfold.engine.settings import KafkaSettings
 
 SILENCE_MAX_S: Final = 10.0

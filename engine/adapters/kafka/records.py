@@ -29,7 +29,7 @@ from msgspec import structs
 from numpy.typing import NDArray
 
 from crashfold.engine.adapters.kafka.unpacking import CannotUnpack, Unpacked, unpacked
-from crashfold.engine.core.facts import Record, Records
+from crashfold.engine.ports import Record, Records
 from crashfold.projections.columns import Ints
 from crashfold.projections.packed import NULL, Packed
 from crashfold.schemas.game import VALUE_BYTES_MAX

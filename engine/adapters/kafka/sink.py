@@ -46,9 +46,8 @@ from crashfold.engine.adapters.kafka.client import (
 )
 from crashfold.engine.adapters.kafka.errors import Connection, kafka_errors
 from crashfold.engine.adapters.kafka.topics import check_topic_can_be_made, ensure_topic, topic_exists
-from crashfold.engine.core.facts import DeadLetter, Record
-from crashfold.engine.core.reading import ReadDeadLetter
 from crashfold.engine.errors import LogRefused, LogUnavailable
+from crashfold.engine.ports import DeadLetter, ReadDeadLetter, Record
 from crashfold.engine.settings import KafkaSettings
 
 IN_FLIGHT_MAX: Final = 10_000

@@ -16,8 +16,8 @@ import numpy as np
 
 from crashfold.engine.adapters.dead_letters import StoredDeadLetter
 from crashfold.engine.adapters.process.handover import Handover
-from crashfold.engine.core.facts import Bounds, DeadLetter, Polled, Record, Records
 from crashfold.engine.errors import LogUnavailable, LostRange
+from crashfold.engine.ports import Bounds, DeadLetter, Polled, Record, Records
 from crashfold.projections.packed import Packed
 
 GROUP_ID: Final = "crashfold"

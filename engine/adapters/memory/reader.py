@@ -10,7 +10,8 @@ from contextlib import asynccontextmanager
 import anyio
 
 from crashfold.engine.adapters.memory.store import MemoryStore
-from crashfold.engine.core.reading import (
+from crashfold.engine.errors import StateError
+from crashfold.engine.ports import (
     AllFields,
     CachedAnswer,
     Fields,
@@ -23,7 +24,6 @@ from crashfold.engine.core.reading import (
     Text,
     WindowPart,
 )
-from crashfold.engine.errors import StateError
 from crashfold.projections.delta import SortedSet, Value
 from crashfold.schemas import keys
 from crashfold.schemas.aggregates import Update

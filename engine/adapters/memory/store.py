@@ -13,7 +13,8 @@ import anyio
 import anyio.lowlevel
 import msgspec
 
-from crashfold.engine.core.facts import (
+from crashfold.engine.errors import StateError, StoreRefused, StoreUnavailable
+from crashfold.engine.ports import (
     Applied,
     Behind,
     Checkpoint,
@@ -26,7 +27,6 @@ from crashfold.engine.core.facts import (
     Promoted,
     Stored,
 )
-from crashfold.engine.errors import StateError, StoreRefused, StoreUnavailable
 from crashfold.projections.delta import SortedSet, Value, Writes, apply
 from crashfold.schemas import keys
 from crashfold.schemas.aggregates import Update

@@ -22,10 +22,10 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from crashfold.engine.core.batch import REASONS
-from crashfold.engine.core.facts import Applied, Bounds, Conflict, Duplicate, Outcome, ServerUsage
 from crashfold.engine.errors import StoreRefused, Unavailable
 from crashfold.engine.logs import lines_lost
 from crashfold.engine.meter import FairnessFault
+from crashfold.engine.ports import Applied, Bounds, Conflict, Duplicate, Outcome, ServerUsage
 from crashfold.engine.version import VERSION, revision
 from crashfold.schemas.reports import RebuildProgress, Verification
 

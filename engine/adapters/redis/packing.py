@@ -14,8 +14,8 @@ from zlib import crc32
 import msgspec
 
 from crashfold.engine.adapters.redis.client import Call
-from crashfold.engine.core.facts import Checkpoint, Commit, Manifest, Mark, Position
 from crashfold.engine.errors import StateError
+from crashfold.engine.ports import Checkpoint, Commit, Manifest, Mark, Position
 from crashfold.projections.delta import (
     Delta,
     Remove,

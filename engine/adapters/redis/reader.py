@@ -22,7 +22,8 @@ from crashfold.engine.adapters.redis.errors import code_of
 from crashfold.engine.adapters.redis.line import Command, Line
 from crashfold.engine.adapters.redis.reports import RedisReports
 from crashfold.engine.adapters.redis.watch import Watch
-from crashfold.engine.core.reading import (
+from crashfold.engine.errors import StateError
+from crashfold.engine.ports import (
     AllFields,
     CachedAnswer,
     Fields,
@@ -35,7 +36,6 @@ from crashfold.engine.core.reading import (
     Text,
     WindowPart,
 )
-from crashfold.engine.errors import StateError
 from crashfold.schemas import keys
 from crashfold.schemas.aggregates import Update
 from crashfold.schemas.keys import Keys

@@ -24,7 +24,16 @@ from crashfold.engine.adapters.redis.errors import translated
 from crashfold.engine.adapters.redis.reports import RedisReports
 from crashfold.engine.adapters.redis.usage import RedisUsage
 from crashfold.engine.adapters.redis.watch import Watch
-from crashfold.engine.core.facts import (
+from crashfold.engine.errors import (
+    ConfigurationError,
+    CrashfoldError,
+    StateError,
+    StoreForbidden,
+    StoreRefused,
+    StoreUnavailable,
+    Unavailable,
+)
+from crashfold.engine.ports import (
     Applied,
     Behind,
     Commit,
@@ -35,15 +44,6 @@ from crashfold.engine.core.facts import (
     Position,
     Promoted,
     Stored,
-)
-from crashfold.engine.errors import (
-    ConfigurationError,
-    CrashfoldError,
-    StateError,
-    StoreForbidden,
-    StoreRefused,
-    StoreUnavailable,
-    Unavailable,
 )
 from crashfold.projections.delta import SortedSet, Value
 from crashfold.schemas import keys

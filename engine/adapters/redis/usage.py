@@ -11,8 +11,8 @@ from redis.asyncio.client import Pipeline
 
 from crashfold.engine.adapters.redis.client import RedisClient
 from crashfold.engine.adapters.redis.cluster import RedisCluster
-from crashfold.engine.core.facts import ServerUsage
 from crashfold.engine.errors import ConfigurationError, StoreRefused
+from crashfold.engine.ports import ServerUsage
 from crashfold.schemas import keys
 from crashfold.schemas.keys import Keys
 from crashfold.schemas.predicate import Predicate

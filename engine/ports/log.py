@@ -1,4 +1,4 @@
-"""The facts that ports hand over and decisions are made on. Frozen values, no I/O.
+"""The log: a topic of records, read in order, and where records go that cannot be folded.
 
 Offsets: `next_offset` is always the offset of the next record to read; offsets have holes, so it is never computed
 from a count.
@@ -6,14 +6,14 @@ from a count.
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
 
 import msgspec
 import numpy as np
 
 from crashfold.projections.columns import Ints
-from crashfold.projections.delta import Writes
 from crashfold.projections.packed import Packed
-from crashfold.schemas.game import Game
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -153,126 +153,6 @@ class Mark(msgspec.Struct, frozen=True):
         return cls(record.offset, record.timestamp_ms, digest.hexdigest()[:16])
 
 
-class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a stream has been folded, by whom and out of what. The fields of the hash `P:checkpoint`, next to those
-    that hold the state (`StreamState.stored`)."""
-
-    next_offset: int
-    """The next offset to read."""
-    generation: str
-    """Names one build of the read model; `promote` brings another."""
-    commit: str
-    """16 hex digits that no other commit has; '' in a state that was stored before commits had them."""
-    writer: str
-    """The engine that made the last commit, for an operator who wonders."""
-    topic: str
-    partition: int
-    first_offset: int
-    """No game of the state stands below it on the topic; -1 when some did not come from this topic at all, because
-    it was recreated and the state kept."""
-    topic_id: str | None = None
-    """Which topic of that name it was; None where brokers know no ids."""
-    mark: Mark | None
-    """The last record of the partition that was read."""
-    fingerprint: str
-    """Of the settings and projections the state was made with (`Plan.fingerprint`)."""
-    aggregates: tuple[str, ...]
-    """What the names of this stream's keys begin with, for `promote` to know which are left over."""
-
-    @property
-    def position(self) -> "Position":
-        """What a commit on top of this one expects."""
-        return Position(self.generation, self.next_offset, self.commit)
-
-
-class Position(msgspec.Struct, frozen=True):
-    """The fencing token: one commit of one stream.
-
-    An offset is a place, not a history. After a failover and back, or a restored dump, the expected offset may stand
-    there with other snapshots and another version behind it, so two positions are the same only by their `commit`.
-    """
-
-    generation: str
-    next_offset: int
-    commit: str
-
-
-class Commit(msgspec.Struct, frozen=True):
-    """All that one compare-and-set writes: made only if the stream stands at `expected` (None: has no checkpoint).
-
-    Sent again it is the same commit, by the id in its checkpoint.
-    """
-
-    stream: str
-    expected: Position | None
-    checkpoint: Checkpoint
-    delta: Writes
-    total_games: int
-    newest_id: int | None
-
-
-class Applied(msgspec.Struct, frozen=True):
-    """The commit was made, as this version."""
-
-    version: int
-
-
-class Duplicate(msgspec.Struct, frozen=True):
-    """This very commit had been made before, as this version: its reply was lost. A success."""
-
-    version: int
-
-
-class Conflict(msgspec.Struct, frozen=True):
-    """Nothing was written: the stream stands at `stored`, not where the commit expected it."""
-
-    stored: Position | None
-
-
-Outcome = Applied | Duplicate | Conflict
-
-
-class Stored(msgspec.Struct, frozen=True):
-    """What a restart reads of a stream, all of one version: `state` are the fields for `StreamState.load`."""
-
-    checkpoint: Checkpoint
-    version: int
-    state: dict[str, bytes]
-    window: list[Game]
-    total_games: int
-    """What the state and the window must come to."""
-
-
-class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a restart begins to read a partition.
-
-    Every record below `low_water` is in its stream's checkpoint (or a dead letter). `streams` has the `next_offset`
-    that each stream's checkpoint had, so that one which has fallen behind it, because Redis lost writes, is noticed.
-    Which commit it was need not be known: a restart loads what stands there, and of one topic every history that has
-    come as far has folded the same records.
-    `first_offsets` has the `first_offset` of each, as far as it is known. `mark` is of the last record read below
-    `low_water`, None when there was none; `topic_id` says of which topic all this is, None where brokers know no ids.
-    """
-
-    low_water: int
-    streams: dict[str, int]
-    first_offsets: dict[str, int] = {}
-    topic_id: str | None = None
-    mark: Mark | None
-
-
-class Promoted(msgspec.Struct, frozen=True):
-    """The shadow generation is live now, as this version."""
-
-    version: int
-
-
-class Behind(msgspec.Struct, frozen=True):
-    """Nothing was swapped: the live state, at `live`, is ahead of the shadow."""
-
-    live: Position
-
-
 class DeadLetter(msgspec.Struct, frozen=True):
     """A record that cannot be folded, with what is needed to find it again and to know why."""
 
@@ -284,17 +164,50 @@ class DeadLetter(msgspec.Struct, frozen=True):
     record: Record
 
 
-class ServerUsage(msgspec.Struct, frozen=True, kw_only=True):
-    """What one server of the store says of itself. Counts are since it was started; 0 for a limit means none."""
+class EventLog(AbstractAsyncContextManager["EventLog"], Protocol):
+    """A topic, read in order of offsets within each partition. Entering connects, leaving lets the partitions go."""
 
-    address: str
-    memory_bytes: int
-    memory_max_bytes: int
-    evicted_keys: int
-    """Keys that it dropped for want of memory: each may be state."""
-    expired_keys: int
-    hits: int
-    """Reads that found their key."""
-    misses: int
-    clients: int
-    commands: int
+    @property
+    def topic(self) -> str:
+        """The topic's name; for a file its path."""
+
+    @property
+    def topic_id(self) -> str | None:
+        """Which topic of that name is read, by an id that no other has, as soon as partitions were gained; None where
+        there are no ids.
+
+        Polls bring records of that topic alone. When another one has the name, all partitions are lost, and with those
+        gained then the id is another one.
+        """
+
+    async def poll(self, games_max: int, wait_s: float) -> Polled:
+        """Records of the partitions held, at most `games_max` in all, as soon as there are any or `wait_s` is over."""
+
+    async def seek(self, partition: int, next_offset: int) -> None:
+        """Read the partition from there on. What was fetched before and not yet polled is forgotten."""
+
+    async def bounds(self, partition: int) -> Bounds:
+        """Which offsets the partition holds now. Records of open transactions do not count."""
+
+    async def partitions(self) -> frozenset[int]:
+        """All partitions of the topic, held or not."""
+
+    async def current_topic_id(self) -> str | None:
+        """The id of the topic that has the name now; None where there are no ids. Raises LogUnavailable while there is
+        no such topic."""
+
+    async def is_compacted(self) -> bool:
+        """Whether records go once others of the same key stand behind them; False where that cannot be known."""
+
+    async def record(self, partition: int, offset: int) -> Record | None:
+        """The record at exactly that offset; None when there is none (any more). Does not move the position."""
+
+    async def report(self, next_offsets: Mapping[int, int]) -> None:
+        """Tell the log's own bookkeeping how far each partition was read, for lag dashboards. Never read back."""
+
+
+class DeadLetters(Protocol):
+    """Where records go that cannot be folded."""
+
+    async def put(self, letters: Sequence[DeadLetter]) -> None:
+        """Keep them for good; returns when they are. May be called again with the same ones."""

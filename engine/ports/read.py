@@ -1,10 +1,13 @@
-"""What the read side asks the store for while others write to it, and what it is told. Frozen values, no I/O."""
+"""The read side: what it asks the store for while engines write to it, and what it is told."""
 
 import re
-from collections.abc import Iterator
-from typing import Final, TypeAlias
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Final, Protocol, TypeAlias
 
 import msgspec
+
+from crashfold.schemas.aggregates import Update
 
 _CURSOR: Final = re.compile(r"(.{1,100})-(\d{1,16})-([0-9a-f]{16})-(\d{1,19})(?:[-;].*)?", re.ASCII)
 
@@ -142,3 +145,54 @@ class CachedAnswer(msgspec.Struct, frozen=True):
     request: str
     answer: bytes
     ttl_s: int
+
+
+class Updates(Protocol):
+    """What is told of one stream from the moment the block was entered."""
+
+    async def next(self, wait_s: float) -> Update | None:
+        """The next update; None when there was none for `wait_s`. Some may be lost with the connection: an update says
+        that there is something to read, and none says nothing."""
+
+
+class LiveReader(Protocol):
+    """Reading streams while an engine writes to them. Each call is one round trip, and what it gives of one version."""
+
+    def updates(self, stream: str) -> AbstractAsyncContextManager[Updates]:
+        """Updates of the stream, over a connection of their own."""
+
+    async def standing(self, stream: str) -> Standing | None:
+        """Where the stream stands; None when it has no checkpoint."""
+
+    async def read_pieces(self, stream: str, pieces: Sequence[Piece]) -> Pieces | None:
+        """Some of the read model; None when the stream has no checkpoint. Raises StateError for another type."""
+
+    async def streams(self, topic: str) -> list[str]:
+        """The streams that an engine has met on the topic, in a deployment of many, by name."""
+
+    async def overview(self, stream: str) -> StreamOverview | None:
+        """What is shown of a stream in a list of all; None when it has no checkpoint."""
+
+    async def read_window(self, stream: str, above_id: int) -> WindowPart | None:
+        """The games of the window whose ids are above `above_id`; None when the stream has no checkpoint."""
+
+    async def cached(self, stream: str, version: int, request: str) -> bytes | None:
+        """An answer that was kept; None when there is none (any more)."""
+
+    async def keep(self, answers: Sequence[CachedAnswer]) -> None:
+        """Keep answers for a while."""
+
+
+class DeadLetterReader(Protocol):
+    """Reading dead letters, for people."""
+
+    async def newest(self, limit: int) -> Sequence[ReadDeadLetter]:
+        """The newest letters, newest first, those that were retried among them but not those that were discarded."""
+
+
+class RateLimits(Protocol):
+    """How often each client asked all processes of a deployment."""
+
+    async def take(self, client: str, per_minute: int) -> float:
+        """Take one request off those that the client has left, which are `per_minute` at most and come back steadily:
+        0.0, or in how many seconds it has one. Raises StoreUnavailable or StoreRefused when nobody can say."""

@@ -1,0 +1,16 @@
+"""Reports of engines, rebuilds and verifications, for people."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from crashfold.schemas.reports import ReportKind
+
+
+class Reports(Protocol):
+    """What engines, rebuilds and `verify` tell of themselves, for people: nothing is decided by it."""
+
+    async def tell(self, kind: ReportKind, reports: Mapping[str, bytes], ttl_s: int | None = None) -> None:
+        """Keep these reports by the names of those they are about, for so long."""
+
+    async def told(self, kind: ReportKind) -> list[bytes]:
+        """The reports of that kind that have not expired, by name."""

@@ -1,0 +1,209 @@
+"""The store: the read model and the checkpoints, written by one compare-and-set per stream."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from crashfold.engine.ports.log import Mark
+from crashfold.projections.delta import Value, Writes
+from crashfold.schemas.game import Game
+
+
+class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a stream has been folded, by whom and out of what. The fields of the hash `P:checkpoint`, next to those
+    that hold the state (`StreamState.stored`)."""
+
+    next_offset: int
+    """The next offset to read."""
+    generation: str
+    """Names one build of the read model; `promote` brings another."""
+    commit: str
+    """16 hex digits that no other commit has; '' in a state that was stored before commits had them."""
+    writer: str
+    """The engine that made the last commit, for an operator who wonders."""
+    topic: str
+    partition: int
+    first_offset: int
+    """No game of the state stands below it on the topic; -1 when some did not come from this topic at all, because
+    it was recreated and the state kept."""
+    topic_id: str | None = None
+    """Which topic of that name it was; None where brokers know no ids."""
+    mark: Mark | None
+    """The last record of the partition that was read."""
+    fingerprint: str
+    """Of the settings and projections the state was made with (`Plan.fingerprint`)."""
+    aggregates: tuple[str, ...]
+    """What the names of this stream's keys begin with, for `promote` to know which are left over."""
+
+    @property
+    def position(self) -> "Position":
+        """What a commit on top of this one expects."""
+        return Position(self.generation, self.next_offset, self.commit)
+
+
+class Position(msgspec.Struct, frozen=True):
+    """The fencing token: one commit of one stream.
+
+    An offset is a place, not a history. After a failover and back, or a restored dump, the expected offset may stand
+    there with other snapshots and another version behind it, so two positions are the same only by their `commit`.
+    """
+
+    generation: str
+    next_offset: int
+    commit: str
+
+
+class Commit(msgspec.Struct, frozen=True):
+    """All that one compare-and-set writes: made only if the stream stands at `expected` (None: has no checkpoint).
+
+    Sent again it is the same commit, by the id in its checkpoint.
+    """
+
+    stream: str
+    expected: Position | None
+    checkpoint: Checkpoint
+    delta: Writes
+    total_games: int
+    newest_id: int | None
+
+
+class Applied(msgspec.Struct, frozen=True):
+    """The commit was made, as this version."""
+
+    version: int
+
+
+class Duplicate(msgspec.Struct, frozen=True):
+    """This very commit had been made before, as this version: its reply was lost. A success."""
+
+    version: int
+
+
+class Conflict(msgspec.Struct, frozen=True):
+    """Nothing was written: the stream stands at `stored`, not where the commit expected it."""
+
+    stored: Position | None
+
+
+Outcome = Applied | Duplicate | Conflict
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """What a restart reads of a stream, all of one version: `state` are the fields for `StreamState.load`."""
+
+    checkpoint: Checkpoint
+    version: int
+    state: dict[str, bytes]
+    window: list[Game]
+    total_games: int
+    """What the state and the window must come to."""
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a restart begins to read a partition.
+
+    Every record below `low_water` is in its stream's checkpoint (or a dead letter). `streams` has the `next_offset`
+    that each stream's checkpoint had, so that one which has fallen behind it, because Redis lost writes, is noticed.
+    Which commit it was need not be known: a restart loads what stands there, and of one topic every history that has
+    come as far has folded the same records.
+    `first_offsets` has the `first_offset` of each, as far as it is known. `mark` is of the last record read below
+    `low_water`, None when there was none; `topic_id` says of which topic all this is, None where brokers know no ids.
+    """
+
+    low_water: int
+    streams: dict[str, int]
+    first_offsets: dict[str, int] = {}
+    topic_id: str | None = None
+    mark: Mark | None
+
+
+class Promoted(msgspec.Struct, frozen=True):
+    """The shadow generation is live now, as this version."""
+
+    version: int
+
+
+class Behind(msgspec.Struct, frozen=True):
+    """Nothing was swapped: the live state, at `live`, is ahead of the shadow."""
+
+    live: Position
+
+
+class ServerUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """What one server of the store says of itself. Counts are since it was started; 0 for a limit means none."""
+
+    address: str
+    memory_bytes: int
+    memory_max_bytes: int
+    evicted_keys: int
+    """Keys that it dropped for want of memory: each may be state."""
+    expired_keys: int
+    hits: int
+    """Reads that found their key."""
+    misses: int
+    clients: int
+    commands: int
+
+
+class StateStore(Protocol):
+    """The read model and the checkpoints, one compare-and-set per stream."""
+
+    async def load(self, stream: str) -> Stored | None:
+        """What a restart needs of the stream, read at one version; None when it has no checkpoint."""
+
+    async def commit(self, commits: Sequence[Commit]) -> list[Outcome]:
+        """Make each commit or not at all, each for itself, of different streams; the outcomes in the same order.
+
+        After `StoreUnavailable` any of them may have been made: send them again. After `StoreRefused` those that were
+        refused were not; sending all again is safe too.
+        """
+
+    async def check_rights(self, stream: str) -> None:
+        """Find out whether commits of the stream can be made at all, changing nothing. Raises ConfigurationError naming
+        the command and the keys, or the channel, for which this user has no right."""
+
+    async def positions(self, streams: Sequence[str]) -> list[Position | None]:
+        """Where each stream's checkpoint stands; None where there is none."""
+
+    async def read_manifest(self, topic: str, partition: int) -> Manifest | None:
+        """The partition's manifest; None when there is none."""
+
+    async def write_manifest(self, topic: str, partition: int, manifest: Manifest, *, anew: bool = False) -> None:
+        """Store the manifest as given, but its streams beside those known; with `anew` in place of whatever stands
+        there."""
+
+
+class ShadowStore(StateStore, Protocol):
+    """The store of a generation that is built beside the live one; its manifests are not kept."""
+
+    async def clear(self, streams: Sequence[str]) -> None:
+        """Remove what an earlier rebuild of these streams left behind."""
+
+    async def promote(self, stream: str, *, allow_back: bool = False) -> Promoted | Behind:
+        """Put the shadow in the place of the live state, at once for every reader, and drop what is left over.
+
+        Refused when the live state is ahead, unless `allow_back`.
+        """
+
+
+class StateReader(Protocol):
+    """Reading the keys of a stream."""
+
+    async def read_model(self, stream: str) -> tuple[Stored, dict[str, Value]] | None:
+        """Checkpoint and every key of the stream's aggregates, by name, all of one version."""
+
+    async def read_models(self, streams: Sequence[str]) -> list[tuple[Stored, dict[str, Value]] | None]:
+        """`read_model` of each stream, each of a version of its own. What the store has to go through to find the keys
+        it goes through once, however many streams there are."""
+
+
+class StoreUsage(Protocol):
+    """What the store's servers and a stream's keys take, for metrics. Advice only: a user of the store may lack the
+    rights for it, so nothing else depends on the answers."""
+
+    async def servers(self) -> list[ServerUsage]:
+        """One entry a server; those that do not tell are left out."""
+
+    async def stream_bytes(self, stream: str) -> int | None:
+        """The memory of the stream's keys, estimated from some elements of each; None where the store does not tell."""
