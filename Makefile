@@ -5,12 +5,15 @@ ARGS =
 # Which schedules are simulated: one, or a range of them.
 SEEDS = 1..2000
 
+# The part of the lines and branches, in percent, that the tests without servers have to run.
+FLOOR = 75
+
 READY = .venv/.ready
 
 # Commands start a second sooner when Python may keep what it has compiled, and the tests start hundreds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup check test test-quick e2e bench bench-api bench-growth bench-guard bench-peers demo simulate clean
+.PHONY: help setup check test test-quick e2e bench bench-api bench-growth bench-guard bench-peers demo simulate clean coverage build
 
 help:
 	@echo 'make setup       .venv from uv.lock; again only when that or pyproject.toml changed'
@@ -25,6 +28,8 @@ help:
 	@echo 'make bench-growth how cost grows: with predicates, streams, windows, history'
 	@echo 'make bench-guard has a ratio become worse than that in the repository'
 	@echo 'make bench-peers beside what one could take instead, each in an environment of its own'
+	@echo 'make coverage    which lines the tests without servers run, with a floor'
+	@echo 'make build       the wheel and the source archive, in dist'
 	@echo 'make clean       remove everything that the other targets made'
 	@echo 'ARGS="…" is passed on: make test-quick ARGS="tests/unit -k series"'
 
@@ -76,6 +81,12 @@ bench-guard: $(READY)
 
 demo: $(READY)
 	@.venv/bin/crashfold demo $(ARGS)
+
+coverage: $(READY)
+	.venv/bin/pytest -n 2 --dist loadfile tests/unit tests/property tests/simulation --cov=crashfold --cov-branch --cov-report=term:skip-covered --cov-report=html:build/coverage --cov-fail-under=$(FLOOR) $(ARGS)
+
+build: $(READY)
+	.cache/uv/bin/uv build --quiet --out-dir dist
 
 clean:
 	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist

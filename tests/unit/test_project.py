@@ -1,0 +1,34 @@
+"""The files that a repository has for those who come to it: they say what is true, and their programs run."""
+
+import subprocess
+import tomllib
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_workflow_runs_what_a_change_has_to_pass_on_every_python_that_is_promised() -> None:
+    job = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yaml").read_text())["jobs"]["run"]
+    assert any(".ci/run" in step.get("run", "") for step in job["steps"])
+    promised = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["classifiers"]
+    pythons = {line.rpartition(" ")[2] for line in promised if line.startswith("Programming Language :: Python :: 3.")}
+    assert set(job["strategy"]["matrix"]["python"]) == pythons
+
+
+def test_release_notes_are_the_version_s_part_of_the_changelog() -> None:
+    notes = subprocess.run([ROOT / "tools" / "release-notes", "0.1.0"], capture_output=True, text=True, check=True).stdout
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    assert notes.strip() in changelog.partition("## [0.1.0]")[2]
+    assert "## [" not in notes
+    unknown = subprocess.run([ROOT / "tools" / "release-notes", "9.9.9"], capture_output=True, text=True, check=False)
+    assert (unknown.returncode, unknown.stdout) == (1, "")
+    assert "9.9.9" in unknown.stderr
+
+
+def test_every_folder_that_has_an_owner_is_there() -> None:
+    lines = (ROOT / ".github" / "CODEOWNERS").read_text().splitlines()
+    owned = [line.split()[0] for line in lines if line.startswith("/")]
+    assert owned != []
+    assert [path for path in owned if not (ROOT / path.strip("/")).is_dir()] == []
