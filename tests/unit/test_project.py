@@ -18,7 +18,7 @@ def test_the_workflow_runs_what_a_change_has_to_pass_on_every_python_that_is_pro
 
 
 def test_release_notes_are_the_version_s_part_of_the_changelog() -> None:
-    known = [ROOT / "tools" / "release-notes", "0.1.0"]
+    known = [str(ROOT / "tools" / "release-notes"), "0.1.0"]
     notes = subprocess.run(known, capture_output=True, text=True, check=True).stdout
     changelog = (ROOT / "CHANGELOG.md").read_text()
     assert notes.strip() in changelog.partition("## [0.1.0]")[2]
