@@ -135,6 +135,8 @@ class Play:
         self._seen: dict[str, tuple[int, int]] = {}
         self._met: set[str] = set()
         """The streams that the store has, or had when they were looked at last."""
+        self._forgotten: set[str] = set()
+        """The streams of which the store that was gone back to knew nothing: an engine may have asked it by then."""
         self._engines: dict[int, Running] = {}
         self._replay: Running | None = None
         self._instances: dict[int, Running] = {}
@@ -583,6 +585,8 @@ class Play:
         self._store.restore(snapshot)
         self._seen.clear()
         self._met = set(snapshot.live)
+        named = {stream for manifest in snapshot.manifests.values() for stream in manifest.streams}
+        self._forgotten = set(self._streams) - self._met - named
 
     def _spoil(self, stream: str, damage: str) -> None:
         live = self._store._data.live
@@ -717,13 +721,14 @@ class Play:
         kept = self._store.snapshot().live.get(stream)
         if kept is None:
             return
-        if stream not in self._met and not self._is_known(stream):
+        if stream not in self._met and (stream in self._forgotten or not self._is_known(stream)):
             # It is met for the first time, as far as the store knows: what retention has removed was never needed.
             self._bases.setdefault(stream, {0}).update(
                 self._begins[kept.checkpoint.topic_id, kept.checkpoint.partition]
             )
             self._ever_begun[stream] |= self._bases[stream]
         self._met.add(stream)
+        self._forgotten.discard(stream)
         if stream in self._spoiled:
             return
         version, total = self._seen.get(stream, (0, 0))
