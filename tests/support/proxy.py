@@ -1,8 +1,9 @@
-"""A TCP address that leads to one server or another, as a name does after a failover."""
+"""A TCP address that leads to one server or another, as a name does after a failover, and a line that can be bad."""
 
 import socket
-from collections.abc import Callable
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from threading import Thread
 from types import TracebackType
 from typing import Self
@@ -16,6 +17,8 @@ class Proxy:
         self._ends: set[socket.socket] = set()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._threads: list[Thread] = []
+        self._drops_replies = False
+        self._delay_s = 0.0
 
     def __enter__(self) -> Self:
         self._start(self._accept)
@@ -46,6 +49,26 @@ class Proxy:
         for end in list(self._ends):
             _end(end)
 
+    @contextmanager
+    def dropping_replies(self) -> Iterator[None]:
+        """Requests arrive and are carried out; no reply comes back. At the end every connection is cut, for what was
+        dropped is missing in the midst of what follows."""
+        self._drops_replies = True
+        try:
+            yield
+        finally:
+            self.cut()
+            self._drops_replies = False
+
+    @contextmanager
+    def delaying_replies(self, delay_s: float) -> Iterator[None]:
+        """Each piece of a reply comes so much later."""
+        self._delay_s = delay_s
+        try:
+            yield
+        finally:
+            self._delay_s = 0.0
+
     def _start(self, work: Callable[..., None], *args: socket.socket) -> Thread:
         thread = Thread(target=work, args=args, daemon=True)
         self._threads.append(thread)
@@ -62,17 +85,26 @@ class Proxy:
             self._ends |= {near, far}
             for end in (near, far):
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            replies = self._start(_pass_on, far, near)
+            replies = self._start(self._pass_replies, far, near)
             _pass_on(near, far)
             replies.join()
             self._ends -= {near, far}
 
+    def _pass_replies(self, far: socket.socket, near: socket.socket) -> None:
+        def passes(data: bytes) -> bytes:
+            time.sleep(self._delay_s)
+            return b"" if self._drops_replies else data
 
-def _pass_on(source: socket.socket, target: socket.socket) -> None:
+        _pass_on(far, near, passes)
+
+
+def _pass_on(
+    source: socket.socket, target: socket.socket, passes: Callable[[bytes], bytes] = lambda data: data
+) -> None:
     """Pass on what comes until one of them is ended, and end the other."""
     with suppress(OSError):
         while data := source.recv(65_536):
-            target.sendall(data)
+            target.sendall(passes(data))
     _end(source)
     _end(target)
 
