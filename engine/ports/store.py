@@ -169,9 +169,8 @@ class StateStore(Protocol):
     async def read_manifest(self, topic: str, partition: int) -> Manifest | None:
         """The partition's manifest; None when there is none."""
 
-    async def write_manifest(self, topic: str, partition: int, manifest: Manifest, *, anew: bool = False) -> None:
-        """Store the manifest as given, but its streams beside those known; with `anew` in place of whatever stands
-        there."""
+    async def write_manifest(self, topic: str, partition: int, manifest: Manifest) -> None:
+        """Store the manifest in place of whatever stands there: what two engines know does not add up to one truth."""
 
 
 class ShadowStore(StateStore, Protocol):

@@ -36,7 +36,6 @@ from crashfold.engine.ports import (
     Mark,
     Outcome,
     Polled,
-    Position,
     Records,
     StateStore,
 )
@@ -522,9 +521,7 @@ class Processor:
                     self._streams.move(stream, partition.begin)
             names = [clash.stream for clash in await self.commit(names)]
         manifest = partition.manifest(partition.begin)
-        await self._patience.with_store(
-            lambda: self._store.write_manifest(self._log.topic, number, manifest, anew=True)
-        )
+        await self._patience.with_store(lambda: self._store.write_manifest(self._log.topic, number, manifest))
 
     async def _manifest(self, number: int) -> Manifest | None:
         """Where a restart begins. The only stream's own checkpoint says it best: it was written with the state."""
@@ -572,8 +569,9 @@ class Processor:
                 if self._is_strange(stream.checkpoint):
                     await self._recognise(stream)
                 elif known is None and position.next_offset < partition.begin:
-                    # Nothing is known of it but its checkpoint: the manifest was lost.
-                    self._partitions.do_without(number, Lost(position.next_offset, partition.begin))
+                    # Nothing is known of it but its checkpoint: what lies between may never have been read.
+                    self._fallen[name] = Clash(name, number, position)
+                    return None
                 partition.known[name] = position
                 partition.first_offsets[name] = stream.checkpoint.first_offset
                 self._meter.stands(name, stream.state.newest_end_time)
@@ -656,25 +654,31 @@ class Processor:
 
         Other streams of the partition skip the records that they have.
         """
-        low_water = self.folded_to
+        # What is known must not change before the partitions are placed anew: an engine that ends here would note that
+        # all below its own position is committed, and name the stream where it stands now.
+        manifests = {
+            number: self._partitions[number].manifest(self.folded_to[number])
+            for number in sorted({clash.partition for clash in clashes})
+        }
         for clash in clashes:
             number, name = clash.partition, clash.stream
-            partition = self._partitions[number]
+            manifest = manifests[number]
             stream = await self._streams.load(name, number)
             self._streams.use(stream)
             if stream.checkpoint is None:
                 # It has nothing any more, which sends us back to the start. If it has something when it is asked again,
                 # because Redis failed back, that counts only if it has all that was folded here.
-                partition.known[name] = Position("", partition.folded.next_offset, "")
+                manifest.streams[name] = self.folded_to[number]
+                continue
+            if self._is_strange(stream.checkpoint):
+                await self._recognise(stream)  # a store that failed over may have the state of a topic that is gone
             else:
-                if self._is_strange(stream.checkpoint):
-                    await self._recognise(stream)  # a store that failed over may have the state of a topic that is gone
-                else:
-                    low_water[number] = min(low_water[number], stream.checkpoint.next_offset)
-                partition.known[name] = stream.checkpoint.position
-                partition.first_offsets[name] = stream.checkpoint.first_offset
-        for number in sorted({clash.partition for clash in clashes}):
-            await self._place(number, self._partitions[number].manifest(low_water[number]))
+                low_water = min(manifest.low_water, stream.checkpoint.next_offset)
+                manifest = manifests[number] = msgspec.structs.replace(manifest, low_water=low_water)
+            manifest.streams[name] = stream.checkpoint.next_offset
+            manifest.first_offsets[name] = stream.checkpoint.first_offset
+        for number, manifest in manifests.items():
+            await self._place(number, manifest)
 
     async def _return_to_range(self) -> None:
         """Deal with a position that the log does not have: retention or a recreated topic got ahead of the line.

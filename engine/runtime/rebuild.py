@@ -494,7 +494,7 @@ class Rebuild:
                 streams |= {name: next_offset for name, next_offset in stored.items() if next_offset is not None}
         streams |= {name: done.next_offset for name, done in self._done.items() if self._homes[name] == number}
         mended = Manifest(low_water=bounds.begin, streams=streams, topic_id=self._topic_id, mark=None)
-        await self._from_store(lambda: self._live.write_manifest(self._log.topic, number, mended, anew=True))
+        await self._from_store(lambda: self._live.write_manifest(self._log.topic, number, mended))
 
     async def _brought_up(self, stream: str, number: int) -> Held:
         """The stream, its checkpoint beyond all that was read: a live engine's may stand behind its last record."""

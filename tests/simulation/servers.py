@@ -345,11 +345,11 @@ class SimulatedStore:
         """See `StateStore`."""
         return await self._network.call("store", "read_manifest", lambda: self._twin.read_manifest(topic, partition))
 
-    async def write_manifest(self, topic: str, partition: int, manifest: Manifest, *, anew: bool = False) -> None:
+    async def write_manifest(self, topic: str, partition: int, manifest: Manifest) -> None:
         """See `StateStore`."""
 
         async def write() -> None:
-            await self._twin.write_manifest(topic, partition, manifest, anew=anew)
+            await self._twin.write_manifest(topic, partition, manifest)
             self._network.note(f"manifest {partition}", manifest.low_water, sorted(manifest.streams.items()))
 
         await self._network.call("store", "write_manifest", write)

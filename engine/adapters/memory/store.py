@@ -93,16 +93,9 @@ class MemoryStore:
         await self._end(await self._begin("read_manifest"))
         return self._data.manifests.get((topic, partition))
 
-    async def write_manifest(self, topic: str, partition: int, manifest: Manifest, *, anew: bool = False) -> None:
+    async def write_manifest(self, topic: str, partition: int, manifest: Manifest) -> None:
         """See `StateStore`."""
         trouble = await self._begin("write_manifest")
-        known = self._data.manifests.get((topic, partition))
-        if known is not None and not anew:
-            manifest = msgspec.structs.replace(
-                manifest,
-                streams={**known.streams, **manifest.streams},
-                first_offsets={**known.first_offsets, **manifest.first_offsets},
-            )
         self._data.manifests[topic, partition] = manifest
         await self._end(trouble)
 
@@ -192,7 +185,7 @@ class MemoryShadowStore(MemoryStore):
         await self._end(await self._begin("read_manifest"))
         return None
 
-    async def write_manifest(self, topic: str, partition: int, manifest: Manifest, *, anew: bool = False) -> None:
+    async def write_manifest(self, topic: str, partition: int, manifest: Manifest) -> None:
         """Nothing: a shadow keeps no manifests."""
         await self._end(await self._begin("write_manifest"))
 

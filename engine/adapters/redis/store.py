@@ -267,20 +267,16 @@ class RedisStore:
             raise StateError(f"{key} is no manifest: `crashfold replay` writes it anew") from None
         return packing.manifest(key, fields) if fields else None
 
-    async def write_manifest(self, topic: str, partition: int, manifest: Manifest, *, anew: bool = False) -> None:
+    async def write_manifest(self, topic: str, partition: int, manifest: Manifest) -> None:
         """See `StateStore`."""
         key = keys.manifest(self._key_prefix, topic, partition)
         fields = [*packing.flattened(packing.manifest_fields(manifest).items())]
 
         def build(pipeline: Pipeline) -> None:
-            if anew:
-                pipeline.unlink(key)
+            pipeline.unlink(key)
             pipeline.execute_command("HSET", key, *fields)
 
         server = await self._client.at(key)
-        if not anew:
-            await server.ask(build)
-            return
         # At once: without a manifest a start would take what retention removed for lost.
         for reply in await server.ask_at_once(build):
             if isinstance(reply, Exception):
@@ -473,7 +469,7 @@ class RedisShadowStore(RedisStore):
         """None: a shadow keeps no manifests."""
         return None
 
-    async def write_manifest(self, topic: str, partition: int, manifest: Manifest, *, anew: bool = False) -> None:
+    async def write_manifest(self, topic: str, partition: int, manifest: Manifest) -> None:
         """Nothing: a shadow keeps no manifests."""
 
     async def clear(self, streams: Sequence[str]) -> None:
