@@ -10,8 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from tests.servers import Missing
 from tests.soak.soak import RECORDS_PER_S, Soak
+from tests.support.servers import Missing
 
 
 def main() -> int:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from redis import Redis
 from redis.exceptions import RedisError
 
-from projections.delta import SortedSet, Value
+from crashfold.projections.delta import SortedSet, Value
 from tests.soak.readers import Findings
 from tests.soak.truth import Truth
 from tests.soak.world import STREAMS, World

@@ -17,10 +17,10 @@ from typing import Any, Final, NamedTuple
 import anyio
 import httpx
 
-from schemas.game import Game
-from tests.api_oracle import Oracle
-from tests.live import Event, parse_events
+from crashfold.schemas.game import Game
 from tests.soak.truth import Truth
+from tests.support.api_oracle import Oracle
+from tests.support.live import Event, parse_events
 
 CURSOR: Final = re.compile(r'"?(.+?)-(\d+)-([0-9a-f]{16})-(\d+)')
 SHOWN_GAMES: Final = 100

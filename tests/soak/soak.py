@@ -16,13 +16,13 @@ import httpx
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from schemas.game import Game, decode
-from tests.deployment import Message, eventually, traffic
+from crashfold.schemas.game import Game, decode
 from tests.soak.keys import Watcher
 from tests.soak.readers import PAGE, Asker, Contents, Findings, Instance, Listener, cursor
 from tests.soak.report import Report, line_of, slope
 from tests.soak.truth import Truth
 from tests.soak.world import HOME, PARTITIONS, STREAMS, Fault, World, faults, world
+from tests.support.deployment import Message, eventually, traffic
 
 RECORDS_PER_S: Final = 60
 EVERY_S: Final = 3.0

@@ -15,12 +15,12 @@ import anyio
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from projections import plain
-from projections.delta import Value
-from projections.settings import ProjectionSettings
-from schemas.game import Game, Unreadable, decode, stream_name
-from tests.api_oracle import Oracle
-from tests.deployment import Letter
+from crashfold.projections import plain
+from crashfold.projections.delta import Value
+from crashfold.projections.settings import ProjectionSettings
+from crashfold.schemas.game import Game, Unreadable, decode, stream_name
+from tests.support.api_oracle import Oracle
+from tests.support.deployment import Letter
 
 PATIENCE_S: Final = 20.0
 BEFORE_WINDOW: Final = 1_000

@@ -20,11 +20,11 @@ from typing import Final, NamedTuple
 
 from redis.exceptions import RedisError
 
-from engine.adapters.embedded import free_port
-from tests.deployment import COMMAND, PREDICATES, Deployment, _environment
-from tests.proxy import Proxy
-from tests.servers import KafkaCluster, RedisServer, redis_server
+from crashfold.engine.adapters.embedded import free_port
 from tests.soak.readers import Findings
+from tests.support.deployment import COMMAND, PREDICATES, Deployment, _environment
+from tests.support.proxy import Proxy
+from tests.support.servers import KafkaCluster, RedisServer, redis_server
 
 PARTITIONS: Final = 2
 STREAMS: Final = ("crash", "table-2", "table-3")
