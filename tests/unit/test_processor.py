@@ -730,6 +730,61 @@ async def test_a_stream_whose_keys_are_gone_and_of_which_retention_removed_recor
     assert [await deployment.games(stream) for stream in ("a", "b")] == [5, 10]
 
 
+async def test_an_engine_that_ends_because_of_a_gap_does_not_hide_it_from_the_next() -> None:
+    deployment = Deployment()
+    deployment.publish(*GAMES[:10], stream="a")
+    deployment.publish(*GAMES[:5], stream="b")
+    async with deployment.engine() as engine:
+        await deployment.catch_up(engine)
+        then = deployment.store.snapshot()
+        deployment.publish(*GAMES[10:20], stream="a")
+        await deployment.catch_up(engine)
+        deployment.topic.truncate_before(20)
+        deployment.publish(GAMES[5], stream="b")  # so that there is something to note
+        await engine.processor.step()
+        await engine.processor.step()
+        deployment.store._data.live["a"] = then.live["a"]
+        deployment.publish(GAMES[20], stream="a")
+        message = r"to 19 of games/0.*--accept-gap"
+        with pytest.raises(LostRange, match=message):
+            for _ in range(3):  # at once: the commit tells, before the next look at the store
+                await engine.processor.step()
+        await engine.processor.close()
+    for _ in range(2):
+        with pytest.raises(LostRange, match=message):
+            await deployment.run()
+
+
+@pytest.mark.parametrize("is_gone", [False, True])
+async def test_a_stream_that_another_engine_left_behind_a_gap_is_not_taken_for_complete(is_gone: bool) -> None:
+    """It was met by an engine that was late with its first commit, after this one had begun behind those records."""
+    late = Deployment()
+    late.publish(*GAMES[:3], stream="a")
+    await late.run()
+    deployment = Deployment()
+    deployment.publish(*GAMES[:10], stream="a")
+    deployment.publish(*GAMES[:5], stream="b")
+    deployment.topic.truncate_before(10 if is_gone else 0)
+    async with deployment.engine() as engine:
+        engine.processor.start_at(0, 10)
+        await engine.log.seek(0, 10)
+        await steps(engine, 2)
+        deployment.store._data.live["a"] = late.store.snapshot().live["a"]
+        manifest = await late.manifest(0)
+        assert manifest is not None
+        await deployment.store.write_manifest("games", 0, manifest)
+        deployment.publish(GAMES[5], stream="b")
+        await deployment.catch_up(engine)
+    deployment.publish(GAMES[10], stream="a")
+    if is_gone:
+        with pytest.raises(LostRange, match=r"offsets 3 to 9 of games/0.*--accept-gap"):
+            await deployment.run()
+    else:
+        await deployment.run()
+        assert await deployment.games("a") == 11
+        await deployment.check("a", "b")
+
+
 async def test_the_loss_of_a_stream_of_which_nothing_is_left_is_accepted_once() -> None:
     deployment = Deployment()
     deployment.publish(*GAMES[:10], stream="a")
