@@ -8,12 +8,16 @@ SEEDS = 1..2000
 # The part of the lines and branches, in percent, that the tests without servers have to run.
 FLOOR = 75
 
+# How long a soak lasts, and what its faults are drawn from.
+MINUTES = 20
+SEED = 1
+
 READY = .venv/.ready
 
 # Commands start a second sooner when Python may keep what it has compiled, and the tests start hundreds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup check test test-quick e2e bench bench-api bench-growth bench-guard bench-peers demo simulate clean coverage build
+.PHONY: help setup check test test-quick e2e bench bench-api bench-growth bench-guard bench-peers demo simulate clean coverage build soak
 
 help:
 	@echo 'make setup       .venv from uv.lock; again only when that or pyproject.toml changed'
@@ -23,6 +27,7 @@ help:
 	@echo 'make test-quick  the tests that need neither Java nor an installed server'
 	@echo 'make e2e         the page in a real browser, alone; screenshots in build/screenshots'
 	@echo 'make simulate    the engine on simulated servers that fail: SEEDS=1..2000, or the seed that failed'
+	@echo 'make soak        everything on real servers, a fault every few seconds: MINUTES=20 SEED=1'
 	@echo 'make bench       the benchmarks'
 	@echo 'make bench-api   answers over HTTP, and how soon readers see a commit'
 	@echo 'make bench-growth how cost grows: with predicates, streams, windows, history'
@@ -60,6 +65,10 @@ e2e: $(READY)
 
 simulate: $(READY)
 	@.venv/bin/python -m tests.simulation $(SEEDS) $(ARGS)
+
+soak: $(READY)
+	@tools/install-servers
+	@.venv/bin/python -m tests.soak --minutes $(MINUTES) --seed $(SEED) $(ARGS)
 
 bench: $(READY)
 	.venv/bin/crashfold bench $(ARGS)

@@ -44,7 +44,7 @@ PEERS = (
         kind="own",
         what="crashfold run --until-caught-up",
         variants=("",),
-        exactly_once="yes: compare-and-set of state and offset (tests/integration/kill_soak.py)",
+        exactly_once="yes: compare-and-set of state and offset (tests/soak)",
     ),
     Peer(
         name="handrolled",

@@ -1,22 +1,15 @@
-"""An engine killed at any moment loses nothing, counts nothing twice, and shows no reader a step back."""
+"""An engine killed at any moment loses nothing, counts nothing twice, and shows no reader a step back.
 
-import pytest
+`tests/soak` kills engines beside everything else.
+"""
 
-from tests.integration import kill_soak
 from tests.support.deployment import NewDeployment, Watcher, expected, traffic
 
 
-@pytest.mark.parametrize("seed", [1])
-def test_kills_at_random_moments_change_nothing(new_deployment: NewDeployment, each_redis_url: str, seed: int) -> None:
-    deployment = new_deployment(
-        each_redis_url, partitions=kill_soak.PARTITIONS, key_prefix=kill_soak.KEY_PREFIX, settings=kill_soak.SETTINGS
-    )
-    survived = kill_soak.soak(deployment, kills=10, records=20_000, seed=seed)
-    assert survived.lives_that_committed >= 3
-
-
-def test_a_single_stream_too_comes_back_from_its_own_checkpoint(new_deployment: NewDeployment, redis_url: str) -> None:
-    deployment = new_deployment(redis_url, settings={"engine": {"batch_games_max": 200}})
+def test_a_single_stream_too_comes_back_from_its_own_checkpoint(
+    new_deployment: NewDeployment, each_redis_url: str
+) -> None:
+    deployment = new_deployment(each_redis_url, settings={"engine": {"batch_games_max": 200}})
     messages = traffic(7, 4_000, ("crash", "crash", "crash", "another"))
     wanted = expected(messages, deployment.projections, only="crash")
     with Watcher(deployment), deployment.flow(messages, per_second=1_000) as flow:

@@ -70,6 +70,8 @@ class Soak:
                 thread.start()
             try:
                 eventually(lambda: self._errors or watcher.stands("crash")[0], "the first commit")
+                for port in made.ports:
+                    eventually(lambda port=port: self._errors or _is_ready(port), "an instance is ready")  # type: ignore[misc]
                 self._let_faults_happen(made, findings)
                 self._end_well(made, truth, watcher, findings)
             finally:
@@ -92,7 +94,8 @@ class Soak:
             if not bag:  # each as often as it weighs, in an order of its own
                 bag = [fault for fault in all_faults for _ in range(fault.weight)]
                 chance.shuffle(bag)
-            fault, own = bag.pop(), Random(chance.random())
+            fault, own = next(filter(made.is_free, bag), bag[0]), Random(chance.random())
+            bag.remove(fault)
             thread = Thread(target=self._in_thread, args=(self._happen, made, fault, own, findings), daemon=True)
             thread.start()
             running.append(thread)
@@ -265,6 +268,13 @@ class Soak:
             wrongs=findings.wrongs,
             wrong=findings.wrong,
         )
+
+
+def _is_ready(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/readyz", trust_env=False, timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def _has(port: int, stream: str, truth: Truth, total: int) -> bool:

@@ -50,7 +50,7 @@ class Kept:
         self._directory = directory
         self._findings = findings
         self._process: subprocess.Popen[bytes] | None = None
-        self._asked: int | None = None
+        self._asked: set[int] = set()
         self._due_s = 0.0
         self._stopped = False
         self._lock = Lock()
@@ -73,7 +73,7 @@ class Kept:
             if pid is None:
                 return
             if signum in (signal.SIGKILL, signal.SIGTERM):
-                self._asked = signum
+                self._asked.add(signum)
             os.kill(pid, signum)
 
     def look(self) -> None:
@@ -83,7 +83,7 @@ class Kept:
                 self._judge(code)
                 self._process, self._due_s = None, time.monotonic() + AGAIN_AFTER_S
             elif self._process is None and not self._stopped and time.monotonic() >= self._due_s:
-                self._asked = None
+                self._asked.clear()
                 self.lives += 1
                 with self.log.open("ab") as log:
                     self._process = subprocess.Popen(
@@ -128,9 +128,7 @@ class Kept:
                 self._process = None
 
     def _judge(self, code: int) -> None:
-        allowed = {None: (), signal.SIGKILL: (-signal.SIGKILL,), signal.SIGTERM: (0, -signal.SIGTERM)}[
-            None if self._asked is None else signal.Signals(self._asked)
-        ]
+        allowed = {-signum for signum in self._asked} | ({0} if signal.SIGTERM in self._asked else set())
         self.ends[str(code)] += 1
         if code not in allowed:
             said = self.log.read_bytes()[-1_500:].decode(errors="replace")
@@ -217,6 +215,10 @@ class World:
     def doing(self) -> str:
         """What is being done to the servers."""
         return ", ".join(sorted(set(self._busy.values()))) or "nothing"
+
+    def is_free(self, fault: "Fault") -> bool:
+        """Whether nobody is at anything that the fault needs."""
+        return not self._busy.keys() & set(fault.needs)
 
     @contextmanager
     def at(self, name: str, needs: Sequence[str]) -> Iterator[bool]:
