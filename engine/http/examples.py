@@ -10,10 +10,12 @@ import msgspec
 
 from crashfold.engine.ports import ReadDeadLetter, Standing, StreamOverview
 from crashfold.engine.read import questions
+from crashfold.engine.read.deployment import deployment_of
 from crashfold.engine.read.overview import Overview
 from crashfold.engine.read.questions import Limits
 from crashfold.engine.read.routes import Request, Route, Success, answer
 from crashfold.engine.read.times import Zones
+from crashfold.engine.settings import Settings
 from crashfold.projections.games import Bands, Games
 from crashfold.schemas.game import Game
 from crashfold.schemas.reports import EngineReport, PartitionReport, RebuildProgress, Verification
@@ -77,6 +79,7 @@ def overview() -> Overview:
                 *(NEWEST_END_MS - 600_000, "crash", '{"game_id":8001999,"crash_point":2.41}', False),
             )
         ],
+        deployment=deployment_of(Settings()),
         verified=[msgspec.json.encode(Verification("crash", started_ms, "equal", 1700, 0))],
     )
 

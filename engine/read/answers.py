@@ -34,9 +34,10 @@ from crashfold.engine.ports import (
 from crashfold.engine.read import problems, questions
 from crashfold.engine.read.aggregates.games import GamesPage
 from crashfold.engine.read.dead_letters import SharedDeadLetters
+from crashfold.engine.read.deployment import deployment_of
 from crashfold.engine.read.follower import CATCH_UP_S, Follower, Followers, Held, TooManyStreams
 from crashfold.engine.read.meter import Aggregate, ApiMeter, Source
-from crashfold.engine.read.overview import Overview, streams
+from crashfold.engine.read.overview import Overview, deployment, streams
 from crashfold.engine.read.past import NO_PAST, Past
 from crashfold.engine.read.precomputed import (
     Lack,
@@ -198,6 +199,7 @@ class Answers:
         self._reader = reader
         self._reports = reports
         self._dead_letters = None if dead_letters is None else SharedDeadLetters(dead_letters)
+        self._deployment = deployment_of(settings)
         self._topic = settings.kafka.topic
         self._only_stream = None if settings.redis.many_streams else settings.engine.stream
         self._settings = settings.projections
@@ -318,6 +320,8 @@ class Answers:
             return Overview(
                 zone=zone, dead_letters=[] if letters is None else await letters.newest(asked.question.limit)
             )
+        if asked.route.answer is deployment:
+            return Overview(zone=zone, deployment=self._deployment)
         if asked.route.answer is not streams:
             reports = self._reports
             kinds: tuple[ReportKind, ...] = ("engine", "rebuild", "verified")

@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 from crashfold.engine.ports import ReadDeadLetter, StreamOverview
+from crashfold.engine.read.deployment import DeploymentAnswer
 from crashfold.engine.read.questions import Nothing
 from crashfold.engine.read.times import Instant, Zone
 from crashfold.schemas.game import Game, Unreadable, decode
@@ -25,6 +26,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     rebuilds: Sequence[bytes] = ()
     verified: Sequence[bytes] = ()
     dead_letters: Sequence[ReadDeadLetter] = ()
+    deployment: DeploymentAnswer | None = None
 
 
 class StreamItem(msgspec.Struct, frozen=True):
@@ -105,6 +107,12 @@ def engine(overview: Overview, question: Nothing) -> EngineAnswer:
             for one in read(overview.verified, Verification)
         ],
     )
+
+
+def deployment(overview: Overview, question: Nothing) -> DeploymentAnswer:
+    """The topic, the predicates, samples and sizes, and the rules of fairness, as the settings have them."""
+    assert overview.deployment is not None
+    return overview.deployment
 
 
 def _stream(name: str, found: StreamOverview | None, zone: Zone) -> StreamItem:

@@ -202,6 +202,7 @@ def _routes() -> tuple[Route, ...]:
         Route("GET", "/api/gaps", questions.GapsQuestion, gaps.gaps),
         Route("GET", "/api/streams", questions.Nothing, overview.streams, is_of_all=True),
         Route("GET", "/api/engine", questions.Nothing, overview.engine, is_of_all=True),
+        Route("GET", "/api/deployment", questions.Nothing, overview.deployment, is_of_all=True),
         Route("GET", "/api/dead-letters", questions.DeadLettersQuestion, dead_letters.dead_letters, is_of_all=True),
     ]
     for kind, name in NAMES.items():

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import anyio
+import pytest
 from redis.asyncio import Redis
 
 from crashfold.engine.adapters.redis.store import RedisStore
@@ -86,6 +87,30 @@ async def test_without_redis_the_deployment_is_not_known(new_redis: Callable[...
                     assert (told.status_code, told.headers["content-type"]) == (503, "application/problem+json")
                 told = await client.get("/api/gaps")
                 assert (told.status_code, told.json()["data"]["missing"]) == (200, 1)
+
+
+@pytest.mark.parametrize(
+    ("flags", "brokers"),
+    [
+        ((), "kafka.example:9092"),
+        (("--api.host=0.0.0.0", "--api.allow_anonymous=true"), None),
+        (("--api.host=0.0.0.0", "--api.token=0123456789abcdef"), "kafka.example:9092"),
+    ],
+)
+async def test_the_settings_that_clients_need_are_told_and_brokers_not_to_anybody(
+    redis_url: str, flags: tuple[str, ...], brokers: str | None
+) -> None:
+    settings = (
+        "--kafka.bootstrap_servers=kafka.example:9092",
+        "--kafka.allow_plaintext=true",
+        "--projections.min=[2,7]",
+    )
+    with api_server(redis_url, *settings, "--engine.stream=one", *flags, ready=False) as server:
+        async with server.client(headers={"Authorization": "Bearer 0123456789abcdef"}) as client:
+            told = (await client.get("/api/deployment")).json()["data"]
+    assert told["bootstrap_servers"] == brokers
+    assert (told["stream"], told["topic"], told["min"]) == ("one", "games", [2.0, 7.0])
+    assert told["rules"][0]["variant"] == "exact"
 
 
 async def test_engines_rebuilds_and_verify_tell_of_themselves(new_deployment: NewDeployment, redis_url: str) -> None:

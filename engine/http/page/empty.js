@@ -7,9 +7,9 @@ let shown = "";
 
 /** Show three ways to bring games in. `deployment` may name the topic and the brokers. */
 export function showWays(deployment, api, engine) {
-  const topic = deployment.topic ?? "games";
-  const brokers = deployment.bootstrap_servers ?? "localhost:9092";
-  const stream = api.stream || "crash";
+  const { topic } = deployment;
+  const brokers = deployment.bootstrap_servers ?? "BROKER:9092"; // It is not told to anybody.
+  const stream = api.stream || deployment.stream || "crash";
   const flags = `--kafka.bootstrap-servers ${brokers} --kafka.topic ${topic}`;
   const ways = [
     ["A file of history: CSV, JSON lines or Parquet, as it is", `crashfold publish history.csv ${flags}`],

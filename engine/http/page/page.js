@@ -23,11 +23,12 @@ const FIRST_GAMES = 100;
 const REPLICA_FRESH_MS = 5_000; // While Redis is away versions stand still, and nothing can be counted on from one.
 const RETRY_MS = 3_000;
 const QUICK = [1.5, 2, 3, 5, 10, 100];
-/** What the deployment has unless it says otherwise. */
+/** What the deployment has until it says otherwise: the defaults of the settings. */
 const DEPLOYMENT = {
   min: [1.5, 2, 3, 4, 5, 6, 7, 8, 9, 10, 15, 20, 25, 30, 40, 50, 75, 100, 150, 200, 250, 300, 400, 500, 1000],
   max: [1, 1.01, 1.2, 1.5, 2, 3, 5, 10], floor: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10],
-  samples_games: [100, 500, 1000], samples_hours: [1, 6, 24], window_games: 50_000, rules: [],
+  samples_games: [100, 500, 1000], samples_hours: [1, 6, 24], window_games: 50_000,
+  stream: "crash", topic: "games", bootstrap_servers: null, rules: [],
 };
 const CHOICES = {
   kind: "min", value: 2, sample: "games:100", survival: "1000", bucket: "10", span: "24", from: "", to: "",
@@ -300,11 +301,22 @@ async function look() {
   showSoon();
 }
 
+/** Ask once what the settings say; as long as that fails the defaults are taken. */
+async function learn() {
+  try {
+    page.deployment = (await api.get("api/deployment")).body.data;
+    for (const panel of panels) panel.offer();
+    showSoon();
+  } catch {
+    setTimeout(learn, RETRY_MS);
+  }
+}
+
 async function lookAtStreams() {
   try {
     streams = (await api.get("api/streams")).body.data;
     const names = streams.streams.map((one) => one.stream);
-    offerStreams(names, api.stream || (names.includes("crash") || names.length === 0 ? "crash" : names[0]));
+    offerStreams(names, api.stream || page.deployment.stream || "crash");
     if (names.length === 0) facts.total = 0;
     else if (facts.link !== "live") facts.total = streams.streams.find((one) => one.stream === $("stream").value)?.total_games ?? null;
   } catch {
@@ -370,6 +382,7 @@ document.addEventListener("visibilitychange", () => {
   look();
 });
 addEventListener("online", () => api.hurry());
+learn();
 lookAtStreams().then(look);
 api.follow({
   event(name, data) {
