@@ -10,7 +10,7 @@ export function showWays(deployment, api, engine) {
   const { topic } = deployment;
   const brokers = deployment.bootstrap_servers ?? "BROKER:9092"; // It is not told to anybody.
   const stream = api.stream || deployment.stream || "crash";
-  const flags = `--kafka.bootstrap-servers ${brokers} --kafka.topic ${topic}`;
+  const flags = `--kafka.bootstrap_servers ${brokers} --kafka.topic ${topic}`;
   const ways = [
     ["A file of history: CSV, JSON lines or Parquet, as it is", `crashfold publish history.csv ${flags}`],
     ["A pipe, from whatever you have", `echo '${GAME}' | crashfold publish - --format jsonl ${flags}`],

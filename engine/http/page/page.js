@@ -208,6 +208,7 @@ async function poll() {
   try {
     const answer = await api.get("api/games", { per_page: TOLD_GAMES });
     takeGames(answer.body.data, answer.version, false);
+    if (facts.total === 0 && answer.body.count > 0) await lookAtStreams();
     return true;
   } catch (error) {
     if (error instanceof Problem && error.status === 404) await lookAtStreams();
@@ -233,6 +234,7 @@ function show() {
   facts.gapMs = gapOf(games);
   const head = showHead(api.now());
   $("empty").hidden = head.name !== "empty";
+  $("players").classList.toggle("bare", head.name === "empty");
   if (head.name === "empty") showWays(page.deployment, api, engine);
   if (document.hidden) return;
   if (!$("engine").hidden) engineView.update({ stream: api.stream, engine, streams, head });
@@ -316,7 +318,13 @@ async function lookAtStreams() {
   try {
     streams = (await api.get("api/streams")).body.data;
     const names = streams.streams.map((one) => one.stream);
-    offerStreams(names, api.stream || page.deployment.stream || "crash");
+    const own = page.deployment.stream ?? "crash";
+    if (!api.stream && names.length && !names.includes(own)) { // Many streams, and none of the usual name.
+      [api.stream] = names;
+      keepAddress();
+      api.hurry();
+    }
+    offerStreams(names, api.stream || own);
     if (names.length === 0) facts.total = 0;
     else if (facts.link !== "live") facts.total = streams.streams.find((one) => one.stream === $("stream").value)?.total_games ?? null;
   } catch {

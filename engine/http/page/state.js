@@ -26,7 +26,8 @@ export function stateOf(facts, nowMs, { duration, moment }) {
     return { name: "offline", word: "disconnected", detail: `${since(facts.offlineSinceMs)}, trying again ${left ? `in ${left} s` : "now"}` };
   }
   if (facts.replicaAgeS !== null) {
-    return { name: "replica", word: "Redis away", detail: `answering from memory, ${duration(Math.round(facts.replicaAgeS))} old` };
+    const age = Math.round(facts.replicaAgeS);
+    return { name: "replica", word: "Redis away", detail: `answering from memory, ${age < 2 ? "up to date by the topic" : `${duration(age)} old`}` };
   }
   if (facts.total === 0) return { name: "empty", word: "no games yet", detail: "" };
   if (engine !== null && !engine.isThere) {
