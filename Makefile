@@ -2,6 +2,8 @@
 
 # What is passed on to the command behind demo, bench and the tests: make demo ARGS="--help"
 ARGS =
+# How long each target is fuzzed.
+SECONDS = 10
 # Which schedules are simulated: one, or a range of them.
 SEEDS = 1..2000
 
@@ -17,7 +19,7 @@ READY = .venv/.ready
 # Commands start a second sooner when Python may keep what it has compiled, and the tests start hundreds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup check test test-quick e2e bench bench-api bench-growth bench-guard bench-peers demo simulate clean coverage build soak
+.PHONY: help setup check test test-quick e2e bench bench-api bench-growth bench-guard bench-peers demo simulate fuzz clean coverage build soak
 
 help:
 	@echo 'make setup       .venv from uv.lock; again only when that or pyproject.toml changed'
@@ -28,6 +30,7 @@ help:
 	@echo 'make e2e         the page in a real browser, alone; screenshots in build/screenshots'
 	@echo 'make simulate    the engine on simulated servers that fail: SEEDS=1..2000, or the seed that failed'
 	@echo 'make soak        everything on real servers, a fault every few seconds: MINUTES=20 SEED=1'
+	@echo 'make fuzz        records, settings, addresses and questions that a fuzzer makes up: SECONDS=10 for each target'
 	@echo 'make bench       the benchmarks'
 	@echo 'make bench-api   answers over HTTP, and how soon readers see a commit'
 	@echo 'make bench-growth how cost grows: with predicates, streams, windows, history'
@@ -69,6 +72,9 @@ simulate: $(READY)
 soak: $(READY)
 	@tools/install-servers
 	@.venv/bin/python -m tests.soak --minutes $(MINUTES) --seed $(SEED) $(ARGS)
+
+fuzz: $(READY)
+	@.venv/bin/python -m tests.fuzz --seconds $(SECONDS) $(ARGS)
 
 bench: $(READY)
 	.venv/bin/crashfold bench $(ARGS)

@@ -17,7 +17,8 @@ _WITHOUT_SECRETS: Final = frozenset(
 _LOGIN_IN_URL: Final = re.compile(r"^([a-z][a-z0-9+.-]*:/*)?(.*)@", re.IGNORECASE | re.DOTALL)
 _LOGIN_IN_TEXT: Final = re.compile(r"\b([a-z][a-z0-9+.-]{0,30}://)([^\s\"']*)@", re.IGNORECASE)
 _BARE_LOGIN_IN_TEXT: Final = re.compile(r"(?<![^\s\"'(=])([\w.%+-]*):([^\s\"'/@]+)@(?=[\w.\[-])")
-_OPTION: Final = re.compile(r"([?&])([^=&#\s\"']*)=([^&#\s\"']*)")
+_IN_NO_ADDRESS: Final = re.compile(r"[\s\"']")
+_OPTION: Final = re.compile(r"([?&])([^=?&#\s\"']*)=([^?&#\s\"']*)")
 
 
 def masked_url(url: str) -> str:
@@ -65,6 +66,8 @@ def redis_address(url: str) -> RedisAddress:
     """The address in a URL. Raises ValueError with what is wrong with it, which quotes nothing that may be secret."""
     if not url.isprintable() or url != url.strip():
         raise ValueError("has blanks around it, or characters that cannot be seen")
+    if _IN_NO_ADDRESS.search(url):  # a text in which such an address is quoted could not be masked
+        raise ValueError("has a blank or a quote in it: write a blank as %20, quotes as %22 and %27")
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
