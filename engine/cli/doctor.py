@@ -134,7 +134,11 @@ def judged(info: ServerInfo) -> list[Finding]:
             if info.maxmemory_bytes
             else Finding("redis memory", "warning", f"{evicts} before maxmemory is set")
         )
-    if not info.appendonly and not info.save:
+    if info.save is None:
+        findings.append(
+            Finding("redis settings", "warning", "whether it saves snapshots was not looked at: CONFIG GET is refused")
+        )
+    elif not info.appendonly and not info.save:
         findings.append(
             Finding(
                 "redis persistence", "warning", "neither AOF nor snapshots: a restart of it rebuilds from the topic"

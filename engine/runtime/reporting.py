@@ -6,6 +6,7 @@ nothing up.
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from logging import DEBUG, WARNING
 from typing import Final
 
 import anyio
@@ -134,7 +135,7 @@ class RebuildNotes:
             for one in result.streams
             if one.version is not None
         }
-        await _tell(reports, "rebuild", done, REBUILT_TTL_S)
+        await _tell(reports, "rebuild", done, REBUILT_TTL_S, is_last=True)
 
 
 async def tell_verified(reports: Reports, result: VerifyReport, clock: Clock) -> None:
@@ -152,7 +153,7 @@ async def tell_verified(reports: Reports, result: VerifyReport, clock: Clock) ->
         )
         for one in result.streams
     }
-    await _tell(reports, "verified", found, None)
+    await _tell(reports, "verified", found, None, is_last=True)
 
 
 async def keep_hearing(reports: Reports, clock: Clock, heard: Heard) -> None:
@@ -168,12 +169,14 @@ async def keep_hearing(reports: Reports, clock: Clock, heard: Heard) -> None:
         await clock.sleep(HEAR_EVERY_S)
 
 
-async def _tell(reports: Reports, kind: ReportKind, told: dict[str, bytes], ttl_s: int | None) -> None:
-    """Tell it if that can be done in time."""
+async def _tell(
+    reports: Reports, kind: ReportKind, told: dict[str, bytes], ttl_s: int | None, *, is_last: bool = False
+) -> None:
+    """Tell it if that can be done in time. The last report of a command is missed by somebody: a warning says so."""
     if not told:
         return
     with anyio.move_on_after(TELL_DEADLINE_S):
         try:
             await reports.tell(kind, told, ttl_s)
         except CrashfoldError as error:
-            log.debug("report_not_told", kind=kind, fault=str(error))
+            log.log(WARNING if is_last else DEBUG, "report_not_told", kind=kind, fault=str(error))

@@ -25,6 +25,8 @@ def called(script: str) -> set[str]:
 
 
 COMMANDS: Final = sorted(called("commit") | called("promote"))
+BESIDE: Final = {"HGETALL", "SADD", "SMEMBERS", "SREM", "ZRANGE"}
+"""What a start and reports call, outside of scripts."""
 
 
 def tried() -> set[str]:
@@ -35,7 +37,7 @@ def tried() -> set[str]:
 
 def test_every_command_that_the_scripts_call_is_tried() -> None:
     assert {"HSET", "LPUSH", "INCR", "HINCRBY", "RENAME", "ZCARD", "PUBLISH"} <= set(COMMANDS)
-    assert set(COMMANDS) == tried()
+    assert set(COMMANDS) | BESIDE == tried()
 
 
 @pytest.fixture

@@ -68,6 +68,15 @@ def test_the_tables_have_no_code_that_is_not_tested() -> None:
             "redis.url",
         ),
         ("NOPERM User u has no permissions to run the 'evalsha' command", StoreForbidden, "evalsha"),
+        (
+            "EXECABORT Transaction discarded because of: NOPERM User u has no permissions to run the 'exec' command",
+            StoreForbidden,
+            "exec",
+        ),
+        ("EXECABORT Transaction discarded because of previous errors.", StoreRefused, "discarded"),
+        ("ERR EXEC without MULTI", StoreForbidden, "MULTI"),
+        ("ERR The user executing the script can't run this command or subcommand", StoreForbidden, "script"),
+        ("ERR ACL failure in script: User u has no permissions to run the 'time' command", StoreForbidden, "time"),
         ("ERR something new", StateError, "something new"),
     ],
 )

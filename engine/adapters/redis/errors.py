@@ -54,7 +54,9 @@ CODES: Final[Mapping[str, Verdict]] = {
     "MISCONF": _refused_now("it cannot save to disk: look at its log and disk"),
     "MOVED": _CLUSTER,
     "NOAUTH": _forbidden("give redis.url a user and password"),
-    "NOPERM": _forbidden("the user in redis.url lacks a permission"),
+    "NOPERM": _forbidden(
+        "the user in redis.url lacks the right to this command, or to keys or channels under redis.key_prefix"
+    ),
     "NOPROTO": _forbidden("the server is older than Redis 6"),
     "NOREPLICAS": _refused_now("too few replicas are connected (min-replicas-to-write)"),
     "NOSCRIPT": _refused_now("it has forgotten a script"),
@@ -86,6 +88,9 @@ SAYINGS: Final[Mapping[str, Verdict]] = {
     ),
     "unknown command": _forbidden("it does not know this command: update it, or give it the command's name back"),
     "unknown subcommand": _forbidden("it does not know this command: update it"),
+    "EXEC without MULTI": _forbidden("the user in redis.url may not run MULTI: grant it"),
+    "ACL failure in script": _forbidden("the user in redis.url lacks a command that a script of ours runs"),
+    "can't run this command": _forbidden("the user in redis.url lacks a command that a script of ours runs"),
     "invalid bulk length": TOO_LARGE,
     "invalid multibulk length": TOO_LARGE,
     "exceeds maximum allowed size": TOO_LARGE,
@@ -137,8 +142,9 @@ VERDICTS: Final[Mapping[type[BaseException], Verdict]] = {
 _CODE: Final = re.compile(r"-?([A-Z]{2,})\b")
 _COMMAND_INSIDE: Final = re.compile(r"^Command # \d+ \([A-Z]+ (\S+?)[ )]")
 """The key of the command of a pipeline that an error is about, as the client tells it."""
-_CODE_INSIDE: Final = re.compile(r"(?:: -|caused error: \(['\"])([A-Z]{2,})\b")
-"""Redis 6 wraps an error raised in a script into one of its own, and the client one raised in a pipeline."""
+_CODE_INSIDE: Final = re.compile(r"(?:: -|because of: |caused error: \(['\"])([A-Z]{2,})\b")
+"""Redis 6 wraps an error raised in a script into one of its own, and the client one raised in a pipeline; an aborted
+transaction may say why it was aborted."""
 
 _TLS_AWAY: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 """A connection that was lost while it was made."""
@@ -149,7 +155,7 @@ def code_of(error: BaseException) -> str | None:
     if not isinstance(error, exceptions.RedisError):
         return None
     code: str | None = error.status_code
-    if code and code != "ERR":
+    if code and code not in ("ERR", "EXECABORT"):
         return code
     if not isinstance(error, exceptions.ResponseError):
         return None
@@ -157,7 +163,8 @@ def code_of(error: BaseException) -> str | None:
     if "unauthenticated" in text:  # a protocol error: what an unknown client may send is limited
         return "NOAUTH"
     inside, first = _CODE_INSIDE.search(text), _CODE.match(text)
-    return inside[1] if inside else first[1] if first else None
+    own = None if code == "ERR" else code
+    return inside[1] if inside else own or (first[1] if first else None)
 
 
 def verdict_on(error: BaseException) -> Verdict:

@@ -14,6 +14,7 @@ from crashfold.engine.adapters.redis.cluster import RedisCluster
 from crashfold.engine.adapters.redis.errors import code_of
 from crashfold.engine.adapters.redis.line import Line
 from crashfold.engine.adapters.redis.watch import Watch
+from crashfold.engine.errors import StoreForbidden
 from crashfold.schemas import keys
 
 TIMEOUT_S: Final = 0.5
@@ -74,6 +75,9 @@ class RedisRateLimits:
         if isinstance(reply, ResponseError):
             if code_of(reply) == "READONLY":
                 line.cut()  # after a failover the name may lead to another server
-            raise server.translated(reply)
+            error = server.translated(reply)
+            if isinstance(error, StoreForbidden):
+                raise StoreForbidden(f"{error} (the limit runs GET, SET and TIME by EVALSHA and EVAL on {key})")
+            raise error
         wait_us: Any = reply
         return int(wait_us) / 1_000_000

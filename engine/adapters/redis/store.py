@@ -80,12 +80,15 @@ READS_ASKED: Final = (
     ("GET",),
     ("HGET", "field"),
     ("HGETALL",),
+    ("HKEYS",),
     ("HMGET", "field"),
     ("LRANGE", 0, -1),
+    ("SMEMBERS",),
     ("TYPE",),
     ("ZCARD",),
     ("ZRANGE", 0, -1),
     ("ZRANGEBYSCORE", "-inf", "+inf"),
+    ("ZREVRANGE", 0, 0),
 )
 """The commands that reading takes, with what follows the key."""
 
@@ -205,6 +208,7 @@ class RedisStore:
         (reply,) = await self._client.run(Script.named(RIGHTS), [call])
         match reply:
             case [b"granted"]:
+                await self._check_keys_of_all_streams()
                 self._rights_are_known = True
             case [b"refused", command, subject, said]:
                 raise _refused(names, command.decode(), subject.decode(), said.decode("utf-8", "replace"))
@@ -214,6 +218,19 @@ class RedisStore:
                 raise _lacks("EVALSHA", f"keys {names.prefix}:*", str(reply))
             case _:
                 raise _unexpected(reply)
+
+    async def _check_keys_of_all_streams(self) -> None:
+        """Write to the keys that belong to no stream, in ways that change nothing. Raises StoreForbidden."""
+        attempts = (
+            ("HDEL", keys.manifest(self._key_prefix, RIGHTS, 0), "field"),
+            ("UNLINK", keys.report(self._key_prefix, "engine", RIGHTS)),
+            ("SREM", keys.reports(self._key_prefix), RIGHTS),
+        )
+        for command, key, *words in attempts:
+            try:
+                await (await self._client.at(key)).ask(partial(_execute, (command, key, *words)))
+            except StoreForbidden as error:
+                raise _lacks(command, f"the key {key}", str(error)) from None
 
     async def check_reading(self, stream: str) -> None:
         """Ask each question that a start, `verify` or an API asks, of a key that is not there. Raises StoreForbidden,
@@ -227,9 +244,12 @@ class RedisStore:
                 raise _lacks(command, f"keys {names.prefix}:*", str(error)) from None
         try:
             await server.scan(names.rights)
+        except StoreForbidden as error:
+            raise _lacks("SCAN", f"keys {names.prefix}:*", str(error)) from None
+        try:
             await server.ask_at_once(partial(_execute, ("GET", names.rights)), is_bulk=False)
         except StoreForbidden as error:
-            raise _lacks("SCAN, MULTI and EXEC", f"keys {names.prefix}:*", str(error)) from None
+            raise _lacks("MULTI and EXEC", f"keys {names.prefix}:*", str(error)) from None
 
     async def check_channel(self, stream: str) -> None:
         """Subscribe to the stream's updates for a moment. Raises StoreForbidden when the user may not."""

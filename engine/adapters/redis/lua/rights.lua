@@ -1,5 +1,5 @@
--- Try every command that the other scripts call, so that a user who lacks one learns it before half a commit is made:
--- Redis asks for rights call by call, also inside a script.
+-- Try every command that the other scripts call, and those of a start and of reports, so that a user who lacks one learns
+-- it before half a commit is made: Redis asks for rights call by call, also inside a script.
 --
 -- KEYS  1, 2  two keys of the probe's own, which need not share a prefix; neither is there afterwards
 --       3     checkpoint (hash)
@@ -32,6 +32,7 @@ local tried = {
   { 'HINCRBY', first, 'field', '1' },
   { 'HGET', first, 'field' },
   { 'HMGET', first, 'field' },
+  { 'HGETALL', first },
   { 'HLEN', first },
   { 'HDEL', first, 'field' },
   { 'LPUSH', first, 'element' },
@@ -40,8 +41,12 @@ local tried = {
   { 'LTRIM', first, '1', '0' },
   { 'ZADD', first, '1', 'member' },
   { 'ZREVRANGE', first, '0', '0' },
+  { 'ZRANGE', first, '0', '-1' },
   { 'ZCARD', first },
   { 'ZREMRANGEBYSCORE', first, '-inf', '+inf' },
+  { 'SADD', first, 'member' },
+  { 'SMEMBERS', first },
+  { 'SREM', first, 'member' },
   { 'PUBLISH', channel, update },
 }
 
