@@ -75,9 +75,9 @@ class RedisRateLimits:
         if isinstance(reply, ResponseError):
             if code_of(reply) == "READONLY":
                 line.cut()  # after a failover the name may lead to another server
-            error = server.translated(reply)
-            if isinstance(error, StoreForbidden):
-                raise StoreForbidden(f"{error} (the limit runs GET, SET and TIME by EVALSHA and EVAL on {key})")
-            raise error
+            fault = server.translated(reply)
+            if isinstance(fault, StoreForbidden):
+                raise StoreForbidden(f"{fault} (the limit runs GET, SET and TIME by EVALSHA and EVAL on {key})")
+            raise fault
         wait_us: Any = reply
         return int(wait_us) / 1_000_000
