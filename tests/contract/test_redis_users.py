@@ -11,24 +11,24 @@ import pytest
 from redis import Redis
 from structlog.testing import capture_logs
 
-from engine.adapters.redis_limits import RedisRateLimits
-from engine.adapters.redis_reader import RedisReader
-from engine.cli import doctor as doctor_command
-from engine.cli.bootstrap import run_engine
-from engine.cli.replay import replay_topic
-from engine.cli.status import read_status
-from engine.cli.verify import verify_topic
-from engine.core.reading import AllFields, CachedAnswer, Fields, First, Text
-from engine.errors import StoreForbidden
-from engine.runtime.rebuild import Request
-from engine.settings import EngineSettings, RedisSettings, Settings
-from projections.settings import ProjectionSettings
-from schemas.game import encode
-from schemas.keys import GAPS, occurrences, reports, series
+from crashfold.engine.adapters.redis.limits import RedisRateLimits
+from crashfold.engine.adapters.redis.reader import RedisReader
+from crashfold.engine.cli import doctor as doctor_command
+from crashfold.engine.cli.bootstrap import run_engine
+from crashfold.engine.cli.replay import replay_topic
+from crashfold.engine.cli.status import read_status
+from crashfold.engine.cli.verify import verify_topic
+from crashfold.engine.errors import StoreForbidden
+from crashfold.engine.ports.read import AllFields, CachedAnswer, Fields, First, Text
+from crashfold.engine.runtime.rebuild import Request
+from crashfold.engine.settings import EngineSettings, RedisSettings, Settings
+from crashfold.projections.settings import ProjectionSettings
+from crashfold.schemas.game import encode
+from crashfold.schemas.keys import GAPS, occurrences, reports, series
 from tests.conftest import enter
-from tests.games import game
-from tests.pages import redis_users
-from tests.servers import RedisServer, redis_server, valkey_server
+from tests.support.games import game
+from tests.support.pages import redis_users
+from tests.support.servers import RedisServer, redis_server, valkey_server
 
 PASSWORD: Final = "CHANGE-ME"
 USERS: Final = redis_users()

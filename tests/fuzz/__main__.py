@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple
 TARGETS: Final = ("decoding", "shapes", "settings", "addresses", "api")
 SEEDS: Final = Path(__file__).parents[1] / "data" / "fuzz"
 FOUND: Final = Path(".cache") / "fuzz"
-INSTRUMENTED: Final = ["schemas", "projections", "engine", "tests.fuzz", "tomllib", "urllib.parse"]
+INSTRUMENTED: Final = ["crashfold", "tests.fuzz", "tomllib", "urllib.parse"]
 LENGTH_MAX: Final = 2_048
 ONE_INPUT_S: Final = 20
 """An input that takes longer is a failure."""

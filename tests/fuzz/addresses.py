@@ -5,9 +5,9 @@ from contextlib import suppress
 from typing import Final
 from urllib.parse import urlsplit
 
-from engine.adapters.redis import RedisStore
-from engine.errors import ConfigurationError
-from engine.settings import (
+from crashfold.engine.adapters.redis.store import RedisStore
+from crashfold.engine.errors import ConfigurationError
+from crashfold.engine.settings import (
     KafkaSettings,
     RedisSettings,
     host_of,
@@ -16,7 +16,7 @@ from engine.settings import (
     masked_url,
     redis_address,
 )
-from engine.settings.addresses import is_host
+from crashfold.engine.settings.addresses import is_host
 
 TOKENS: Final = (
     *(

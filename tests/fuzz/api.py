@@ -12,23 +12,23 @@ from typing import Any, Final
 
 import msgspec
 
-from engine import logs
-from engine.adapters.clock import SystemClock
-from engine.adapters.memory_limits import MemoryRateLimits
-from engine.adapters.memory_reader import MemoryReader
-from engine.adapters.memory_store import MemoryStore
-from engine.api.answers import Answers
-from engine.api.app import create_app
-from engine.api.edge import Edge
-from engine.api.follower import Followers
-from engine.api.health import ApiHealth
-from engine.api.meter import NullApiMeter
-from engine.api.routes import ROUTES
-from engine.api.times import Zones
-from engine.settings import LogSettings, Settings
-from projections.settings import ProjectionSettings
-from tests.api_server import Writer
-from tests.games import sample_games
+from crashfold.engine import logs
+from crashfold.engine.adapters.memory.limits import MemoryRateLimits
+from crashfold.engine.adapters.memory.reader import MemoryReader
+from crashfold.engine.adapters.memory.store import MemoryStore
+from crashfold.engine.adapters.process.clock import SystemClock
+from crashfold.engine.http.app import create_app
+from crashfold.engine.http.edge import Edge
+from crashfold.engine.read.answers import Answers
+from crashfold.engine.read.follower import Followers
+from crashfold.engine.read.health import ApiHealth
+from crashfold.engine.read.meter import NullApiMeter
+from crashfold.engine.read.routes import ROUTES
+from crashfold.engine.read.times import Zones
+from crashfold.engine.settings import LogSettings, Settings
+from crashfold.projections.settings import ProjectionSettings
+from tests.support.api_server import Writer
+from tests.support.games import sample_games
 
 TOKENS: Final = (
     *(route.path.replace("{value}", "2").encode() for route in ROUTES),
@@ -77,7 +77,7 @@ class _Api:
                 settings,
                 clock=clock,
                 meter=meter,
-                metrics=lambda accept: (b"", "text/plain"),
+                metrics=no_metrics,
                 rate_limits=MemoryRateLimits(clock),
             )
             self._is_up.set()
@@ -101,6 +101,11 @@ class _Api:
         await self._app(scope, receive, send)
         begin, *pieces = sent
         return begin["status"], dict(begin["headers"]), b"".join(piece.get("body", b"") for piece in pieces)
+
+
+async def no_metrics(accept: str) -> tuple[bytes, str]:
+    """What `/metrics` says."""
+    return b"", "text/plain"
 
 
 _api: _Api | None = None

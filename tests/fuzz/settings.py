@@ -10,9 +10,9 @@ from typing import Final
 
 import msgspec
 
-from engine.cli.config import toml
-from engine.errors import ConfigurationError
-from engine.settings import describe, load, settings_by_name
+from crashfold.engine.cli.config import toml
+from crashfold.engine.errors import ConfigurationError
+from crashfold.engine.settings import describe, load, settings_by_name
 
 SECRET: Final = "Zq9Zq9Zq9Zq9Zq9Zq9"
 SECRETS: Final = [one.name for one in settings_by_name().values() if one.is_secret]

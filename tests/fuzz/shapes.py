@@ -10,11 +10,11 @@ from zlib import crc32
 
 import numpy as np
 
-from projections.decoding import ALIKE_MIN, decode_cells
-from projections.games import Bands, cells_of
-from projections.packed import Packed
-from schemas.game import Game, Unreadable, decode
-from schemas.predicate import Predicate
+from crashfold.projections.decoding import ALIKE_MIN, decode_cells
+from crashfold.projections.games import Bands, cells_of
+from crashfold.projections.packed import Packed
+from crashfold.schemas.game import Game, Unreadable, decode
+from crashfold.schemas.predicate import Predicate
 from tests.fuzz import decoding
 
 TOKENS: Final = decoding.TOKENS

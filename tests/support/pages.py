@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Final, NamedTuple
 
-SECURITY: Final = Path(__file__).parents[1] / "docs" / "security.md"
+SECURITY: Final = Path(__file__).parents[2] / "docs" / "security.md"
 
 
 class RedisUser(NamedTuple):
