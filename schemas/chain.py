@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from hashlib import sha256
 from typing import Final
 
-from crashfold.schemas.fairness import DEFAULT_SALT, DEFAULT_VARIANT, Variant, crash_point
+from crashfold.schemas.fairness import DEFAULT_RULE, Rule, crash_point
 from crashfold.schemas.game import HUNDREDTHS_MAX, Game
 
 FIRST_BEGIN_TIME_MS: Final = 1_767_225_605_000
@@ -31,8 +31,7 @@ def chain_of_games(
     *,
     first_id: int = 1,
     first_begin_time_ms: int = FIRST_BEGIN_TIME_MS,
-    salt: str = DEFAULT_SALT,
-    variant: Variant = DEFAULT_VARIANT,
+    rule: Rule = DEFAULT_RULE,
 ) -> Iterator[Game]:
     """`games` games with ids from `first_id` on, oldest first, whose hashes form a chain and fix their crash points.
 
@@ -46,7 +45,7 @@ def chain_of_games(
         start = (game_id - first_id) * _DIGEST_BYTES
         digest = hashes[start : start + _DIGEST_BYTES]
         digits = digest.hex()
-        point = crash_point(digits, salt, variant)
+        point = crash_point(digits, rule)
         if point is None or point > _CRASH_POINT_MAX:
             point = _CRASH_POINT_MAX
         # The hash is as good a source of chance as any, and ties the times to the seed.

@@ -273,5 +273,4 @@ def plan_of(settings: Settings) -> Plan:
 
 def fairness_of(settings: Settings) -> FairnessCheck | None:
     """How games are checked against their hashes; None when they are not."""
-    fairness = settings.fairness
-    return FairnessCheck.of(fairness.check, fairness.salt, fairness.variant)
+    return FairnessCheck.of(settings.fairness.check, settings.fairness.rules)

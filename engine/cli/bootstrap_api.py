@@ -24,7 +24,7 @@ from crashfold.engine.http.clients import Proxies, is_own_machine
 from crashfold.engine.http.connections import connection_options
 from crashfold.engine.http.places import Bounds, Places
 from crashfold.engine.http.stream import live_routes
-from crashfold.engine.read.answers import Answers, calculation
+from crashfold.engine.read.answers import Answers
 from crashfold.engine.read.feed import Live, LiveLimits
 from crashfold.engine.read.follower import Followers
 from crashfold.engine.read.health import ApiHealth
@@ -41,7 +41,7 @@ async def serve_api(
     """The read side as a service on the reserved address, until it is told to stop. Worker `worker` of several says in
     `beats` that it is at work, and leaves in `shared` what it has counted."""
     only, metrics, zones = only_stream(settings), ApiMetrics(worker, shared), Zones()
-    fairness = FairnessCheck.of(settings.fairness.check, settings.fairness.salt, settings.fairness.variant)
+    fairness = FairnessCheck.of(settings.fairness.check, settings.fairness.rules)
     redis = settings.redis
     watch = redis_watch(settings)
     reader = RedisReader(
@@ -67,7 +67,7 @@ async def serve_api(
     live = Live(
         answers.follower_of,
         zones,
-        calculation(settings),
+        answers.fairness_of,
         meter=metrics,
         limits=LiveLimits(clients_max=settings.api.live_clients_max),
         default_stream=followers.default_stream,

@@ -125,7 +125,7 @@ class History:
         self._games = games
         self._plan = plan_of(settings)
         self._fairness = fairness_of(settings)
-        self._surveyor = Surveyor(settings.fairness.salt, settings.fairness.variant)
+        self._surveyor = Surveyor(settings.fairness.rules)
         self._files: list[str] = []
         self._units: list[tuple[str, str, TimeUnit]] = []
         self.left_out = 0

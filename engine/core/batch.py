@@ -180,7 +180,7 @@ def _ended(
 
 def _fair(stream: StreamBatch, fairness: FairnessCheck) -> tuple[StreamBatch, list[tuple[int, Reason, str]]]:
     """The games that fit their hashes, and the others."""
-    details = [fairness.rejection(game) for game in games_of(stream.cells)]
+    details = [fairness.rejection(stream.name, game) for game in games_of(stream.cells)]
     unfair: list[tuple[int, Reason, str]] = [
         (row, "fairness", detail)
         for row, detail in zip(stream.rows.tolist(), details, strict=True)

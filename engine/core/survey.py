@@ -2,7 +2,7 @@
 
 import msgspec
 
-from crashfold.schemas.fairness import Mismatch, Variant, chain_holds, check
+from crashfold.schemas.fairness import Mismatch, RuleBook, chain_holds, check
 from crashfold.schemas.game import Game
 
 
@@ -25,9 +25,8 @@ class StreamSurvey(msgspec.Struct):
 class Surveyor:
     """Is told of every game, in the order of streams and ids."""
 
-    def __init__(self, salt: str, variant: Variant) -> None:
-        self._salt = salt
-        self._variant: Variant = variant
+    def __init__(self, rules: RuleBook) -> None:
+        self._rules = rules
         self.streams: dict[str, StreamSurvey] = {}
         self._last: Game | None = None
 
@@ -47,10 +46,11 @@ class Surveyor:
         survey.last_id = game.game_id
         survey.first_time = min(survey.first_time, game.end_time)
         survey.last_time = max(survey.last_time, game.end_time)
-        survey.hash_mismatches += isinstance(check(game, self._salt, self._variant), Mismatch)
+        rules = self._rules.of(stream)
+        survey.hash_mismatches += isinstance(check(game, rules.at(game.game_id)), Mismatch)
         if last is not None:
             survey.missing += game.game_id - last.game_id - 1
-            follows = last.game_id + 1 == game.game_id
+            follows = last.game_id + 1 == game.game_id and not rules.begins_anew(game.game_id)
             survey.broken_links += follows and chain_holds(last, game) is False
         self._last = game
         return None

@@ -6,9 +6,8 @@ process is older than one before it. `ETag` stands only on answers that follow f
 """
 
 import hashlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from functools import lru_cache
 from importlib.metadata import version
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -35,6 +34,7 @@ from crashfold.engine.read import problems, questions
 from crashfold.engine.read.aggregates.games import GamesPage
 from crashfold.engine.read.dead_letters import SharedDeadLetters
 from crashfold.engine.read.deployment import deployment_of
+from crashfold.engine.read.fairness import FairnessOf, fairness_by_stream
 from crashfold.engine.read.follower import CATCH_UP_S, Follower, Followers, Held, TooManyStreams
 from crashfold.engine.read.meter import Aggregate, ApiMeter, Source
 from crashfold.engine.read.overview import Overview, deployment, streams
@@ -55,7 +55,6 @@ from crashfold.engine.read.routes import Asked, Request, Success, find, methods_
 from crashfold.engine.read.times import MINUTE_S, Zones
 from crashfold.engine.read.view import View
 from crashfold.engine.settings import AnswerSource, Settings
-from crashfold.schemas import fairness
 from crashfold.schemas.reports import ReportKind
 
 FULL_RETRY_S: Final = 10
@@ -216,7 +215,7 @@ class Answers:
             "gaps": "precomputed",
             None: "computed",
         }
-        self._calculate: Callable[[str], float | None] = calculation(settings)
+        self.fairness_of: FairnessOf = fairness_by_stream(settings)
         self._settings_digest = _settings_digest(settings)
         self._shelves = _Shelves()
         self._making: dict[tuple[str, *_Key], anyio.Event] = {}
@@ -399,7 +398,7 @@ class Answers:
             return None
         held, pieces = read
         async with self._turn():
-            data = _built(wanted, pieces, self._view(asked, held))
+            data = _built(wanted, pieces, self._view(follower.stream, asked, held))
         if data is Lack.UNSUITABLE:
             return None
         if data is Lack.MISSING:
@@ -425,7 +424,7 @@ class Answers:
         held, past, is_whole = await self._past(asked, follower)
         if isinstance(asked.question, questions.GapsQuestion):
             is_whole = held.total_games == len(held.window)
-        view = self._view(asked, held, past)
+        view = self._view(follower.stream, asked, held, past)
         data = await self._in_turn(asked, view)
         reply = self._reply(asked, request, follower, held, data, "computed", is_whole=is_whole)
         if self._clock.monotonic_s() - began_s > COSTLY_S:
@@ -452,7 +451,7 @@ class Answers:
     async def _past(self, asked: Asked, follower: Follower) -> tuple[Held, Past, bool]:
         """What is held, and what is known of the time before it where the answer needs that; and whether it is all."""
         held = follower.held
-        wanted = past_wanted(asked, self._view(asked, held), self._settings, held.total_games)
+        wanted = past_wanted(asked, self._view(follower.stream, asked, held), self._settings, held.total_games)
         if not wanted:
             return held, NO_PAST, True
         read = None if follower.is_replica else await self._read(follower, past_pieces(asked, wanted))
@@ -490,7 +489,7 @@ class Answers:
         if wanted is None or read is None:
             return
         held, pieces = read
-        view = self._view(asked, held)
+        view = self._view(follower.stream, asked, held)
         theirs, ours = _built(wanted, pieces, view), asked.answer(view)
         if theirs is Lack.UNSUITABLE:
             return
@@ -511,9 +510,9 @@ class Answers:
             at=asked.route.path,
         )
 
-    def _view(self, asked: Asked, held: Held, past: Past = NO_PAST) -> View:
+    def _view(self, stream: str, asked: Asked, held: Held, past: Past = NO_PAST) -> View:
         now_us = self._clock.now_ms() * 1000
-        return View.of(held.window, asked.terms.zone, now_us, asked.terms.at_us, past, self._calculate)
+        return View.of(held.window, asked.terms.zone, now_us, asked.terms.at_us, past, self.fairness_of(stream))
 
     def _reply(
         self,
@@ -711,17 +710,5 @@ def _names(pieces: tuple[Piece, ...]) -> list[str]:
 
 def _settings_digest(settings: Settings) -> str:
     """Names what answers depend on beside the state: another process may have other settings, or be another release."""
-    parts = (version("crashfold"), settings.projections, settings.fairness.salt, settings.fairness.variant)
+    parts = (version("crashfold"), settings.projections, settings.fairness.rules.name)
     return hashlib.sha256(_encode(parts)).hexdigest()[:8]
-
-
-def calculation(settings: Settings) -> Callable[[str], float | None]:
-    """How the crash point follows from a hash, by these settings. The newest games are shown again and again, so what
-    was calculated is remembered for as many as the window has."""
-    salt, variant = settings.fairness.salt, settings.fairness.variant
-
-    @lru_cache(maxsize=settings.projections.window_games)
-    def calculate(digits: str) -> float | None:
-        return fairness.crash_point(digits, salt, variant)
-
-    return calculate

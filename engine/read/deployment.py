@@ -42,7 +42,7 @@ class DeploymentAnswer(msgspec.Struct, frozen=True):
 
 def deployment_of(settings: Settings) -> DeploymentAnswer:
     """The deployment with these settings."""
-    kafka, projections, fairness = settings.kafka, settings.projections, settings.fairness
+    kafka, projections = settings.kafka, settings.projections
     is_private = bool(settings.api.token) or is_loopback(settings.api.host)
     return DeploymentAnswer(
         version=version("crashfold"),
@@ -57,5 +57,8 @@ def deployment_of(settings: Settings) -> DeploymentAnswer:
         window_games=projections.window_games,
         interval_minutes=projections.interval_minutes,
         interval_hours=projections.interval_hours,
-        rules=[RuleItem(None, 1, fairness.salt, fairness.variant, 1.0)],
+        rules=[
+            RuleItem(stream, first_id, rule.salt, rule.variant, rule.house_edge_percent)
+            for stream, first_id, rule in settings.fairness.rules.listed()
+        ],
     )

@@ -15,8 +15,9 @@ import msgspec
 import structlog
 
 from crashfold.engine.ports import Cursor
+from crashfold.engine.read.fairness import FairnessOf, TableFairness
 from crashfold.engine.read.follower import Change, Ended, Follower
-from crashfold.engine.read.live import Backlog, Calculate, Frame
+from crashfold.engine.read.live import Backlog, Frame
 from crashfold.engine.read.problems import Problem, unavailable
 from crashfold.engine.read.times import Zones
 from crashfold.schemas.game import DEFAULT_STREAM
@@ -72,9 +73,9 @@ class LiveLimits(msgspec.Struct, frozen=True, kw_only=True):
 class Feed:
     """The changes of one stream, for all its clients."""
 
-    def __init__(self, follower: Follower, calculate: Calculate) -> None:
+    def __init__(self, follower: Follower, fairness: TableFairness) -> None:
         self._follower = follower
-        self._backlog = Backlog(calculate)
+        self._backlog = Backlog(fairness)
         self.changed = anyio.Event()
         """Set, and replaced by a new one, whenever `next` may have more to say: take it first, then look."""
         self.ended = False
@@ -133,7 +134,7 @@ class Live:
         self,
         follower_of: Callable[[str], Awaitable[Follower | Problem]],
         zones: Zones,
-        calculate: Calculate,
+        fairness_of: FairnessOf,
         *,
         meter: LiveMeter | None = None,
         limits: LiveLimits | None = None,
@@ -146,7 +147,7 @@ class Live:
         self.stopping = False
         """Nobody may come any more."""
         self._follower_of = follower_of
-        self._calculate = calculate
+        self._fairness_of = fairness_of
         self._feeds: dict[str, Feed] = {}
         self._clients: dict[Transport, set[anyio.CancelScope]] = {"sse": set(), "websocket": set()}
         self._tasks: anyio.abc.TaskGroup | None = None
@@ -181,7 +182,7 @@ class Live:
             if self._tasks is None or self.stopping:
                 return unavailable("the server is starting or stopping", retry_after_s=1)
             if stream not in self._feeds:
-                feed = self._feeds[stream] = Feed(follower, self._calculate)
+                feed = self._feeds[stream] = Feed(follower, self._fairness_of(stream))
                 self._tasks.start_soon(self._run, stream, feed)
         feed = self._feeds[stream]
         feed.use()

@@ -12,6 +12,7 @@ import msgspec
 
 from crashfold.engine.ports import Cursor
 from crashfold.engine.read.aggregates.games import GameObject, shown
+from crashfold.engine.read.fairness import TableFairness
 from crashfold.engine.read.follower import CHANGE_GAMES_MAX, Change
 from crashfold.engine.read.times import Zone
 from crashfold.engine.read.view import View
@@ -30,7 +31,6 @@ CONNECTION_ESTABLISHED: Final = '{"type":"connection_established"}'
 
 _NO_GAMES: Final = Games.of(Bands([]), [])
 
-Calculate = Callable[[str], float | None]
 """The crash point that follows from a hash."""
 EventName = Literal["commit", "snapshot"]
 
@@ -59,13 +59,13 @@ class NewGame(msgspec.Struct, frozen=True, tag_field="type", tag="new_game"):
 class Frame:
     """A change, and its forms on the wire, each printed once a zone."""
 
-    def __init__(self, name: EventName, change: Change, since: Cursor | None, calculate: Calculate) -> None:
+    def __init__(self, name: EventName, change: Change, since: Cursor | None, fairness: TableFairness) -> None:
         self.name = name
         self.change = change
         self.cursor = change.cursor
         self.since = since
         """What a client must know for this change to be all it lacks; None for a snapshot, which needs nothing."""
-        self._calculate = calculate
+        self._fairness = fairness
         self._events: dict[tuple[str, int], bytes] = {}
         self._messages: dict[str, tuple[str, ...]] = {}
 
@@ -89,14 +89,14 @@ class Frame:
 
     def _shown(self, zone: Zone, cut: int = 0) -> list[GameObject]:
         """Its games but for the oldest `cut`."""
-        return shown(View(_NO_GAMES, zone, 0, calculate=self._calculate), [*self.change.games[cut:]])
+        return shown(View(_NO_GAMES, zone, 0, fairness=self._fairness), [*self.change.games[cut:]])
 
 
 class Backlog:
     """The newest changes of a stream, oldest first, each building on the one before."""
 
-    def __init__(self, calculate: Calculate, frames_max: int = FRAMES_MAX) -> None:
-        self._calculate = calculate
+    def __init__(self, fairness: TableFairness, frames_max: int = FRAMES_MAX) -> None:
+        self._fairness = fairness
         self._frames_max = frames_max
         self._frames: list[Frame] = []
         self._newest: Cursor | None = None
@@ -115,7 +115,7 @@ class Backlog:
         if newest is None or change.is_restart:
             self.begin(change.cursor)
             return
-        self._frames.append(Frame("commit", change, newest, self._calculate))
+        self._frames.append(Frame("commit", change, newest, self._fairness))
         del self._frames[: -self._frames_max]
         self._newest = change.cursor
 
@@ -132,7 +132,7 @@ class Backlog:
         """The newest state as a frame, the same one as long as it is the same state."""
         kept = self._snapshot
         if kept is None or kept.cursor != state.cursor:
-            kept = self._snapshot = Frame("snapshot", state, None, self._calculate)
+            kept = self._snapshot = Frame("snapshot", state, None, self._fairness)
         return kept
 
 

@@ -4,18 +4,18 @@ Imports numpy, schemas and projections. A view is made once for a question; ever
 and a question, so the same version, moment and question always get the same answer.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from crashfold.engine.read.fairness import DEFAULT, TableFairness
 from crashfold.engine.read.past import NO_PAST, Past
 from crashfold.engine.read.times import HOUR_US, Zone
 from crashfold.projections.columns import Ints
 from crashfold.projections.games import Games
-from crashfold.schemas import fairness
 from crashfold.schemas.predicate import Predicate
 
 Mask = NDArray[np.bool_]
@@ -35,8 +35,8 @@ class View(msgspec.Struct, frozen=True):
     """The moment asked about, if any."""
     past: Past = NO_PAST
     """What is known of the games before the window."""
-    calculate: Callable[[str], float | None] = fairness.crash_point
-    """The crash point that follows from a hash."""
+    fairness: TableFairness = DEFAULT
+    """What follows from the rules of the table."""
 
     @classmethod
     def of(
@@ -46,12 +46,12 @@ class View(msgspec.Struct, frozen=True):
         now_us: int,
         at_us: int | None = None,
         past: Past = NO_PAST,
-        calculate: Callable[[str], float | None] = fairness.crash_point,
+        fairness: TableFairness = DEFAULT,
     ) -> "View":
         """The view of `window` now or, given `at_us`, as if the games that ended later did not exist."""
         if at_us is None:
-            return cls(window, zone, now_us, None, past, calculate)
-        return cls(existing(window, at_us), zone, at_us, at_us, past, calculate)
+            return cls(window, zone, now_us, None, past, fairness)
+        return cls(existing(window, at_us), zone, at_us, at_us, past, fairness)
 
     def exists(self, end_time_ms: int) -> bool:
         """Whether a game that ended then exists at the moment asked about."""

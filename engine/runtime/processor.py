@@ -265,7 +265,7 @@ class Processor:
                 if part is not parts[-1]:
                     self.counted[name] = stream.state.games
                 if live:
-                    faults += self._faults(before, folded)
+                    faults += self._faults(name, before, folded)
         letters += [
             batches.dead_letter(topic, records, row, reason, detail)
             for row, reason, detail in sorted_out.rejected
@@ -760,10 +760,10 @@ class Processor:
         except Unavailable as error:
             self._health.store_down(str(error), COMMITS)
 
-    def _faults(self, before: StreamState, folded: Folded) -> Faults:
+    def _faults(self, stream: str, before: StreamState, folded: Folded) -> Faults:
         if self._fairness is None or not folded.accepted:
             return Faults()
-        return self._fairness.faults(before.window, folded.games)
+        return self._fairness.faults(stream, before.window, folded.games)
 
     def _count_unfair(self, number: int, faults: Faults) -> None:
         if faults.hash:

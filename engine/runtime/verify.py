@@ -69,8 +69,14 @@ class _Recount:
     thousands of streams, and to be read they take ten times as much memory."""
 
     def __init__(
-        self, stored: Stored, model: dict[str, Value], settings: ProjectionSettings, fairness: FairnessCheck | None
+        self,
+        stream: str,
+        stored: Stored,
+        model: dict[str, Value],
+        settings: ProjectionSettings,
+        fairness: FairnessCheck | None,
     ) -> None:
+        self._stream = stream
         self.checkpoint = stored.checkpoint
         self.rejected = 0
         self._stored = _packed((stored, model))
@@ -95,7 +101,7 @@ class _Recount:
         if (
             isinstance(game, Unreadable)
             or plain.is_future(self._settings, game.end_time, record.timestamp_ms)
-            or (self._fairness is not None and self._fairness.rejection(game) is not None)
+            or (self._fairness is not None and self._fairness.rejection(self._stream, game) is not None)
         ):
             self.rejected += 1
             return
@@ -144,7 +150,9 @@ async def verify(
     for start in range(0, len(streams), STREAMS_AT_ONCE):
         some = streams[start : start + STREAMS_AT_ONCE]
         for stream, read in zip(some, await reader.read_models(some), strict=True):
-            recounts[stream] = _Recount(*_comparable(read, plan, event_log.topic, stream), plan.settings, fairness)
+            recounts[stream] = _Recount(
+                stream, *_comparable(read, plan, event_log.topic, stream), plan.settings, fairness
+            )
     try:
         await _read_topic(event_log, recounts, progressed, poll_wait_s)
     except LostRange as error:

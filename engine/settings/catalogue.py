@@ -46,6 +46,12 @@ class Setting(NamedTuple):
         """Whether the value must never be shown."""
         return bool((meta_of(self.kind).extra or {}).get("secret"))
 
+    @property
+    def holds_tables(self) -> bool:
+        """Whether it is a list of tables, each with names of its own."""
+        items = get_args(plain_type(self.kind))
+        return bool(items) and isinstance(items[0], type) and issubclass(items[0], msgspec.Struct)
+
     def masked(self, value: object) -> object:
         """The value as it may be shown, a plain JSON value."""
         return msgspec.to_builtins(masked(value, self.kind))
@@ -86,6 +92,8 @@ def printed(value: object) -> str:
             return str(int(value)) if value.is_integer() else repr(value)
         case list() | tuple():
             return f"[{', '.join(json.dumps(item) if isinstance(item, str) else printed(item) for item in value)}]"
+        case dict():
+            return f"{{{', '.join(f'{name} = {toml_value(item)}' for name, item in value.items())}}}"
         case _:
             return json.dumps(value)
 

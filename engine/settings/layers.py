@@ -58,8 +58,8 @@ def load(config_file: Path | None, environ: Mapping[str, str], overrides: Mappin
         try:
             str(given.value).encode()  # arguments and variables may hold bytes that are no text
             values[setting.section][setting.field] = setting.convert(given.value, from_text=given.from_text)
-        except (msgspec.MsgspecError, UnicodeEncodeError):
-            faults.append(_would_not_do(setting, given))
+        except (msgspec.MsgspecError, UnicodeEncodeError) as error:
+            faults.append(_would_not_do(setting, given, error))
         sources[setting.name] = given.source
     if faults:
         raise ConfigurationError("\n".join(faults))
@@ -176,11 +176,12 @@ def _built(values: Mapping[str, dict[str, object]], sources: Mapping[str, str]) 
     return msgspec.convert(built, Settings)
 
 
-def _would_not_do(setting: Setting, given: _Given) -> str:
+def _would_not_do(setting: Setting, given: _Given, error: Exception) -> str:
     if setting.is_secret:
         return f"{given} is not {setting.wants}"
     value = setting.masked(given.value) if isinstance(given.value, str) else given.value
-    return f"{given} is {str(value)[:80]!r}, which is not {setting.wants}"
+    why = f": {error}" if setting.holds_tables else ""
+    return f"{given} is {str(value)[:80]!r}, which is not {setting.wants}{why}"
 
 
 def _unknown(given: _Given) -> str:

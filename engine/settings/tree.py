@@ -10,12 +10,20 @@ from ipaddress import ip_network
 from typing import Annotated, Any, Final, Literal, get_args, get_origin
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from crashfold.engine.settings.addresses import MASK, host_of, is_host, is_loopback, masked_url, redis_address
 from crashfold.projections.settings import ProjectionSettings
-from crashfold.schemas.fairness import DEFAULT_SALT, DEFAULT_VARIANT, Variant
-from crashfold.schemas.game import DEFAULT_STREAM, is_stream_name
+from crashfold.schemas.fairness import (
+    DEFAULT_HOUSE_EDGE_PERCENT,
+    DEFAULT_SALT,
+    DEFAULT_VARIANT,
+    Rule,
+    RuleBook,
+    TableRules,
+    Variant,
+)
+from crashfold.schemas.game import DEFAULT_STREAM, GAME_ID_MAX, is_stream_name
 from crashfold.schemas.keys import STREAM_PLACE
 
 _TOPIC: Final = re.compile(r"[A-Za-z0-9._-]{1,249}", re.ASCII)
@@ -428,24 +436,85 @@ class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
             _require(origin == "*" or _is_origin(origin), "cors_origins", f"has {origin!r}, which is not https://host")
 
 
-class FairnessSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How crash points are checked against their hashes."""
+Salt = Annotated[
+    str,
+    Meta(
+        pattern=r"^[\x21-\x7e]{1,1024}\Z",
+        description="The salt that the table has published.",
+        extra={"wants": "1 to 1024 ASCII characters without blanks"},
+    ),
+]
+HouseEdge = Annotated[
+    float,
+    Meta(
+        ge=0,
+        lt=100,
+        description="Of every 100 that players stake, the house keeps so much in the long run; in formula and chances.",
+        extra={"wants": "a number from 0 to less than 100"},
+    ),
+]
 
-    salt: Annotated[
-        str,
-        Meta(
-            pattern=r"^[\x21-\x7e]{1,1024}\Z",
-            description="The salt that the table has published.",
-            extra={"wants": "1 to 1024 ASCII characters without blanks"},
-        ),
-    ] = DEFAULT_SALT
+
+class TableSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The rules of one table from a game on. What it leaves out is as in `FairnessSettings`."""
+
+    stream: str
+    from_game: Annotated[int, Meta(ge=1, le=GAME_ID_MAX)] = 1
+    salt: Salt | UnsetType = UNSET
+    variant: Variant | UnsetType = UNSET
+    house_edge_percent: HouseEdge | UnsetType = UNSET
+
+
+class FairnessSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How crash points follow from hashes, stream by stream.
+
+    Raises ValueError, naming the field.
+    """
+
+    salt: Salt = DEFAULT_SALT
     variant: Annotated[
-        Variant, Meta(description="The formula: `exact`, or rounded as the site's own verifier does.")
+        Variant, Meta(description="The formula that the table has published; docs/rules.md lists them with sources.")
     ] = DEFAULT_VARIANT
+    house_edge_percent: HouseEdge = DEFAULT_HOUSE_EDGE_PERCENT
+    streams: Annotated[
+        tuple[TableSettings, ...],
+        Meta(
+            description="Rules of single streams, from a game on: `[[fairness.streams]]` with `stream`, `from_game` and"
+            " what is not as above.",
+            extra={"wants": "a list of tables: stream, from_game, salt, variant, house_edge_percent"},
+        ),
+    ] = ()
     check: Annotated[
         Literal["off", "count", "reject"],
         Meta(description="A game that does not fit its hash is ignored, counted, or a dead letter."),
     ] = "count"
+
+    def __post_init__(self) -> None:
+        for table in self.streams:
+            _require(
+                is_stream_name(table.stream),
+                "streams",
+                f"has {table.stream!r}, which is no stream name: 1 to 64 of A-Z a-z 0-9 . _ -",
+            )
+        begins = [(table.stream, table.from_game) for table in self.streams]
+        for stream, from_game in begins:
+            _require(
+                begins.count((stream, from_game)) == 1,
+                "streams",
+                f"has two rules for {stream} from game {from_game} on: leave one",
+            )
+
+    @property
+    def rules(self) -> RuleBook:
+        """The rules of every stream."""
+        others = Rule(self.salt, self.variant, self.house_edge_percent)
+        later: dict[str, list[tuple[int, Rule]]] = {}
+        for table in self.streams:
+            changes = {
+                field: value for field in Rule.__struct_fields__ if (value := getattr(table, field)) is not UNSET
+            }
+            later.setdefault(table.stream, []).append((table.from_game, msgspec.structs.replace(others, **changes)))
+        return RuleBook(others, {stream: TableRules(others, rules) for stream, rules in later.items()})
 
 
 class LogSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,6 +19,8 @@ from redis.asyncio import Redis
 from crashfold.engine.adapters.redis.store import RedisStore
 from crashfold.engine.http.edge import BODY_BYTES_MAX, HEADERS_BYTES_MAX, TARGET_BYTES_MAX
 from crashfold.projections.settings import ProjectionSettings
+from crashfold.schemas.chain import chain_of_games
+from crashfold.schemas.fairness import Rule
 from crashfold.schemas.game import Game
 from tests.conftest import enter
 from tests.support import servers
@@ -327,6 +329,27 @@ async def test_another_salt_or_other_predicates_have_other_tags(redis_url: str) 
             async with server.client() as client:
                 tags.add((await client.get("/api/games")).headers["etag"])
     assert len(tags) == 4
+
+
+async def test_each_game_has_the_salt_of_its_time_and_the_chance_is_that_of_the_next_one(redis_url: str) -> None:
+    new = Rule("another-salt", "bustabit_v1", 5)
+    await _fill(redis_url, [*chain_of_games(1, 5), *chain_of_games(2, 5, first_id=6, rule=new)])
+    table = {"stream": "crash", "salt": new.salt, "variant": new.variant, "house_edge_percent": 5}
+    answers = {}
+    for from_game in (6, 11, 12):
+        rules = f"--fairness.streams={json.dumps([{**table, 'from_game': from_game}])}"
+        with api_server(redis_url, rules) as server:
+            async with server.client() as client:
+                games = (await client.get("/api/games?per_page=10")).json()["data"]
+                fair = [one["gameId"] for one in games if one["calculatedPoint"] == one["crashPoint"]]
+                chances = [
+                    (await client.get(f"{ROOT}/last-game/min-crash-point/{value}")).json()["data"]["probability"]
+                    for value in ("1", "1.01")  # one of them is kept by the engine, the other computed
+                ]
+                answers[from_game] = fair, [chance["value"] for chance in chances]
+    assert answers[6] == ([str(id_) for id_ in range(10, 0, -1)], [100.0, 94.05])
+    assert answers[11][0] == answers[12][0] == [str(id_) for id_ in range(5, 0, -1)]
+    assert (answers[11][1], answers[12][1]) == ([100.0, 94.05], [100.0, 98.02])
 
 
 async def test_answers_by_the_clock_have_no_etag_and_those_of_a_moment_have(client: httpx.AsyncClient) -> None:

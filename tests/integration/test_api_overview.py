@@ -104,13 +104,15 @@ async def test_the_settings_that_clients_need_are_told_and_brokers_not_to_anybod
         "--kafka.bootstrap_servers=kafka.example:9092",
         "--kafka.allow_plaintext=true",
         "--projections.min=[2,7]",
+        '--fairness.streams=[{"stream": "one", "from_game": 9, "variant": "stake", "house_edge_percent": 4}]',
     )
     with api_server(redis_url, *settings, "--engine.stream=one", *flags, ready=False) as server:
         async with server.client(headers={"Authorization": "Bearer 0123456789abcdef"}) as client:
             told = (await client.get("/api/deployment")).json()["data"]
     assert told["bootstrap_servers"] == brokers
     assert (told["stream"], told["topic"], told["min"]) == ("one", "games", [2.0, 7.0])
-    assert told["rules"][0]["variant"] == "exact"
+    rules = [(one["stream"], one["from_game"], one["variant"], one["house_edge_percent"]) for one in told["rules"]]
+    assert rules == [(None, 1, "exact", 1.0), ("one", 1, "exact", 1.0), ("one", 9, "stake", 4.0)]
 
 
 async def test_engines_rebuilds_and_verify_tell_of_themselves(new_deployment: NewDeployment, redis_url: str) -> None:

@@ -26,7 +26,7 @@ from crashfold.engine.runtime.processor import Limits
 from crashfold.engine.runtime.rebuild import Request
 from crashfold.projections import plain
 from crashfold.schemas.chain import chain_of_games
-from crashfold.schemas.fairness import DEFAULT_SALT, Mismatch
+from crashfold.schemas.fairness import Mismatch, RuleBook
 from crashfold.schemas.fairness import check as check_fairness
 from crashfold.schemas.game import Game, Unreadable, decode, encode
 from tests.support.games import START_MS, json_game, random_arrivals
@@ -236,7 +236,7 @@ class Teller:
         self._deployment = Deployment(
             story.partitions,
             only=self._only,
-            fairness=None if fairness is None else FairnessCheck(DEFAULT_SALT, "exact", rejects=fairness),
+            fairness=None if fairness is None else FairnessCheck(RuleBook(), rejects=fairness),
             commit_s=story.commit_s,
         )
         self._streams = STREAMS[: len(story.games)]

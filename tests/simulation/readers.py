@@ -19,6 +19,7 @@ from crashfold.engine.adapters.memory.store import MemoryStore
 from crashfold.engine.errors import CrashfoldError
 from crashfold.engine.ports import Cursor
 from crashfold.engine.read import problems
+from crashfold.engine.read.fairness import TableFairness
 from crashfold.engine.read.feed import Feed, Live
 from crashfold.engine.read.follower import Follower, Followers, Held
 from crashfold.engine.read.live import Frame
@@ -26,12 +27,15 @@ from crashfold.engine.read.problems import Problem
 from crashfold.engine.read.replica import Replica
 from crashfold.engine.read.times import Zones
 from crashfold.projections.settings import ProjectionSettings
+from crashfold.schemas.fairness import TableRules
 from tests.simulation.loop import Process
 from tests.simulation.servers import Network, SimulatedClock, SimulatedLog, SimulatedReader
 
 LOOKS_AGAIN_S: Final = 0.5
 PATIENCE_S: Final = 2.0
 """How long a client stays with an instance that says nothing."""
+
+UNCALCULATED: Final = TableFairness(TableRules(), lambda digits, rule: None)
 
 
 class Judge(Protocol):
@@ -89,7 +93,9 @@ class Instance:
             replica=lambda stream: Replica(stream, settings, only),
             new_log=lambda: SimulatedLog(network, MemoryLog(topic, None)),
         )
-        self._live = Live(self._follower_of, Zones(), lambda seed: None, default_stream=self._followers.default_stream)
+        self._live = Live(
+            self._follower_of, Zones(), lambda _: UNCALCULATED, default_stream=self._followers.default_stream
+        )
         self._feeds: dict[str, Feed] = {}
         self._watched: set[str] = set()
 

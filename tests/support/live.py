@@ -24,12 +24,12 @@ from crashfold.engine.http.places import Bounds, Places
 from crashfold.engine.http.stream import live_routes
 from crashfold.engine.ports import Standing
 from crashfold.engine.read import problems
+from crashfold.engine.read.fairness import DEFAULT
 from crashfold.engine.read.feed import Live, LiveLimits, Transport
 from crashfold.engine.read.follower import Follower, Held
 from crashfold.engine.read.problems import Problem
 from crashfold.engine.read.times import Zones
 from crashfold.projections.games import Bands, Games
-from crashfold.schemas import fairness
 from crashfold.schemas.game import Game
 from tests.support.games import games_at
 
@@ -188,7 +188,7 @@ async def serving(
     async def follower_of(stream: str) -> Follower | Problem:
         return follower if stream == follower.stream else problems.not_found("there is no such stream")
 
-    live = Live(follower_of, Zones(), fairness.crash_point, meter=meter, limits=LiveLimits(**limits))
+    live = Live(follower_of, Zones(), lambda _: DEFAULT, meter=meter, limits=LiveLimits(**limits))
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:

@@ -1,5 +1,7 @@
 """Answers worth reading one by one: the chances of the next game, sets with holes, series at the edges."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from crashfold.engine.read.aggregates.intervals import SETS_MAX, game_sets
 from crashfold.engine.read.aggregates.last_games import probability
 from crashfold.engine.read.aggregates.occurrences import EarlierOccurrences, occurrences, occurrences_batch
 from crashfold.engine.read.aggregates.series import series
+from crashfold.engine.read.fairness import DEFAULT
 from crashfold.engine.read.questions import (
     GameSetsQuestion,
     OccurrencesBatch,
@@ -45,7 +48,7 @@ def view_of(*games: tuple[int, float]) -> View:
     ],
 )
 def test_the_chance_of_the_next_game_is_that_of_the_formula(kind: Kind, value: float, chance: float) -> None:
-    assert probability(Threshold(kind, value)) == chance
+    assert probability(Threshold(kind, value), partial(DEFAULT.percent_reaching, newest_id=1)) == chance
 
 
 def test_a_match_right_after_another_is_a_series_of_one_and_the_open_series_has_no_crash_point() -> None:

@@ -13,7 +13,7 @@ from crashfold.projections import ProjectionSettings, plain
 from crashfold.projections.games import Bands, games_of
 from crashfold.projections.sift import Rejected
 from crashfold.schemas.chain import chain_of_games
-from crashfold.schemas.fairness import DEFAULT_SALT
+from crashfold.schemas.fairness import RuleBook
 from crashfold.schemas.game import Game, encode
 from tests.support.games import START_MS, game
 
@@ -116,7 +116,7 @@ def test_an_unfair_game_is_rejected_only_by_a_check_that_rejects() -> None:
     fair, other = chain_of_games(1, 2)
     unfair = msgspec.structs.replace(other, crash_point=other.crash_point + 1)
     for rejects in (True, False):
-        found = sort_out(of(fair, unfair), None, FairnessCheck(DEFAULT_SALT, "exact", rejects=rejects))
+        found = sort_out(of(fair, unfair), None, FairnessCheck(RuleBook(), rejects=rejects))
         assert [row for row, reason, _ in found.rejected if reason == "fairness"] == ([1] if rejects else [])
         assert len(ids_of(found.streams["a"])) == (1 if rejects else 2)
 

@@ -1,11 +1,12 @@
 import math
 from itertools import islice, pairwise
+from typing import get_args
 
 import pytest
 
 from crashfold.schemas import chain
 from crashfold.schemas.chain import FIRST_BEGIN_TIME_MS, PREPARE_MS, chain_of_games
-from crashfold.schemas.fairness import Match, Variant, chain_holds, check
+from crashfold.schemas.fairness import Match, Rule, Variant, chain_holds, check
 from crashfold.schemas.game import Game, decode, encode
 
 FIRST_HASH = "7871b71af4f8f32141afb6f2275bf4188b72925cd5e80635f7572e5d0eadda31"
@@ -29,10 +30,10 @@ def test_the_first_games_of_seed_one_are_known() -> None:
     assert second.game_id == 2
 
 
-@pytest.mark.parametrize("variant", ["exact", "nine_digits"])
+@pytest.mark.parametrize("variant", get_args(Variant))
 def test_every_game_matches_its_hash_and_the_chain_holds(variant: Variant) -> None:
-    games = list(chain_of_games(3, 2_000, salt="some salt", variant=variant))
-    assert all(check(game, "some salt", variant) == Match(game.crash_point) for game in games)
+    games = list(chain_of_games(3, 2_000, rule=Rule("some salt", variant)))
+    assert all(check(game, Rule("some salt", variant)) == Match(game.crash_point) for game in games)
     assert all(chain_holds(older, newer) for older, newer in pairwise(games))
 
 

@@ -10,7 +10,7 @@ from crashfold.engine.core.history import Interpreter, NotUnderstood, Spelling
 from crashfold.engine.core.survey import Surveyor
 from crashfold.engine.errors import ConfigurationError
 from crashfold.schemas.chain import chain_of_games
-from crashfold.schemas.fairness import DEFAULT_SALT
+from crashfold.schemas.fairness import Rule, RuleBook, TableRules
 from crashfold.schemas.game import Game, Unreadable, decode
 
 TIME = 1_768_480_301_337
@@ -159,9 +159,20 @@ def test_a_column_names_the_stream() -> None:
     assert interpreter.event({**row, "stream": {"a": 1}})[0] == b'{"a":1}'
 
 
+def test_a_survey_asks_each_game_by_the_rule_of_its_time() -> None:
+    new = Rule("another salt")
+    games = [*chain_of_games(seed=1, games=5), *chain_of_games(seed=2, games=5, first_id=6, rule=new)]
+    for begins, faults in ((6, (0, 0)), (11, (5, 1))):
+        surveyor = Surveyor(RuleBook(Rule(), {"crash": TableRules(Rule(), [(begins, new)])}))
+        for game in games:
+            surveyor.take("crash", game)
+        crash = surveyor.streams["crash"]
+        assert (crash.hash_mismatches, crash.broken_links) == faults
+
+
 def test_a_survey_counts_what_is_missing_doubled_unfit_and_broken() -> None:
     games = list(chain_of_games(seed=1, games=10))
-    surveyor = Surveyor(DEFAULT_SALT, "exact")
+    surveyor = Surveyor(RuleBook())
     assert surveyor.take("crash", games[0]) is None
     assert surveyor.take("crash", games[0]) == "doubled"
     other = Game(game_id=2, crash_point=games[1].crash_point + 1, end_time=games[1].end_time, hash=games[1].hash)

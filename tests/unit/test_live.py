@@ -4,14 +4,16 @@ import msgspec
 import pytest
 
 from crashfold.engine.ports import Cursor
+from crashfold.engine.read.fairness import DEFAULT, TableFairness
 from crashfold.engine.read.follower import Change
 from crashfold.engine.read.live import FORMS_MAX, FRAMES_MAX, Backlog, Frame
 from crashfold.engine.read.times import Zone, Zones
-from crashfold.schemas import fairness
+from crashfold.schemas.fairness import Rule, TableRules
 from tests.support.games import games_at
 
 UTC = Zone("UTC")
 HASH = "ab" * 32
+FIXED = TableFairness(TableRules(), lambda digits, rule: 1.5)
 
 
 def change(version: int, *crash_points: float, generation: str = "g", history: int = 0) -> Change:
@@ -32,7 +34,7 @@ def versions(backlog: Backlog, known: Cursor) -> list[int] | None:
 @pytest.fixture
 def backlog() -> Backlog:
     """From version 1 of `g`, with 2 and, two commits in one, 4."""
-    backlog = Backlog(fairness.crash_point)
+    backlog = Backlog(DEFAULT)
     backlog.begin(moment(1))
     backlog.add(change(2, 2.0))
     backlog.add(change(4, 2.0, 3.0))
@@ -41,7 +43,7 @@ def backlog() -> Backlog:
 
 def test_an_event_is_a_name_an_id_and_one_line_of_json() -> None:
     game = msgspec.structs.replace(games_at(12.34)[0], hash=HASH, end_time=1_768_480_500_000)
-    frame = Frame("commit", Change(Cursor("6f1c", 7, "ab" * 8, 9), 20_000, (game,), 3), moment(6), lambda _: 1.5)
+    frame = Frame("commit", Change(Cursor("6f1c", 7, "ab" * 8, 9), 20_000, (game,), 3), moment(6), FIXED)
     assert frame.event(Zone("Europe/Vienna")).decode() == (
         "event: commit\nid: 6f1c-7-abababababababab-9\n"
         'data: {"version":7,"total_games":20000,"games":[{"gameId":"1","hashValue":"' + HASH + '","crashPoint":12.34,'
@@ -51,7 +53,7 @@ def test_an_event_is_a_name_an_id_and_one_line_of_json() -> None:
 
 
 def test_an_event_has_as_many_of_the_newest_games_as_are_asked_for_and_counts_the_others() -> None:
-    frame = Frame("commit", msgspec.structs.replace(change(1, 2.0, 3.5, 7.0), skipped=4), None, fairness.crash_point)
+    frame = Frame("commit", msgspec.structs.replace(change(1, 2.0, 3.5, 7.0), skipped=4), None, DEFAULT)
     data = [msgspec.json.decode(frame.event(UTC, limit).split(b"data: ")[1]) for limit in (2, 3, 100)]
     assert [[game["crashPoint"] for game in one["games"]] for one in data] == [
         [3.5, 7.0],
@@ -63,7 +65,7 @@ def test_an_event_has_as_many_of_the_newest_games_as_are_asked_for_and_counts_th
 
 
 def test_a_message_is_a_game() -> None:
-    first, second = Frame("commit", change(1, 2.0, 3.5), None, fairness.crash_point).messages(UTC)
+    first, second = Frame("commit", change(1, 2.0, 3.5), None, DEFAULT).messages(UTC)
     assert msgspec.json.decode(first)["type"] == msgspec.json.decode(second)["type"] == "new_game"
     assert [msgspec.json.decode(message)["data"]["crashPoint"] for message in (first, second)] == [2.0, 3.5]
 
@@ -71,12 +73,12 @@ def test_a_message_is_a_game() -> None:
 def test_a_change_is_printed_once_a_zone_and_never_for_more_zones_than_are_kept() -> None:
     calculated: list[str] = []
 
-    def calculate(digits: str) -> float:
+    def calculate(digits: str, rule: Rule) -> float:
         calculated.append(digits)
         return 1.0
 
     game = msgspec.structs.replace(games_at(2.0)[0], hash=HASH)
-    frame = Frame("commit", Change(moment(1), 1, (game,), 0), None, calculate)
+    frame = Frame("commit", Change(moment(1), 1, (game,), 0), None, TableFairness(TableRules(), calculate))
     names = sorted(Zones().names)[: FORMS_MAX + 2]
     for name in names:
         assert frame.event(Zone(name)) == frame.event(Zone(name))

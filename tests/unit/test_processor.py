@@ -24,7 +24,7 @@ from crashfold.engine.errors import (
 from crashfold.engine.runtime.processor import FLOOD_RECORDS, FOLDING_PER_SETTLING, SETTLED_AT_LEAST_EVERY_S, Limits
 from crashfold.engine.runtime.rebuild import Request
 from crashfold.schemas.chain import chain_of_games
-from crashfold.schemas.fairness import DEFAULT_SALT, crash_point
+from crashfold.schemas.fairness import RuleBook, crash_point
 from crashfold.schemas.game import Game, encode
 from tests.support.games import SMALL, game, games_at
 from tests.support.line import Deployment, Engine
@@ -938,7 +938,7 @@ def _point(digits: str) -> float:
 
 @pytest.mark.parametrize(("rejects", "folded"), [(False, 20), (True, 19)])
 async def test_unfair_games_are_counted_once_or_rejected(rejects: bool, folded: int) -> None:
-    deployment = Deployment(fairness=FairnessCheck(DEFAULT_SALT, "exact", rejects=rejects))
+    deployment = Deployment(fairness=FairnessCheck(RuleBook(), rejects=rejects))
     games, wrong = unfair_games()
     deployment.publish(*games, *games)
     async with deployment.engine() as engine:
@@ -969,9 +969,9 @@ async def test_a_rule_that_rejects_makes_another_state_and_one_that_counts_does_
     deployment = Deployment()
     deployment.publish(*GAMES[:5])
     await deployment.run()
-    deployment.fairness = FairnessCheck(DEFAULT_SALT, "exact", rejects=False)
+    deployment.fairness = FairnessCheck(RuleBook(), rejects=False)
     await deployment.run()
-    deployment.fairness = FairnessCheck(DEFAULT_SALT, "exact", rejects=True)
+    deployment.fairness = FairnessCheck(RuleBook(), rejects=True)
     with pytest.raises(FingerprintMismatch):
         await deployment.run()
     await deployment.rebuild()

@@ -23,7 +23,9 @@ from crashfold.engine.settings import (
     printed,
     redis_address,
     settings_by_name,
+    toml_value,
 )
+from crashfold.schemas.fairness import Rule
 
 ROOT = Path(__file__).parents[2]
 
@@ -156,6 +158,16 @@ def test_a_variable_that_is_wrong_is_named_with_what_would_do(environ: dict[str,
         ("[engine]\nport = true", "engine.port (file {file}) is 'True', which is not a whole number"),
         ("[engine]\nshutdown_timeout_s = nan", "which is not a number from 0.1 to 600"),
         ("[projections]\nmin = 2", "which is not a list of numbers"),
+        ('[[fairness.streams]]\nstrem = "x"', "unknown field `strem`"),
+        ("[[fairness.streams]]\nfrom_game = 7", "missing required field `stream`"),
+        ('[[fairness.streams]]\nstream = "x"\nfrom_game = 0', "from_game"),
+        ('[[fairness.streams]]\nstream = "x"\nsalt = "a b"', "salt"),
+        ('[[fairness.streams]]\nstream = "x"\nhouse_edge_percent = 100', "house_edge_percent"),
+        ('[[fairness.streams]]\nstream = "a b"', "fairness.streams (file {file}) has 'a b', which is no stream name"),
+        (
+            '[[fairness.streams]]\nstream = "x"\n[[fairness.streams]]\nstream = "x"',
+            "fairness.streams (file {file}) has two rules for x from game 1 on",
+        ),
         ("[kafka]\n\ntopic = games", "given.toml is not TOML: Invalid value (at line 3, column 9)"),
         ("[kafka]\ntopic = ", "(at line 2, "),
         ('[kafka]\ntopic = """a\nb', "(at line 3, the end of the file)"),
@@ -163,6 +175,36 @@ def test_a_variable_that_is_wrong_is_named_with_what_would_do(environ: dict[str,
 )
 def test_a_file_that_is_wrong_is_named_with_what_would_do(tmp_path: Path, toml: str, expected: str) -> None:
     assert expected.format(file=tmp_path / "given.toml") in fault_of_toml(tmp_path, toml)
+
+
+def test_rules_of_streams_come_from_tables_and_leave_out_what_is_as_for_all(tmp_path: Path) -> None:
+    text = """
+        [fairness]
+        salt = "all"
+        house_edge_percent = 2
+        [[fairness.streams]]
+        stream = "b"
+        from_game = 500
+        salt = "new"
+        [[fairness.streams]]
+        stream = "b"
+        variant = "stake"
+        house_edge_percent = 0
+    """
+    loaded = from_toml(tmp_path, text)
+    rules = loaded.settings.fairness.rules
+    assert rules.of("a").at(500) == Rule("all", "exact", 2)
+    assert rules.of("b").at(499) == Rule("all", "stake", 0)
+    assert rules.of("b").at(500) == Rule("new", "exact", 2)
+    row = next(row for row in describe(loaded) if row.name == "fairness.streams")
+    assert toml_value(row.value) == (
+        '[{stream = "b", from_game = 500, salt = "new"}, {stream = "b", variant = "stake", house_edge_percent = 0}]'
+    )
+    again = from_toml(tmp_path, f"[fairness]\nsalt = 'all'\nhouse_edge_percent = 2\nstreams = {toml_value(row.value)}")
+    assert again.settings == loaded.settings
+    as_json = '[{"stream": "b", "from_game": 500, "salt": "new"}]'
+    by_variable = load(None, {"CRASHFOLD_FAIRNESS__STREAMS": as_json}, {}).settings.fairness.rules
+    assert by_variable.of("b").at(500).salt == "new"
 
 
 def test_a_named_file_that_is_not_there_or_is_no_text_is_refused(tmp_path: Path) -> None:

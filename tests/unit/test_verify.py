@@ -15,7 +15,7 @@ from crashfold.engine.runtime.verify import CannotCompare, Difference, differenc
 from crashfold.projections.delta import Delta, Remove, SetString, SortedSet, WriteHash
 from crashfold.schemas import keys
 from crashfold.schemas.chain import chain_of_games
-from crashfold.schemas.fairness import DEFAULT_SALT
+from crashfold.schemas.fairness import RuleBook
 from crashfold.schemas.game import encode
 from tests.support.games import SMALL, games_at
 from tests.support.line import QUICK, Deployment
@@ -147,7 +147,7 @@ async def test_games_of_several_streams_and_partitions_are_read_at_once() -> Non
 async def test_the_rule_that_rejects_is_known_to_the_oracle() -> None:
     games = list(chain_of_games(3, 20))
     games[7] = msgspec.structs.replace(games[7], crash_point=games[7].crash_point + 1)
-    deployment = Deployment(fairness=FairnessCheck(DEFAULT_SALT, "exact", rejects=True))
+    deployment = Deployment(fairness=FairnessCheck(RuleBook(), rejects=True))
     deployment.publish(*games)
     await deployment.run()
     report = await deployment.verify()
@@ -174,7 +174,7 @@ async def test_other_settings(deployment: Deployment) -> None:
 
 
 async def test_another_rule(deployment: Deployment) -> None:
-    deployment.fairness = FairnessCheck(DEFAULT_SALT, "exact", rejects=True)
+    deployment.fairness = FairnessCheck(RuleBook(), rejects=True)
     await cannot(deployment, "rules")
 
 

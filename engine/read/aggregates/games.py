@@ -84,13 +84,13 @@ def shown(view: View, games: list[Game]) -> list[GameObject]:
         *(ABSENT if game.begin_time is None else game.begin_time for game in games),
     ]
     printed = _printed(view, np.array(times, np.int64))
-    count, calculate = len(games), view.calculate
+    count, calculate = len(games), view.fairness.calculated_point
     return [
         GameObject(
             str(game.game_id),
             game.hash,
             game.crash_point,
-            None if game.hash is None else calculate(game.hash),
+            None if game.hash is None else calculate(game.game_id, game.hash),
             int(game.crash_point),
             end_time or "",
             prepare_time,

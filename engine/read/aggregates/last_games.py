@@ -4,7 +4,8 @@ Pure functions of a view and a question. The window may have lost sight of a rar
 remembers: the view's past brings it along, and it counts exactly as if the window reached back to it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -18,9 +19,6 @@ from crashfold.projections.columns import Ints
 from crashfold.projections.games import games_of
 from crashfold.schemas.game import Game
 from crashfold.schemas.predicate import Predicate
-
-HOUSE: Final = 0.99
-"""The chance of reaching X > 1 is this over X: the formula of provable fairness pays back 99 in 100."""
 
 _STRIDE: Final = 2048
 
@@ -71,22 +69,17 @@ def last_games(view: View, threshold: Threshold, question: LastGamesQuestion) ->
     return LastGamesAnswer(limit=limit, count=len(games), games=games, **threshold.echo)
 
 
-def probability(threshold: Threshold) -> float:
+def probability(threshold: Threshold, percent_reaching: Callable[[float], float]) -> float:
     """The chance that a game matches, in per cent with two decimals (docs/rules.md)."""
     value = threshold.value
     match threshold.kind:
         case "min":
-            chance = _reaching(value)
+            chance = percent_reaching(value)
         case "max":
-            chance = 100 - _reaching(value + 0.01)
+            chance = 100 - percent_reaching(value + 0.01)
         case "floor":
-            chance = _reaching(value) - _reaching(value + 1)
+            chance = percent_reaching(value) - percent_reaching(value + 1)
     return round(chance, 2)
-
-
-def _reaching(value: float) -> float:
-    """The chance of a crash point of at least `value`, in per cent."""
-    return HOUSE / value * 100 if value > 1 else 100.0
 
 
 def answers_of(
@@ -95,10 +88,14 @@ def answers_of(
     """The answers about those games, each with how many came after it. A game of several thresholds is printed once."""
     games = {game.game_id: game for game, _ in filter(None, found)}
     objects = dict(zip(games, shown(view, [*games.values()]), strict=True))
+    newest_id = int(view.games.ids[-1]) if len(view.games) else 0
+    percent_reaching = partial(view.fairness.percent_reaching, newest_id=newest_id)
     return [
         None
         if one is None
-        else LastGameAnswer(objects[one[0].game_id], one[1], Probability(probability(threshold), one[1]))
+        else LastGameAnswer(
+            objects[one[0].game_id], one[1], Probability(probability(threshold, percent_reaching), one[1])
+        )
         for threshold, one in zip(thresholds, found, strict=True)
     ]
 
