@@ -14,11 +14,12 @@ from typing import Any, Final
 
 import msgspec
 
-from crashfold.projections import ProjectionSettings, StreamState, plain, plan
+from crashfold.projections import ProjectionFault, ProjectionSettings, StreamState, plain, plan
+from crashfold.projections.check import check
 from crashfold.projections.delta import SortedSet, Value, apply
 from crashfold.projections.games import Bands
+from crashfold.projections.plan import Plan
 from crashfold.projections.projection import Projection
-from crashfold.projections.stream import Plan
 from crashfold.schemas import keys
 from crashfold.schemas.game import Game
 
@@ -67,8 +68,14 @@ class Given:
         self._model: dict[str, Value] | None = None
 
     def with_projection(self, projection: Projection[Any]) -> "Given":
-        """The same games, folded by `projection` alone."""
-        return Given(self._games, self._settings, Plan(self._settings, (projection,), Bands(self._settings.predicates)))
+        """The same games, folded by `projection` alone. Raises AssertionError for one that the engine would refuse."""
+        __tracebackhide__ = True
+        bands, only = Bands(self._settings.predicates), (projection,)
+        try:
+            check(projection, self._settings, bands)
+            return Given(self._games, self._settings, Plan(self._settings, only, bands, own=only))
+        except ProjectionFault as fault:
+            raise AssertionError(str(fault)) from fault
 
     def expect(self, name: str, value: object) -> "Given":
         """Assert that the key `name` (without the stream's prefix) holds `value`, and that the projection keeps the
@@ -105,8 +112,13 @@ class Given:
     def _checked_model(self) -> dict[str, Value]:
         __tracebackhide__ = True
         if self._model is None:
-            model = _in_one_batch(self._plan, plain.accept(self._settings, self._games)).keys()
-            _check_form(self._plan, model)
+            state = _in_one_batch(self._plan, plain.accept(self._settings, self._games))
+            model = state.keys()
+            try:
+                state.create().keys()
+                state.dump()
+            except ProjectionFault as fault:
+                raise AssertionError(str(fault)) from fault
             for law in _LAWS:
                 for seed in range(_TRIALS):
                     _check(law, self._plan, self._games, random.Random(seed))
@@ -178,36 +190,7 @@ def _compare(expected: Mapping[str, Value], found: Mapping[str, Value], broken: 
             raise AssertionError(f"{broken}\n  {name!r} should be: {_shown(one)!r}\n  it is: {_shown(other)!r}")
 
 
-def _check_form(folded_by: Plan, model: Mapping[str, Value]) -> None:
-    """The values are of kinds that Redis holds, none is empty, and the names are those that were announced."""
-    __tracebackhide__ = True
-    announced = [aggregate for projection in folded_by.projections for aggregate in projection.aggregates]
-    for name, value in model.items():
-        if name.partition(":")[0] not in announced and name not in announced:
-            raise AssertionError(f"`aggregates` does not announce the key {name!r}")
-        elements = _elements(name, value)
-        if not elements:
-            raise AssertionError(f"{name!r} is empty: leave it out, as Redis does")
-        for element in elements:
-            if not isinstance(element, bytes):
-                raise AssertionError(f"{name!r} holds a {type(element).__name__}: encode it, Redis holds bytes")
-
-
 # --- values ----------------------------------------------------------------------------------------------------------
-
-
-def _elements(name: str, value: object) -> list[object]:
-    __tracebackhide__ = True
-    match value:
-        case bytes():
-            return [value]
-        case dict():
-            return list(value.values())
-        case list():
-            return value
-        case SortedSet(members):
-            return list(members.values())
-    raise AssertionError(f"{name!r} is a {type(value).__name__}: neither bytes nor dict, list or SortedSet")
 
 
 def _holds(stored: Value | bytes, expected: object) -> bool:

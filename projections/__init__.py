@@ -4,35 +4,12 @@ Imports schemas and numpy; no I/O, no async, no clock, no logging. Begin with `p
 
     state = StreamState.empty(plan(ProjectionSettings()))
     state = state.fold(games).state
-    state.keys()["occurrences:min:10"]
+    state.keys().hash("occurrences:min:10")["count"]
 """
 
-from crashfold.projections.games import Bands
-from crashfold.projections.gaps import Gaps
-from crashfold.projections.intervals import Intervals
-from crashfold.projections.last_games import LastGames
-from crashfold.projections.occurrences import Occurrences
-from crashfold.projections.series import SeriesProjection
+from crashfold.projections.check import ProjectionFault
+from crashfold.projections.plan import Plan, plan
 from crashfold.projections.settings import ProjectionSettings
-from crashfold.projections.stream import Plan, StreamState
-from crashfold.projections.window import Window
+from crashfold.projections.stream import StreamState
 
-__all__ = ["Plan", "ProjectionSettings", "StreamState", "plan"]
-
-
-def plan(settings: ProjectionSettings, spacing: int | None = None, rule: str = "") -> Plan:
-    """What the engine folds under these settings. A projection of your own is one more entry in the tuple.
-
-    `spacing` is the number of games between two snapshots; the default suits everyone but tests. `rule` names what else
-    decides which games are folded, so that the fingerprint changes with it.
-    """
-    bands = Bands(settings.predicates)
-    projections = (
-        Occurrences(settings, bands),
-        Intervals(settings, bands),
-        SeriesProjection(settings),
-        LastGames(settings),
-        Window(),
-        Gaps(),
-    )
-    return Plan(settings, projections, bands, spacing, rule)
+__all__ = ["Plan", "ProjectionFault", "ProjectionSettings", "StreamState", "plan"]

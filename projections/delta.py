@@ -10,9 +10,11 @@ one. A store that finds fewer has lost some, and refuses.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
+
+T = TypeVar("T")
 
 
 class SortedSet(msgspec.Struct, frozen=True):
@@ -25,6 +27,35 @@ Value = bytes | dict[str, bytes] | list[bytes] | SortedSet
 """What a key holds: a string, a hash, a list with its newest element first, or a sorted set."""
 
 Model = Mapping[str, Value]
+
+
+class ReadModel(dict[str, Value]):
+    """All keys of a stream with their values, by name without the prefix; and each value as the kind that it is.
+
+    The methods raise KeyError when there is no such key, and TypeError when it holds another kind.
+    """
+
+    def string(self, name: str) -> bytes:
+        """The string at that key."""
+        return self._of(name, bytes)
+
+    def hash(self, name: str) -> dict[str, bytes]:
+        """The fields of the hash at that key."""
+        return self._of(name, dict)
+
+    def list(self, name: str) -> list[bytes]:
+        """The elements of the list at that key, newest first."""
+        return self._of(name, list)
+
+    def sorted_set(self, name: str) -> dict[int, bytes]:
+        """The members of the sorted set at that key, by score."""
+        return self._of(name, SortedSet).members
+
+    def _of(self, name: str, kind: type[T]) -> T:
+        value: object = self[name]
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} holds a {type(value).__name__}, not a {kind.__name__}")
+        return value
 
 
 class SetString(msgspec.Struct, frozen=True, gc=False):

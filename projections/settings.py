@@ -23,6 +23,9 @@ FUTURE_HOURS_MAX_MAX: Final = 1_000_000
 """As good as any: 114 years."""
 
 
+ALL_INSTALLED: Final = "*"
+
+
 class ProjectionSettings(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
     """The predicates by kind, the samples and the sizes; the defaults suit a table with a round every half minute.
 
@@ -42,6 +45,8 @@ class ProjectionSettings(msgspec.Struct, frozen=True, dict=True, forbid_unknown_
     window_games: int = 50_000
     future_hours_max: int = 24
     """So far may a game's end lie after the timestamp of its record; 0 stands for any distance."""
+    own: tuple[str, ...] = (ALL_INSTALLED,)
+    """Projections of other packages: names of entry points, `module:object`, or `*` for every entry point."""
 
     def __post_init__(self) -> None:
         for kind in ("min", "max", "floor"):
@@ -72,6 +77,8 @@ class ProjectionSettings(msgspec.Struct, frozen=True, dict=True, forbid_unknown_
             "future_hours_max",
             f"is outside 0 to {FUTURE_HOURS_MAX_MAX}",
         )
+
+        _require(len(set(self.own)) == len(self.own), "own", "names a projection twice")
 
     @cached_property
     def predicates(self) -> tuple[Predicate, ...]:

@@ -11,8 +11,7 @@ latest when `SPACINGS_UNFOLDED_MAX` spacings of them wait. So a rebuild of milli
 alone, folds few big pieces instead of many small ones. When a game was folded shows in nothing but the time it took.
 """
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
 from typing import Any, Final
@@ -20,72 +19,23 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
+from crashfold.projections.check import check_delta, check_keys, stored_state
 from crashfold.projections.columns import Columns, Ints
-from crashfold.projections.delta import Delta, Unfolding, Value, WriteHash, diff
-from crashfold.projections.games import BAND, END_TIME, ID, Bands, Games, cells_of
-from crashfold.projections.projection import Incremental, Moment, Projection, Totals
-from crashfold.projections.settings import ProjectionSettings
+from crashfold.projections.delta import Delta, ReadModel, Unfolding, WriteHash, diff
+from crashfold.projections.games import BAND, END_TIME, ID, Games, cells_of
+from crashfold.projections.plan import Plan
+from crashfold.projections.projection import Moment, Totals
 from crashfold.projections.sift import Rejected, sift
+from crashfold.projections.stored import BASE, BLOCK, decode_state
 from crashfold.schemas import keys
 from crashfold.schemas.game import Game
 
-SPACING_MIN: Final = 4096
-"""Games between two snapshots that are kept for good: the most that a late game deep in the window folds again beyond
-its own place. A quarter of the window when that is more."""
 APART_MIN: Final = 64
 """Snapshots that are closer are not worth their memory: so many games are folded again in a millisecond."""
 SPACINGS_UNFOLDED_MAX: Final = 16
 """So many spacings of games may wait to be folded: by default 200,000 games, some 20 MB."""
 BLOCK_GAMES: Final = 64
 """Games that left the window but are not in the base are stored in blocks of so many, one field each."""
-
-BASE: Final = "base"
-BLOCK: Final = "before_window:"
-
-AnyProjection = Projection[Any]
-
-
-class Plan:
-    """What is folded: the settings and the projections made for them. One for all streams."""
-
-    def __init__(
-        self,
-        settings: ProjectionSettings,
-        projections: Sequence[AnyProjection],
-        bands: Bands,
-        spacing: int | None = None,
-        rule: str = "",
-    ) -> None:
-        names = [projection.name for projection in projections]
-        if len(set(names)) != len(names):
-            raise ValueError(f"two projections have the same name: {', '.join(sorted(names))}")
-        taken = [aggregate for projection in projections for aggregate in projection.aggregates]
-        if len(set(taken)) != len(taken) or not keys.RESERVED.isdisjoint(taken):
-            raise ValueError(f"an aggregate has a name that is taken: {', '.join(sorted(taken))}")
-        self.settings = settings
-        self.projections = tuple(projections)
-        self.incremental: tuple[Incremental[Any] | None, ...] = tuple(
-            projection if isinstance(projection, Incremental) else None for projection in projections
-        )
-        self.bands = bands
-        self.spacing = spacing or max(SPACING_MIN, settings.window_games // 4)
-        self.rule = rule
-        """Names the rule by which games are kept from the fold, when there is one beside those of the event."""
-
-    @property
-    def aggregates(self) -> tuple[str, ...]:
-        """What the names of all keys are or begin with (`Projection.aggregates`)."""
-        return tuple(aggregate for projection in self.projections for aggregate in projection.aggregates)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """16 hex digits that change with the settings, the rule, and every projection's name and version."""
-        # As printed: the same threshold may be written 2 in one place and 2.0 in another.
-        predicates = [str(predicate) for predicate in self.settings.predicates]
-        sizes = msgspec.structs.replace(self.settings, min=(), max=(), floor=())
-        versions = [(projection.name, projection.version) for projection in self.projections]
-        facts = msgspec.json.encode((predicates, sizes, versions, *([self.rule] if self.rule else [])))
-        return hashlib.sha256(facts).hexdigest()[:16]
 
 
 class Snapshot(msgspec.Struct, frozen=True, gc=False):
@@ -189,11 +139,11 @@ class StreamState:
             self._settled = self._folded_to(self.games)
         return self._settled
 
-    def keys(self) -> dict[str, Value]:
+    def keys(self) -> ReadModel:
         """The whole read model of the stream, by name without the prefix."""
-        values: dict[str, Value] = {}
+        values = ReadModel()
         for projection, moment in zip(self.plan.projections, self.settled()._moments, strict=True):
-            values |= projection.keys(moment)
+            values.update(projection.keys(moment))
         self.settled().window.forget_json()
         return values
 
@@ -206,12 +156,18 @@ class StreamState:
         after, before = self.settled(), before.settled()
         if after.totals != before.totals or kept < after.games:
             plan = self.plan
-            parts = zip(plan.projections, plan.incremental, before._moments, after._moments, strict=True)
-            for projection, incremental, old, new in parts:
+            parts = zip(plan.projections, plan.incremental, plan.checked, before._moments, after._moments, strict=True)
+            for projection, incremental, is_checked, old, new in parts:
                 if incremental is not None and before.games:
-                    delta |= incremental.delta(old, new, kept)
+                    writes = incremental.delta(old, new, kept)
+                    if is_checked:
+                        check_delta(projection, writes)
                 else:
-                    delta |= diff(projection.keys(old), projection.keys(new))
+                    model = projection.keys(new)
+                    if is_checked:
+                        check_keys(projection, model)
+                    writes = diff(projection.keys(old), model)
+                delta |= writes
         after.window.forget_json()
         stored = after._stored_since(before)
         if stored.set or stored.delete:
@@ -226,20 +182,24 @@ class StreamState:
         return Unfolding(self._created())
 
     def _created(self) -> Iterator[Delta]:
-        for projection, moment in reversed([*zip(self.plan.projections, self.settled()._moments, strict=True)]):
-            yield diff({}, projection.keys(moment))
+        parts = zip(self.plan.projections, self.plan.checked, self.settled()._moments, strict=True)
+        for projection, is_checked, moment in reversed([*parts]):
+            model = projection.keys(moment)
+            if is_checked:
+                check_keys(projection, model)
+            yield diff({}, model)
         yield {keys.CHECKPOINT: WriteHash(self.stored())}
 
     def stored(self) -> dict[str, bytes]:
         """What a restart needs beside the games of the window, as fields of the checkpoint."""
         state = self.settled()
         base, window = state._snapshots[0].totals.games, state._window_start
-        return {BASE: _encode_snapshot(state._snapshots[0])} | state._blocks(base, window)
+        return {BASE: _encode(state.plan, state._snapshots[0])} | state._blocks(base, window)
 
     @classmethod
     def load(cls, plan: Plan, stored: dict[str, bytes], window: Sequence[Game]) -> "StreamState":
         """The state whose `stored()` fields and window those are. Raises ValueError when they do not fit together."""
-        base = _decode_snapshot(stored[BASE], plan)
+        base = _decode(plan, stored[BASE])
         held = Games.of(plan.bands, window)
         blocks = sorted(
             (int(name.removeprefix(BLOCK)), data) for name, data in stored.items() if name.startswith(BLOCK)
@@ -341,7 +301,7 @@ class StreamState:
         fields = self._blocks(max(base, old_window), window) if window > old_window else {}
         gone: tuple[str, ...] = ()
         if base > old_base or before.games == 0:
-            fields[BASE] = _encode_snapshot(self._snapshots[0])
+            fields[BASE] = _encode(self.plan, self._snapshots[0])
             stop = min(base // BLOCK_GAMES, -(-old_window // BLOCK_GAMES))
             gone = tuple(f"{BLOCK}{block}" for block in range(old_base // BLOCK_GAMES, stop))
         return WriteHash(fields, gone)
@@ -359,23 +319,6 @@ class StreamState:
                 cells = self._held.columns.cells[:BAND, low - base : high - base]
                 fields[f"{BLOCK}{block}"] = Columns.of(np.ascontiguousarray(cells)).to_bytes()
         return fields
-
-
-def games_before(stored: Mapping[str, bytes], first_id: int) -> int:
-    """How many games of the stream came before those that begin with `first_id`, by the stored fields of a state.
-
-    With the window itself they must be all games of the stream, else something is lost. Raises ValueError when the
-    fields cannot be read.
-    """
-    if BASE not in stored:
-        raise ValueError("there is no base")
-    totals, _ = msgspec.msgpack.decode(stored[BASE], type=tuple[Totals, list[msgspec.Raw]])
-    count = totals.games
-    for name, data in stored.items():
-        if name.startswith(BLOCK):
-            ids = Columns.from_bytes(BAND, data)[ID]
-            count += int(np.count_nonzero((ids > (totals.newest_id or 0)) & (ids < first_id)))
-    return count
 
 
 def _arrays_in(value: object) -> Iterator[np.ndarray]:
@@ -396,38 +339,14 @@ def _arrays_in(value: object) -> Iterator[np.ndarray]:
                 yield from _arrays_in(one)
 
 
-def _encode_snapshot(snapshot: Snapshot) -> bytes:
-    states = [msgspec.msgpack.encode(state, enc_hook=_encode_array) for state in snapshot.states]
+def _encode(plan: Plan, snapshot: Snapshot) -> bytes:
+    states = [stored_state(one, state) for one, state in zip(plan.projections, snapshot.states, strict=True)]
     return msgspec.msgpack.encode((snapshot.totals, states))
 
 
-def _decode_snapshot(data: bytes, plan: Plan) -> Snapshot:
+def _decode(plan: Plan, data: bytes) -> Snapshot:
     totals, states = msgspec.msgpack.decode(data, type=tuple[Totals, list[bytes]])
     empty = [projection.empty() for projection in plan.projections]
     if len(states) != len(empty):
         raise ValueError(f"the state is of {len(states)} projections, not of {len(empty)}")
-    return Snapshot(
-        totals,
-        tuple(
-            msgspec.msgpack.decode(state, type=type(like), dec_hook=_decode_array)
-            for state, like in zip(states, empty, strict=True)
-        ),
-    )
-
-
-def _encode_array(value: object) -> object:
-    match value:
-        case Columns():
-            return (value.width, value.to_bytes())
-        case np.ndarray():
-            return (value.shape, value.astype("<i8", copy=False).tobytes())
-    raise NotImplementedError(f"a state may not hold a {type(value).__name__}")
-
-
-def _decode_array(kind: type, value: Any) -> object:
-    if kind is Columns:
-        return Columns.from_bytes(*value)
-    if kind is np.ndarray:
-        shape, data = value
-        return np.frombuffer(data, "<i8").astype(np.int64).reshape(shape)
-    raise NotImplementedError(f"a state may not hold a {kind.__name__}")
+    return Snapshot(totals, tuple(decode_state(state, type(like)) for state, like in zip(states, empty, strict=True)))

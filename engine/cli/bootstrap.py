@@ -33,7 +33,7 @@ from crashfold.engine.runtime.supervisor import Supervisor
 from crashfold.engine.runtime.tasks import task_group
 from crashfold.engine.runtime.workers import Workers
 from crashfold.engine.settings import Settings
-from crashfold.projections import Plan, plan
+from crashfold.projections import Plan, ProjectionFault, plan
 from crashfold.schemas.game import is_stream_name
 
 CLOCK = SystemClock()
@@ -268,7 +268,10 @@ async def known_stream(settings: Settings, store: StateStore, stream: str) -> st
 def plan_of(settings: Settings) -> Plan:
     """What is folded under these settings."""
     check = fairness_of(settings)
-    return plan(settings.projections, rule=check.rule if check else "")
+    try:
+        return plan(settings.projections, rule=check.rule if check else "")
+    except ProjectionFault as fault:
+        raise ConfigurationError(f"projections.own: {fault}") from fault
 
 
 def fairness_of(settings: Settings) -> FairnessCheck | None:

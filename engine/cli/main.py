@@ -25,8 +25,9 @@ from crashfold.engine.cli.run import run
 from crashfold.engine.cli.serve import serve
 from crashfold.engine.cli.status import status
 from crashfold.engine.cli.verify import verify
-from crashfold.engine.errors import CrashfoldError, Unavailable
+from crashfold.engine.errors import CrashfoldError, StateError, Unavailable
 from crashfold.engine.settings import masked_text
+from crashfold.projections import ProjectionFault
 
 USAGE = 2
 
@@ -91,11 +92,11 @@ def exit_code(tokens: Sequence[str]) -> int:
         print_error(f"crashfold: {error}")
         print_error("`crashfold --help` lists the commands, `crashfold COMMAND --help` what each takes")
         return USAGE
-    except CrashfoldError as error:
+    except (CrashfoldError, ProjectionFault) as error:
         return _failed(error)
     except BaseExceptionGroup as group:
         # Task groups wrap what one of their tasks raised.
-        ours, others = group.split(CrashfoldError)
+        ours, others = group.split((CrashfoldError, ProjectionFault))
         if others is not None or ours is None:
             raise
         return _failed(_first(ours))
@@ -103,18 +104,20 @@ def exit_code(tokens: Sequence[str]) -> int:
         return 130
 
 
-def _failed(error: CrashfoldError) -> int:
+def _failed(error: CrashfoldError | ProjectionFault) -> int:
     print_error(f"crashfold: {error}")
+    if isinstance(error, ProjectionFault):
+        return StateError.exit_code
     if isinstance(error, Unavailable):
         print_error("the command has ended and does not wait for it: run it again once it answers")
     return error.exit_code
 
 
-def _first(group: BaseExceptionGroup[CrashfoldError]) -> CrashfoldError:
-    error: BaseException = group
+def _first(group: BaseException) -> CrashfoldError | ProjectionFault:
+    error = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    assert isinstance(error, CrashfoldError)
+    assert isinstance(error, CrashfoldError | ProjectionFault)
     return error
 
 

@@ -27,7 +27,7 @@ from crashfold.engine.read.questions import LIVE_GAMES
 from crashfold.engine.read.replica import Replica
 from crashfold.projections.columns import Ints
 from crashfold.projections.games import Bands, Games, games_of
-from crashfold.projections.stream import games_before
+from crashfold.projections.stored import games_before
 from crashfold.schemas.game import DEFAULT_STREAM, Game, Unreadable, decode
 
 CHANGE_GAMES_MAX: Final = LIVE_GAMES

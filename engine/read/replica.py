@@ -18,9 +18,11 @@ from crashfold.engine.core.fairness import FairnessCheck
 from crashfold.engine.errors import StateError
 from crashfold.engine.ports import EventLog, Records, Standing
 from crashfold.projections.games import Bands, Games
+from crashfold.projections.plan import Plan
 from crashfold.projections.projection import Totals
 from crashfold.projections.settings import ProjectionSettings
-from crashfold.projections.stream import BASE, Plan, StreamState
+from crashfold.projections.stored import BASE
+from crashfold.projections.stream import StreamState
 
 GAMES_MAX: Final = 5_000
 """Records of one step: some milliseconds of work between requests."""

@@ -176,6 +176,10 @@ _PROJECTIONS: Final = {
         "A game that ends more hours than this after its record's timestamp is a dead letter; 0: however long.",
         "a whole number from 0 to 1000000",
     ),
+    "own": (
+        "Projections of other packages: names of their entry points `crashfold.projections`, or `*` for all of them.",
+        "a list of names, of `module:object`, or `*`",
+    ),
 }
 """`ProjectionSettings` belongs to the pure library, which has no words for operators: description, what would do."""
 

@@ -58,7 +58,7 @@ def test_the_fingerprint_does_not_tell_2_from_2_0() -> None:
 
 
 def test_two_projections_of_one_name_are_refused() -> None:
-    with pytest.raises(ValueError, match="same name"):
+    with pytest.raises(ValueError, match="two projections have the name"):
         planned(Gaps(), NewerGaps())
 
 

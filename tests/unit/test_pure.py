@@ -43,7 +43,7 @@ for start in range(0, len(games), 50):
 model.pop("checkpoint")
 assert model == state.keys() == plain.read_model(settings, games)
 
-unwanted = {"asyncio", "logging", "socket", "crashfold.engine"} & sys.modules.keys()
+unwanted = {"asyncio", "logging", "crashfold.engine"} & sys.modules.keys()
 print(state.totals.games, sorted(unwanted))
 """
 

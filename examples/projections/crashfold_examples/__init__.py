@@ -1,0 +1,1 @@
+"""Two projections for Crashfold."""
