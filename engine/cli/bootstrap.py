@@ -13,6 +13,7 @@ from crashfold.engine.adapters.files.dead_letters import FileDeadLetters
 from crashfold.engine.adapters.files.log import FileLog
 from crashfold.engine.adapters.kafka.log import KafkaLog
 from crashfold.engine.adapters.kafka.sink import KafkaDeadLetters
+from crashfold.engine.adapters.kafka.waiting import WaitingLetters
 from crashfold.engine.adapters.process.clock import SystemClock
 from crashfold.engine.adapters.process.service_manager import tell_service_manager
 from crashfold.engine.adapters.prometheus.engine import Metrics
@@ -26,6 +27,7 @@ from crashfold.engine.errors import ConfigurationError, CrashfoldError
 from crashfold.engine.meter import Meter, Meters, NullMeter
 from crashfold.engine.ports import DeadLetters, EventLog, StateStore
 from crashfold.engine.runtime.health import HealthBoard
+from crashfold.engine.runtime.letters import keep_counting
 from crashfold.engine.runtime.processor import Limits, Processor
 from crashfold.engine.runtime.reporting import EngineNotes, keep_hearing
 from crashfold.engine.runtime.status import known_streams
@@ -174,6 +176,9 @@ async def run_engine(
             await stack.enter_async_context(_service_managed(health))
         await stack.enter_async_context(meanwhile(notes.keep_telling, store.reports()))
         await stack.enter_async_context(meanwhile(keep_hearing, store.reports(), CLOCK, metrics.told))
+        if file is None:
+            waiting = WaitingLetters.from_settings(settings.kafka)
+            await stack.enter_async_context(meanwhile(keep_counting, waiting.count, CLOCK, metrics.letters_waiting))
         await supervisor.run()
 
 

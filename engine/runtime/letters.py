@@ -4,16 +4,31 @@ Imports structlog and facts. Whoever can write to the topic can make dead letter
 line for each would take longer than all else that is done for it, and hide every other line.
 """
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final
 
 import structlog
 
+from crashfold.engine.errors import CrashfoldError
 from crashfold.engine.ports import Clock, DeadLetter
 
 SAID_PER_SECOND: Final = 10
+COUNT_EVERY_S: Final = 15.0
+
+Count = Callable[[], Awaitable[Mapping[str, int]]]
 
 log = structlog.get_logger()
+
+
+async def keep_counting(count: Count, clock: Clock, counted: Callable[[Mapping[str, int]], None]) -> None:
+    """Hand on how many letters wait for somebody, by reason, every fifteen seconds, until cancelled. Nothing is handed
+    on while the log does not answer."""
+    while True:
+        try:
+            counted(await count())
+        except CrashfoldError as error:
+            log.debug("letters_not_counted", fault=str(error))
+        await clock.sleep(COUNT_EVERY_S)
 
 
 class _Unsaid:

@@ -12,6 +12,7 @@ from crashfold.engine.adapters.dead_letters import Mark, StoredDeadLetter
 from crashfold.engine.adapters.kafka import sink as kafka_sink
 from crashfold.engine.adapters.kafka.sink import KafkaDeadLetters, KafkaSink
 from crashfold.engine.adapters.kafka.topics import ensure_topic, topic_exists
+from crashfold.engine.adapters.kafka.waiting import WaitingLetters
 from crashfold.engine.errors import LogRefused, LogUnavailable
 from tests.contract.dead_letters import DeadLettersContract, Shelf, letter
 from tests.contract.event_log import DEADLINE_S, Reader, numbered
@@ -49,6 +50,24 @@ class TestApacheKafka(DeadLettersContract):
     @pytest.fixture
     def shelf(self, kafka: KafkaCluster, unique: Unique) -> _Shelf:
         return _Shelf(kafka.bootstrap_servers, unique("games.dead"), idempotent=True)
+
+    async def test_those_that_wait_are_counted_by_reason_until_they_are_marked(self, shelf: _Shelf) -> None:
+        waiting = WaitingLetters(shelf.topic, shelf.connection)
+        assert await waiting.count() == {}
+        async with shelf.opened() as dead_letters:
+            await dead_letters.put([letter(1), letter(2), letter(2), letter(3)])
+            assert await waiting.count() == {"unreadable": 3}
+            first, second, _ = await dead_letters.read()
+            marks = [
+                (first, Mark("retried", first.letter.origin, 5)),
+                (second, Mark("discarded", second.letter.origin, 6)),
+            ]
+            await dead_letters.mark(marks)
+            assert await waiting.count() == {"unreadable": 1}
+            await dead_letters.put([letter(1), letter(4)])  # one that was dealt with, handed over once more
+            assert await waiting.count() == {"unreadable": 2}
+        assert await WaitingLetters(shelf.topic, shelf.connection).count() == {"unreadable": 2}
+        assert await WaitingLetters(shelf.topic, shelf.connection, records_max=1).count() == {"unreadable": 1}
 
     async def test_other_records_on_the_topic_are_passed_over(self, shelf: _Shelf) -> None:
         async with shelf.opened() as dead_letters:

@@ -149,6 +149,16 @@ def test_what_verify_and_rebuilds_told_is_there_as_long_as_it_is_told(metrics: M
     assert value(metrics, "rebuild_progress_ratio", stream="*") is None
 
 
+def test_dead_letters_that_wait_are_those_counted_last(metrics: Metrics) -> None:
+    assert value(metrics, "dead_letters_waiting", reason="late") == 0
+    metrics.letters_waiting({"late": 3, "of a new kind": 1})
+    assert value(metrics, "dead_letters_waiting", reason="late") == 3
+    metrics.letters_waiting({"conflict": 2})
+    assert value(metrics, "dead_letters_waiting", reason="late") == 0
+    assert value(metrics, "dead_letters_waiting", reason="of a new kind") == 0
+    assert value(metrics, "dead_letters_waiting", reason="conflict") == 2
+
+
 def test_calls_of_scripts_are_timed_by_their_name(metrics: Metrics) -> None:
     metrics.script_took("commit", 0.002)
     metrics.script_took("promote", 0.2)

@@ -5,7 +5,7 @@ label value that can be known beforehand is there from the start with 0, so that
 """
 
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, get_args
 
@@ -65,7 +65,12 @@ class Metrics:
         self._late = self._counter("games_late", "Games folded that took their place behind newer ones.")
         self._rejected = self._counter("records_rejected", "Records that cannot be folded, by reason.", "reason")
         self._dead_letters = self._counter("dead_letters", "Dead letters handed over, by reason.", "reason")
+        self._waiting = self._gauge(
+            "dead_letters_waiting", "Dead letters that were neither retried nor discarded, by reason.", "reason"
+        )
+        self._waiting_reasons = set(REASONS)
         for reason in REASONS:
+            self._waiting.labels(reason)
             self._rejected.labels(reason)
             self._dead_letters.labels(reason)
         self._unfair = self._counter("fairness_mismatches", "Games that do not fit their hashes.", "kind")
@@ -165,6 +170,12 @@ class Metrics:
     def buried(self, reason: str, count: int = 1) -> None:
         """So many dead letters were handed over."""
         self._dead_letters.labels(reason).inc(count)
+
+    def letters_waiting(self, counts: Mapping[str, int]) -> None:
+        """So many dead letters wait for somebody, by reason."""
+        self._waiting_reasons |= counts.keys()
+        for reason in self._waiting_reasons:
+            self._waiting.labels(reason).set(counts.get(reason, 0))
 
     def unfair(self, fault: FairnessFault, games: int = 1) -> None:
         """So many games do not fit their hashes."""
