@@ -21,7 +21,7 @@ from crashfold.engine.runtime.verify import VerifyReport
 from crashfold.schemas.reports import EngineReport, PartitionReport, RebuildProgress, ReportKind, Verification, read
 
 TELL_EVERY_S: Final = 1.0
-HEAR_EVERY_S: Final = 10.0
+HEAR_EVERY_S: Final = 5.0
 TELL_DEADLINE_S: Final = 5.0
 TTL_S: Final = 15
 REBUILT_TTL_S: Final = 24 * 3600
@@ -157,7 +157,7 @@ async def tell_verified(reports: Reports, result: VerifyReport, clock: Clock) ->
 
 
 async def keep_hearing(reports: Reports, clock: Clock, heard: Heard) -> None:
-    """Hand on what `verify` and rebuilds have told, every ten seconds, until cancelled. Nothing is handed on while the
+    """Hand on what `verify` and rebuilds have told, every five seconds, until cancelled. Nothing is handed on while the
     store does not answer."""
     while True:
         with anyio.move_on_after(TELL_DEADLINE_S):

@@ -280,9 +280,9 @@ class Deployment:
             stderr=subprocess.DEVNULL,
         )
 
-    def engine(self, *flags: str) -> AbstractContextManager[Engine]:
+    def engine(self, *flags: str, port: int | None = None) -> AbstractContextManager[Engine]:
         """A `crashfold run` while the block lasts; killed at its end if it still runs."""
-        return self._service(Engine, "run", "--engine.port", free_port(), flags)
+        return self._service(Engine, "run", "--engine.port", port or free_port(), flags)
 
     def api(self, *flags: str, port: int | None = None) -> AbstractContextManager[Service]:
         """A `crashfold serve` while the block lasts; killed at its end if it still runs."""

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -98,8 +99,9 @@ def test_every_rule_asks_for_metrics_that_are_served() -> None:
     assert all(":" not in name or name in recorded for name in asked)
 
 
-@pytest.fixture(scope="module")
-def dashboards() -> ModuleType:
+@cache
+def dashboards_builder() -> ModuleType:
+    """deploy/grafana/build.py."""
     spec = importlib.util.spec_from_file_location("dashboards", DASHBOARDS)
     assert spec is not None
     assert spec.loader is not None
@@ -107,6 +109,11 @@ def dashboards() -> ModuleType:
     sys.modules["dashboards"] = module  # its dataclasses look themselves up
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def dashboards() -> ModuleType:
+    return dashboards_builder()
 
 
 def test_the_dashboards_are_as_their_builder_says(dashboards: ModuleType) -> None:

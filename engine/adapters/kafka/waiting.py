@@ -21,6 +21,7 @@ from crashfold.engine.adapters.kafka.client import (
     topic_partitions,
 )
 from crashfold.engine.adapters.kafka.errors import Connection, kafka_errors
+from crashfold.engine.adapters.kafka.topics import topic_exists
 from crashfold.engine.core.facts import Record
 from crashfold.engine.settings import KafkaSettings
 
@@ -46,6 +47,8 @@ class WaitingLetters:
 
     async def count(self) -> Mapping[str, int]:
         """How many there are now, by reason; none without the topic. Raises LogUnavailable or LogRefused."""
+        if not await topic_exists(self._connection, self._topic):
+            return {}
         timeout_s = request_timeout_s(self._connection)
         with kafka_errors(f"reading {self._topic}"):
             async with connected(self._connection) as client:
