@@ -22,7 +22,7 @@ from crashfold.engine.adapters.kafka.client import (
 )
 from crashfold.engine.adapters.kafka.errors import Connection, kafka_errors
 from crashfold.engine.adapters.kafka.topics import topic_exists
-from crashfold.engine.core.facts import Record
+from crashfold.engine.ports import Record
 from crashfold.engine.settings import KafkaSettings
 
 RECORDS_MAX: Final = 100_000
