@@ -39,8 +39,12 @@ def game(
     prepare_time: int | None = None,
     begin_time: int | None = None,
     hash: str | None = None,
+    **optional: int | None,
 ) -> Game:
-    """A game. Times are epoch milliseconds; by default it ends 20 seconds after the one whose id is one less."""
+    """A game. Times are epoch milliseconds; by default it ends 20 seconds after the one whose id is one less.
+
+    `optional` are fields that were added to `Game`.
+    """
     return Game(
         game_id=game_id,
         hash=hash,
@@ -48,6 +52,7 @@ def game(
         prepare_time=prepare_time,
         begin_time=begin_time,
         end_time=START_MS + ROUND_MS * game_id if end_time is None else end_time,
+        **optional,
     )
 
 

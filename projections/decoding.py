@@ -23,24 +23,20 @@ from crashfold.projections.columns import Ints
 from crashfold.projections.games import (
     ABSENT,
     BAND,
-    BEGIN_TIME,
-    END_TIME,
+    COLUMN,
     HASH,
     HUNDREDTHS,
-    ID,
-    PREPARE_TIME,
     WIDTH,
     Bands,
 )
 from crashfold.projections.games import cells_of as cells_of_games
 from crashfold.projections.packed import Packed, Text
+from crashfold.schemas.fields import WHOLE_NUMBERS
 from crashfold.schemas.game import (
-    GAME_ID_MAX,
     HASH_DIGITS,
     HUNDREDTHS_MAX,
     HUNDREDTHS_MIN,
     NESTING_MAX,
-    TIME_MAX_MS,
     Game,
     Unreadable,
     decode,
@@ -63,13 +59,9 @@ _FLAT: Final = re.compile(_BLANKS + rb"\{" + _NAMED + b"(?:," + _NAMED + rb")*\}
 _INTEGER: Final = re.compile(rb"[0-9]{1,16}")
 _DECIMAL: Final = re.compile(rb"([0-9]{1,10})(?:\.([0-9]{1,2}))?")
 
-_COLUMNS: Final = {b"game_id": ID, b"prepare_time": PREPARE_TIME, b"begin_time": BEGIN_TIME, b"end_time": END_TIME}
-_BOUNDS: Final = {
-    ID: (1, GAME_ID_MAX),
-    HUNDREDTHS: (HUNDREDTHS_MIN, HUNDREDTHS_MAX),
-    END_TIME: (1, TIME_MAX_MS),
-    PREPARE_TIME: (0, TIME_MAX_MS),
-    BEGIN_TIME: (0, TIME_MAX_MS),
+_COLUMNS: Final = {name.encode(): column for name, column in COLUMN.items()}
+_BOUNDS: Final = {HUNDREDTHS: (HUNDREDTHS_MIN, HUNDREDTHS_MAX)} | {
+    COLUMN[name]: (number.low, number.high) for name, number in WHOLE_NUMBERS.items()
 }
 _CASE: Final = 0x20
 """Set in every digit and lower-case letter, clear in upper-case letters."""

@@ -12,15 +12,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crashfold.projections.columns import Columns, Ints
+from crashfold.schemas.fields import OPTIONAL_NUMBERS, WHOLE_NUMBERS
 from crashfold.schemas.game import Game, encode
 from crashfold.schemas.predicate import Predicate
 
 ABSENT: Final = np.iinfo(np.int64).min
-"""Stands for a null time; no valid time is that low."""
+"""Stands for null; no field may be that low."""
 
-ID, HUNDREDTHS, END_TIME, PREPARE_TIME, BEGIN_TIME, HASH, BAND = 0, 1, 2, 3, 4, 5, 10
-"""Columns. The hash takes five, 5 to 9: one that says whether there is a hash, and its 32 bytes."""
-WIDTH: Final = 11
+ID: Final = 0
+HUNDREDTHS: Final = 1
+END_TIME: Final = 2
+OPTIONAL: Final = 3
+"""From here on the whole numbers that a game need not have, one column each, in the order of the struct."""
+HASH: Final = OPTIONAL + len(OPTIONAL_NUMBERS)
+"""From here on five columns: one that says whether there is a hash, then its 32 bytes."""
+BAND: Final = HASH + 5
+WIDTH: Final = BAND + 1
+
+COLUMN: Final = {"game_id": ID, "end_time": END_TIME} | {
+    name: OPTIONAL + at for at, name in enumerate(OPTIONAL_NUMBERS)
+}
+"""The column of each field that is a whole number."""
+if COLUMN.keys() != WHOLE_NUMBERS.keys():
+    raise TypeError(f"a game needs {COLUMN.keys() ^ WHOLE_NUMBERS.keys()}: a field that is added has to be optional")
 
 _NO_HASH: Final = "0" * 64
 _EMPTY: Final[Ints] = np.empty(0, np.int64)
@@ -193,8 +207,9 @@ def cells_of(bands: Bands, games: Sequence[Game]) -> Ints:
     crash_points = np.array([game.crash_point for game in games])
     cells[HUNDREDTHS] = np.rint(crash_points * 100)
     cells[END_TIME] = [game.end_time for game in games]
-    cells[PREPARE_TIME] = _times([game.prepare_time for game in games])
-    cells[BEGIN_TIME] = _times([game.begin_time for game in games])
+    for column, name in enumerate(OPTIONAL_NUMBERS, OPTIONAL):
+        values = [getattr(game, name) for game in games]
+        cells[column] = [ABSENT if value is None else value for value in values] if None in values else values
     cells[HASH : HASH + 5] = _hash_cells([game.hash for game in games])
     cells[BAND] = bands.of(cells[HUNDREDTHS])
     return cells
@@ -208,18 +223,13 @@ def games_of(cells: Ints) -> list[Game]:
             game_id=game_id,
             hash=hashes[64 * i : 64 * i + 64] if has_hash else None,
             crash_point=hundredths / 100,
-            prepare_time=None if prepare == ABSENT else prepare,
-            begin_time=None if begin == ABSENT else begin,
             end_time=end,
+            **{name: value for name, value in zip(OPTIONAL_NUMBERS, optional, strict=True) if value != ABSENT},
         )
-        for i, (game_id, hundredths, end, prepare, begin, has_hash) in enumerate(
+        for i, (game_id, hundredths, end, *optional, has_hash) in enumerate(
             zip(*cells[: HASH + 1].tolist(), strict=True)
         )
     ]
-
-
-def _times(times: list[int | None]) -> list[int]:
-    return [ABSENT if time is None else time for time in times] if None in times else times  # type: ignore[return-value]
 
 
 def _hash_cells(hashes: list[str | None]) -> Ints:

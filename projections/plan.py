@@ -24,7 +24,7 @@ from crashfold.projections.projection import Incremental, Projection
 from crashfold.projections.series import SeriesProjection
 from crashfold.projections.settings import ALL_INSTALLED, ProjectionSettings
 from crashfold.projections.window import Window
-from crashfold.schemas import keys
+from crashfold.schemas import fields, keys
 
 ENTRY_POINTS: Final = "crashfold.projections"
 """The group under which a package announces projections."""
@@ -98,14 +98,15 @@ class Plan:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits that change with the settings, the rule, and every projection's name and version."""
+        """16 hex digits that change with the settings, the rule, the event's fields, and every projection's name and
+        version."""
         # As printed: the same threshold may be written 2 in one place and 2.0 in another.
         predicates = [str(predicate) for predicate in self.settings.predicates]
         # The list of one's own projections is left out: their names and versions say what is folded.
         sizes = msgspec.structs.asdict(msgspec.structs.replace(self.settings, min=(), max=(), floor=()))
         del sizes["own"]
         versions = [(projection.name, projection.version) for projection in self.projections]
-        facts = msgspec.json.encode((predicates, sizes, versions, *([self.rule] if self.rule else [])))
+        facts = msgspec.json.encode((predicates, sizes, versions, fields.NAMES, *([self.rule] if self.rule else [])))
         return hashlib.sha256(facts).hexdigest()[:16]
 
 

@@ -11,11 +11,11 @@ import msgspec
 import numpy as np
 
 from crashfold.projections.columns import Columns, Ints
-from crashfold.projections.games import ID, Games
+from crashfold.projections.games import BAND, ID, Games
 
 Reason = Literal["conflict", "late"]
 
-_FIELDS: Final = 10
+_FIELDS: Final = BAND
 """The columns that make two games the same: all but the band, which follows from them."""
 
 

@@ -17,12 +17,13 @@ from crashfold.engine.cli import options, output
 from crashfold.engine.cli.bootstrap import CLOCK, fairness_of, only_stream, plan_of
 from crashfold.engine.cli.options import Common
 from crashfold.engine.core.batch import sort_out
-from crashfold.engine.core.history import FIELDS, NEEDED, DecimalMark, Interpreter, NotUnderstood, Spelling, TimeUnit
+from crashfold.engine.core.history import FIELDS, DecimalMark, Interpreter, NotUnderstood, Spelling, TimeUnit
 from crashfold.engine.core.survey import Surveyor
 from crashfold.engine.errors import ConfigurationError
 from crashfold.engine.ports import Record, Records
 from crashfold.engine.publisher import open_sink
 from crashfold.engine.settings import Settings
+from crashfold.schemas.fields import REQUIRED
 from crashfold.schemas.game import DEFAULT_STREAM, Game, decode, is_stream_name
 
 SHOWN_LINES: Final = 20
@@ -301,7 +302,7 @@ class _Tables:
             is_chosen = self._wanted in (name, name.rpartition(".")[2])
         else:
             found = self._interpreter.columns(header.names)
-            is_chosen = all(field in found for field in NEEDED)
+            is_chosen = all(field in found for field in REQUIRED)
         if is_chosen and self._wanted is not None:
             _check_columns(self._file, header.names, self._interpreter, self._spelling)
         self.skips = not is_chosen
@@ -325,7 +326,7 @@ def _check_columns(file: str, names: Sequence[str], interpreter: Interpreter, sp
     if unknown := [name for name in spelling.columns.values() if name not in names]:
         raise ConfigurationError(f"--column: {file} has no column {unknown[0]!r}, but {', '.join(map(repr, names))}")
     found = interpreter.columns(names)
-    if missing := [field for field in NEEDED if field not in found]:
+    if missing := [field for field in REQUIRED if field not in found]:
         raise ConfigurationError(
             f"{file}: no column is known to hold {' or '.join(missing)}; say which of these does by --column "
             f"{missing[0]}=NAME: {', '.join(map(repr, names))}"

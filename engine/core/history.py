@@ -13,18 +13,16 @@ from typing import Final, Literal, NamedTuple
 import msgspec
 
 from crashfold.engine.errors import ConfigurationError
+from crashfold.schemas.fields import NAMES, REQUIRED
 
 TimeUnit = Literal["s", "ms", "us"]
 DecimalMark = Literal["point", "comma"]
 
-NEEDED: Final = ("game_id", "crash_point", "end_time")
-
-_SPELLINGS: Final[Mapping[str, Sequence[str]]] = {
+_SPELLINGS: Final[Mapping[str, Sequence[str]]] = {name: (name.replace("_", ""),) for name in NAMES} | {
     "game_id": ("gameid", "id", "round", "roundid"),
     "crash_point": ("crashpoint", "multiplier", "bust", "result"),
     "end_time": ("endtime", "time", "timestamp", "createdat"),
     "hash": ("hash", "hashvalue", "gamehash"),
-    "prepare_time": ("preparetime",),
     "begin_time": ("begintime", "starttime"),
     "stream": ("stream",),
 }
@@ -89,7 +87,7 @@ class Interpreter:
                 key = _key(value)
             elif not _is_nothing(value):
                 members[field] = self._value(field, value)
-            elif field not in NEEDED:
+            elif field not in REQUIRED:
                 members[field] = None
         return key, msgspec.json.encode(members)
 

@@ -35,6 +35,7 @@ import msgspec
 from crashfold.engine.adapters.process.handover import Handover
 from crashfold.engine.errors import ConfigurationError, CrashfoldError, LogUnavailable, LostRange, TopicRecreated
 from crashfold.engine.ports import Bounds, Polled, Record, Records
+from crashfold.schemas.fields import REQUIRED, WHOLE_NUMBERS
 
 LINE_BYTES_MAX: Final = 128 * 1024
 """Bytes kept of a longer line: more than enough to be found too long."""
@@ -44,8 +45,7 @@ _LOOK_AGAIN_S: Final = 0.05
 
 _BOM: Final = b"\xef\xbb\xbf"
 _KEY_FIELD: Final = "stream"
-_NUMBER_FIELDS: Final = frozenset({"game_id", "crash_point", "prepare_time", "begin_time", "end_time"})
-_FIELDS_NEEDED: Final = ("game_id", "crash_point", "end_time")
+_NUMBER_FIELDS: Final = frozenset({"crash_point", *WHOLE_NUMBERS})
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?", re.ASCII)
 
 Message = tuple[bytes | None, bytes]
@@ -345,10 +345,10 @@ def _key_of(value: bytes) -> bytes | None:
 
 def _csv_parser(name: str, header: bytes) -> Parse:
     fields = _row(header)
-    if fields is None or not set(_FIELDS_NEEDED) <= set(fields) or len(set(fields)) < len(fields):
+    if fields is None or not set(REQUIRED) <= set(fields) or len(set(fields)) < len(fields):
         raise ConfigurationError(
             f"{name}: its first line must name the fields, each once, with commas between them, and among them "
-            + ", ".join(_FIELDS_NEEDED)
+            + ", ".join(REQUIRED)
         )
     key_at = fields.index(_KEY_FIELD) if _KEY_FIELD in fields else None
     columns = [
