@@ -19,12 +19,13 @@ READY = .venv/.ready
 # Commands start a second sooner when Python may keep what it has compiled, and the tests start hundreds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup check test test-quick e2e bench bench-api bench-growth bench-guard bench-peers demo simulate fuzz clean coverage build soak
+.PHONY: help setup check docs test test-quick e2e bench bench-api bench-growth bench-guard bench-peers demo simulate fuzz clean coverage build soak
 
 help:
 	@echo 'make setup       .venv from uv.lock; again only when that or pyproject.toml changed'
 	@echo 'make demo        the whole of it on embedded servers, games and all'
 	@echo 'make check       lint, format, types, import rules'
+	@echo 'make docs        docs/ as a site, in build/site'
 	@echo 'make test        all tests, with Redis and Apache Kafka; installs them when run as root'
 	@echo 'make test-quick  the tests that need neither Java nor an installed server'
 	@echo 'make e2e         the page in a real browser, alone; screenshots in build/screenshots'
@@ -52,6 +53,9 @@ check: $(READY)
 	.venv/bin/ruff format --check
 	.venv/bin/lint-imports
 	.venv/bin/mypy
+
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
 
 test: $(READY)
 	@tools/install-servers
