@@ -66,16 +66,17 @@ export function offerStreams(names, chosen) {
   $("stream").value = chosen;
 }
 
-/** Offer all time zones by region, UTC and the reader's own first. */
-export function offerZones(own) {
+/** Offer all time zones by region, first UTC, the reader's own and the one that is chosen, which may go by another name. */
+export function offerZones(own, chosen) {
   const regions = new Map();
   for (const name of Intl.supportedValuesOf("timeZone")) {
     const region = name.includes("/") ? name.split("/")[0] : "Other";
     regions.set(region, [...(regions.get(region) ?? []), name]);
   }
   $("zone").replaceChildren(
-    ...[...new Set(["UTC", own])].map((name) => make("option", { value: name }, name)),
+    ...[...new Set(["UTC", own, chosen])].map((name) => make("option", { value: name }, name)),
     ...[...regions].map(([region, names]) => make("optgroup", { label: region },
-      ...names.filter((name) => name !== own && name !== "UTC").map((name) => make("option", { value: name }, name.replaceAll("_", " "))))),
+      ...names.filter((name) => ![own, chosen, "UTC"].includes(name)).map((name) => make("option", { value: name }, name.replaceAll("_", " "))))),
   );
+  $("zone").value = chosen;
 }

@@ -61,11 +61,11 @@ const panels = [
   setsPanel, recordsPanel, checkPanel,
 ].map((make) => ({ games: () => FIRST_GAMES, questions: () => [], offer: () => {}, ...make(page), answers: {}, asking: new Map(), isSeen: false }));
 
-/** The rule that holds for a game: the last one of the stream, or else of all streams, that has begun by then. */
+/** The rule that holds for a game: the last one of the stream that has begun by then, or else that of all streams. */
 function ruleOf(id) {
-  const own = page.deployment.rules.filter((rule) => rule.stream === $("stream").value);
-  const rules = own.length ? own : page.deployment.rules.filter((rule) => rule.stream === null);
-  return rules.findLast((rule) => rule.from_game <= id) ?? DEFAULT_RULE;
+  const begun = page.deployment.rules.filter((rule) => rule.from_game <= id);
+  const latest = (stream) => begun.filter((rule) => rule.stream === stream).reduce((one, other) => (one?.from_game > other.from_game ? one : other), undefined);
+  return latest($("stream").value) ?? latest(null) ?? DEFAULT_RULE;
 }
 
 // --- what is chosen -------------------------------------------------------------------------------------------------
@@ -365,8 +365,7 @@ api.onAnswer = ({ source, version, ageS }) => {
 
 readAddress();
 words.setZone(asked.get("zone") ?? ownZone) || words.setZone("UTC");
-offerZones(ownZone);
-$("zone").value = words.zoneName();
+offerZones(ownZone, words.zoneName());
 offerStreams([], api.stream || "crash");
 setUpControls();
 for (const panel of panels) panel.offer();
