@@ -104,6 +104,7 @@ function showChosen() {
   if (Number($("threshold").value) !== value) $("threshold").value = String(value);
   $("threshold").step = kind === "floor" ? "1" : "any";
   showChoice($("quick"), (choice) => Number(choice) === value);
+  for (const button of $("quick").children) button.disabled = kind === "floor" && Number(button.value) % 1 !== 0;
   for (const place of document.querySelectorAll(".chosen")) tell(place, words.predicate(page.chosen));
   for (const place of document.querySelectorAll(".reached")) tell(place, words.predicate({ kind: "min", value }));
   for (const place of document.querySelectorAll(".limit")) tell(place, words.threshold(value));
