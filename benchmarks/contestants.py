@@ -18,9 +18,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from benchmarks.sampler import Profile, Sampler
 from crashfold.engine import logs
 from crashfold.engine.cli import options
-from crashfold.engine.cli.bootstrap import CLOCK, new_processor, open_log, open_store, run_engine
-from crashfold.engine.ports import DeadLetters, StateStore
-from crashfold.engine.runtime.processor import Processor
+from crashfold.engine.cli.bootstrap import CLOCK, new_folder, open_log, open_store, run_engine
 from crashfold.engine.runtime.rebuild import Rebuild, Request
 from crashfold.engine.settings import Settings, load
 from crashfold.projections.decoding import decode_cells
@@ -86,11 +84,9 @@ async def replay_to(settings: Settings, records: int) -> None:
 
 async def _rebuild(settings: Settings, records: int, request: Request) -> None:
     async with open_store(settings) as store, open_log(settings) as event_log:
-
-        def processor(shadow: StateStore, dead_letters: DeadLetters) -> Processor:
-            return new_processor(settings, event_log, shadow, dead_letters)
-
-        report = await Rebuild(event_log, store, store.shadow(), processor, request, CLOCK, lambda _: None).run()
+        shadow = store.shadow()
+        folder = new_folder(settings, event_log.topic, shadow)
+        report = await Rebuild(event_log, store, shadow, folder, request, CLOCK, lambda _: None).run()
     assert sum(one.games for one in report.streams) == records, report
 
 

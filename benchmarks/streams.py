@@ -14,10 +14,10 @@ from redis.asyncio import Redis
 from benchmarks.curves import Costs
 from benchmarks.servers import Servers, assignments
 from crashfold.engine.adapters.memory.log import MemoryDeadLetters, MemoryLog, MemoryTopic
-from crashfold.engine.cli.bootstrap import new_processor, open_store, plan_of
+from crashfold.engine.cli.bootstrap import new_service, open_store, plan_of
 from crashfold.engine.errors import CrashfoldError
 from crashfold.engine.ports import Polled
-from crashfold.engine.runtime.processor import Processor
+from crashfold.engine.runtime.service import Service
 from crashfold.engine.runtime.verify import verify
 from crashfold.engine.settings import Settings, load
 from crashfold.schemas.chain import chain_of_games
@@ -59,14 +59,14 @@ class Tables:
         settings: Settings,
         topic: MemoryTopic,
         event_log: MemoryLog,
-        processor: Processor,
+        service: Service,
         seed: int,
         count: int,
     ) -> None:
         self._settings = settings
         self._topic = topic
         self._event_log = event_log
-        self._processor = processor
+        self._service = service
         self._count = count
         self._at_once = min(AT_ONCE_MAX, count)
         self._values = [encode(game) for game in chain_of_games(seed, GAMES_MAX)]
@@ -85,8 +85,8 @@ class Tables:
         settings = load(None, {}, given).settings
         topic = MemoryTopic(settings.kafka.topic)
         async with open_store(settings) as store, Rounds(topic, min(AT_ONCE_MAX, count)) as event_log:
-            processor = new_processor(settings, event_log, store, MemoryDeadLetters())
-            tables = cls(settings, topic, event_log, processor, seed, count)
+            service = new_service(settings, event_log, store, MemoryDeadLetters())
+            tables = cls(settings, topic, event_log, service, seed, count)
             for number in range(count):
                 topic.extend(tables._values[:FIRST_GAMES], key=tables._name(number))
             await tables._catch_up()
@@ -102,8 +102,8 @@ class Tables:
         began_s, cpu_began_s = time.perf_counter(), time.process_time()
         games = 0
         while games < self._at_once * (POLLS - 1):  # behind the last poll a step would wait for more
-            await self._processor.step()
-            games = self._processor.next_offsets[0] - first
+            await self._service.step()
+            games = self._service.next_offsets[0] - first
         cpu_s, clock_s = time.process_time() - cpu_began_s, time.perf_counter() - began_s
         await self._catch_up()
         async with Redis.from_url(servers.redis_url) as client:
@@ -126,8 +126,8 @@ class Tables:
     async def _catch_up(self) -> None:
         """Step until everything on the topic is committed."""
         end = (await self._event_log.bounds(0)).end
-        while self._processor.next_offsets.get(0, 0) < end:
-            await self._processor.step()
+        while self._service.next_offsets.get(0, 0) < end:
+            await self._service.step()
 
     def _name(self, number: int) -> bytes:
         return b"table-%d" % number

@@ -26,10 +26,12 @@ from crashfold.engine.core.health import Health
 from crashfold.engine.errors import ConfigurationError, CrashfoldError
 from crashfold.engine.meter import Meter, Meters, NullMeter
 from crashfold.engine.ports import DeadLetters, EventLog, StateStore
+from crashfold.engine.runtime.folder import Folder
 from crashfold.engine.runtime.health import HealthBoard
 from crashfold.engine.runtime.letters import keep_counting
-from crashfold.engine.runtime.processor import Limits, Processor
+from crashfold.engine.runtime.pacing import EngineLimits
 from crashfold.engine.runtime.reporting import EngineNotes, keep_hearing
+from crashfold.engine.runtime.service import Service
 from crashfold.engine.runtime.status import known_streams
 from crashfold.engine.runtime.supervisor import Supervisor
 from crashfold.engine.runtime.tasks import task_group
@@ -98,7 +100,33 @@ def new_writer() -> str:
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
-def new_processor(
+def new_folder(
+    settings: Settings,
+    topic: str,
+    store: StateStore,
+    *,
+    meter: Meter | None = None,
+    health: HealthBoard | None = None,
+    writer: str | None = None,
+) -> Folder:
+    """What folds records of the topic and commits to that store, by these settings."""
+    return Folder(
+        topic,
+        store,
+        plan_of(settings),
+        only_stream=only_stream(settings),
+        writer=writer or new_writer(),
+        new_generation=new_generation,
+        new_commit=new_commit,
+        clock=CLOCK,
+        meter=meter or NullMeter(),
+        health=health or HealthBoard(CLOCK),
+        limits=_limits(settings),
+        fairness=fairness_of(settings),
+    )
+
+
+def new_service(
     settings: Settings,
     event_log: EventLog,
     store: StateStore,
@@ -108,25 +136,26 @@ def new_processor(
     health: HealthBoard | None = None,
     accept_gap: bool = False,
     writer: str | None = None,
-) -> Processor:
-    """The line over these ports, by these settings."""
-    engine = settings.engine
-    return Processor(
+) -> Service:
+    """The loop over these ports, by these settings."""
+    meter, health = meter or NullMeter(), health or HealthBoard(CLOCK)
+    return Service(
         event_log,
         store,
         dead_letters,
-        plan_of(settings),
-        only_stream=only_stream(settings),
-        writer=writer or new_writer(),
-        new_generation=new_generation,
-        new_commit=new_commit,
+        new_folder(settings, event_log.topic, store, meter=meter, health=health, writer=writer),
         clock=CLOCK,
-        meter=meter or NullMeter(),
-        health=health or HealthBoard(CLOCK),
-        limits=Limits(engine.batch_games_max, engine.linger_ms, engine.games_held_max),
+        meter=meter,
+        health=health,
+        limits=_limits(settings),
         fairness=fairness_of(settings),
         accept_gap=accept_gap,
     )
+
+
+def _limits(settings: Settings) -> EngineLimits:
+    engine = settings.engine
+    return EngineLimits(engine.batch_games_max, engine.linger_ms, engine.games_held_max)
 
 
 async def run_engine(
@@ -148,7 +177,7 @@ async def run_engine(
         open_store(settings, metrics) as store,
         dead_letters,
     ):
-        processor = new_processor(
+        service = new_service(
             settings,
             event_log,
             store,
@@ -159,7 +188,7 @@ async def run_engine(
             writer=writer,
         )
         supervisor = Supervisor(
-            processor,
+            service,
             event_log,
             clock=CLOCK,
             meter=meter,

@@ -16,7 +16,7 @@ from crashfold.engine.cli import options, output
 from crashfold.engine.cli.bootstrap import (
     CLOCK,
     meanwhile,
-    new_processor,
+    new_folder,
     only_stream,
     open_dead_letters,
     open_log,
@@ -25,7 +25,6 @@ from crashfold.engine.cli.bootstrap import (
 )
 from crashfold.engine.cli.options import Common
 from crashfold.engine.ports import DeadLetters, StateStore
-from crashfold.engine.runtime.processor import Processor
 from crashfold.engine.runtime.rebuild import Progress, Rebuild, RebuildReport, Request
 from crashfold.engine.runtime.reporting import RebuildNotes
 from crashfold.engine.settings import Settings
@@ -102,15 +101,12 @@ async def replay_topic(
             open_log(settings, file) as event_log,
             open_dead_letters(settings, file) as dead_letters,
         ):
-
-            def processor(shadow: StateStore, letters: DeadLetters) -> Processor:
-                return new_processor(settings, event_log, shadow, letters)
-
+            shadow = store.shadow()
             rebuild = Rebuild(
                 event_log,
                 store,
-                store.shadow(),
-                processor,
+                shadow,
+                new_folder(settings, event_log.topic, shadow),
                 request,
                 CLOCK,
                 show,

@@ -163,6 +163,10 @@ class StateStore(Protocol):
         """Find out whether commits of the stream can be made at all, changing nothing. Raises ConfigurationError naming
         the command and the keys, or the channel, for which this user has no right."""
 
+    async def checkpoint(self, stream: str) -> Checkpoint | None:
+        """The stream's checkpoint, without its state; None when it has none. Raises StateError when it cannot be read.
+        """
+
     async def positions(self, streams: Sequence[str]) -> list[Position | None]:
         """Where each stream's checkpoint stands; None where there is none."""
 

@@ -1,16 +1,20 @@
-"""What is said of dead letters: each of the first few of a second, and of the others how many.
+"""Publishes dead letters, and logs the first few of each second, and of the others how many.
 
-Imports structlog and facts. Whoever can write to the topic can make dead letters, a hundred thousand a second, and a
+Imports ports and structlog. Whoever can write to the topic can make dead letters, a hundred thousand a second, and a
 line for each would take longer than all else that is done for it, and hide every other line.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 import structlog
 
+from crashfold.engine.core.health import DEAD_LETTERS
 from crashfold.engine.errors import CrashfoldError
-from crashfold.engine.ports import Clock, DeadLetter
+from crashfold.engine.meter import Meter
+from crashfold.engine.ports import Clock, DeadLetter, DeadLetters
+from crashfold.engine.runtime.patience import Patience
 
 SAID_PER_SECOND: Final = 10
 COUNT_EVERY_S: Final = 15.0
@@ -29,6 +33,28 @@ async def keep_counting(count: Count, clock: Clock, counted: Callable[[Mapping[s
         except CrashfoldError as error:
             log.debug("letters_not_counted", fault=str(error))
         await clock.sleep(COUNT_EVERY_S)
+
+
+class LetterPublisher:
+    """Hands dead letters over, before any checkpoint passes them."""
+
+    def __init__(self, dead_letters: DeadLetters, patience: Patience, clock: Clock, meter: Meter) -> None:
+        self._dead_letters = dead_letters
+        self._patience = patience
+        self._meter = meter
+        self._log = LettersLog(clock)
+
+    async def publish(self, letters: Sequence[DeadLetter]) -> None:
+        """Hand these letters over; returns when they are kept."""
+        if letters:
+            await self._patience.with_log(lambda: self._dead_letters.put(letters), DEAD_LETTERS)
+            for reason, count in Counter(letter.reason for letter in letters).items():
+                self._meter.buried(reason, count)
+            self._log.note(letters)
+
+    def catch_up(self, *, now: bool = False) -> None:
+        """See `LettersLog.catch_up`."""
+        self._log.catch_up(now=now)
 
 
 class _Unsaid:

@@ -1,11 +1,11 @@
-"""Rebuild: the line pointed at an empty generation, from the first record, and then the swap.
+"""Rebuild: the service's folder over an empty generation, from the first record, and then the swap.
 
 The shadow generation has keys and checkpoints of its own, so the live engine goes on beside it. It is folded in memory
 and written when it has caught up (before that only when memory runs short); promote then compares the checkpoints and
 swaps. Until a stream is promoted nothing live has changed, so a rebuild may be killed at any point and run again.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Final, TypeVar
@@ -40,10 +40,11 @@ from crashfold.engine.ports import (
     StateStore,
     Stored,
 )
+from crashfold.engine.runtime.folder import Folder
 from crashfold.engine.runtime.health import HealthBoard
+from crashfold.engine.runtime.pacing import STEP_BYTES
 from crashfold.engine.runtime.patience import Patience
-from crashfold.engine.runtime.processor import STEP_BYTES, Processor
-from crashfold.engine.runtime.streams import Clash, Held
+from crashfold.engine.runtime.streams import Clash, Stream
 from crashfold.schemas.game import DEFAULT_STREAM, Unreadable, stream_name
 
 T = TypeVar("T")
@@ -103,7 +104,7 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Rebuild:
-    """One rebuild. `new_processor` makes the line over the store it is given; `live` is only asked what it has.
+    """One rebuild. `folder` is of its own and commits to `shadow`; `live` is only asked what it has.
 
     `dead_letters` gets what nobody handed over yet: records that no live checkpoint has passed, and that the one
     swapped in does. A live engine that goes on may hand the last few of them over as well. Without it they are counted
@@ -115,7 +116,7 @@ class Rebuild:
         event_log: EventLog,
         live: StateStore,
         shadow: ShadowStore,
-        new_processor: Callable[[StateStore, DeadLetters], Processor],
+        folder: Folder,
         request: Request,
         clock: Clock,
         progressed: Callable[[Progress], None],
@@ -127,10 +128,12 @@ class Rebuild:
         self._live = live
         self._shadow = shadow
         self._dead_letters = NoDeadLetters() if dead_letters is None else dead_letters
-        self._processor = new_processor(_FreshStore(shadow, self._meet), self._dead_letters)
+        self._folder = folder
+        self._partitions = folder.partitions
+        self._streams = folder.streams
         self._request = request
         # Where there is one stream alone, its checkpoint passes whatever else is on the topic: all of it is read.
-        self._stream = None if self._processor.only_stream is not None else request.stream
+        self._stream = None if folder.only_stream is not None else request.stream
         self._clock = clock
         self._patience = Patience(clock, HealthBoard(clock))
         self._progressed = progressed
@@ -146,6 +149,12 @@ class Rebuild:
         """The streams whose live offsets say nothing about this topic's."""
         self._lives: dict[str, _Live] = {}
         """What the live states were when their streams were met; without those that are not there or damaged."""
+        self._count_at: dict[str, int] = {}
+        """Where their checkpoints stood, until records at that offset or beyond it are folded."""
+        self._counted: dict[str, int] = {}
+        """How many games were folded below that offset."""
+        self._met: set[str] = set()
+        """The streams whose shadow is this rebuild's."""
         self._damaged: set[str] = set()
         """The streams whose live state cannot be read, so that it is never ahead."""
         self._shortened: set[str] = set()
@@ -162,11 +171,11 @@ class Rebuild:
             await self._read()
         await self._refuse_fewer_games()
         for stream, number in list(self._homes.items()):
-            held = await self._brought_up(stream, number)
+            folded = await self._brought_up(stream, number)
             if self._request.dry_run:
-                self._done[stream] = Rebuilt(stream, held.games, held.next_offset, None)
+                self._done[stream] = Rebuilt(stream, folded.state.games, folded.next_offset, None)
             else:
-                await self._swap(stream, held)
+                await self._swap(folded)
         if self._request.stream is None and not self._request.dry_run:
             for number in self._begins:
                 await self._mend_manifest(number)
@@ -176,7 +185,7 @@ class Rebuild:
 
     async def _begin(self) -> None:
         """Point every partition at its first record, and note where its last one stands now."""
-        only, asked = self._processor.only_stream, self._request.stream
+        only, asked = self._folder.only_stream, self._request.stream
         if only is not None and asked not in (None, only):
             raise ConfigurationError(f"there is no stream {asked}: this deployment is of the stream {only} alone")
         if not self._request.dry_run:
@@ -213,8 +222,8 @@ class Rebuild:
                 to_offset = self._request.to_offset
                 self._begins[number] = bounds.begin
                 self._ends[number] = bounds.end if to_offset is None else min(bounds.end, to_offset)
-                self._processor.start_at(number, bounds.begin)
-            await self._from_log(partial(self._log.seek, number, self._processor.folded_to[number]))
+                self._partitions.start_at(number, bounds.begin, self._log.topic_id)
+            await self._from_log(partial(self._log.seek, number, self._partitions.folded_to[number]))
 
     def _refuse_another(self, topic_id: str | None) -> None:
         if topic_id != self._topic_id:
@@ -255,20 +264,59 @@ class Rebuild:
             if not polled.records or self._at_end(pieces):
                 break
         for number in pieces:
-            wanted = self._wanted(Records.joined(pieces[number]))
-            letters = await self._processor.fold(wanted)
-            self._rejected += len(letters)
-            for stream, held in self._processor.held.items():
-                if stream not in self._homes:
-                    self._homes[stream] = held.partition
-                    await self._compare_with_live(stream, held.partition)
-            await self._bury(letters)
-        _refuse_rivals(await self._processor.make_room())
+            await self._publish(await self._fold(self._wanted(Records.joined(pieces[number]))))
+        if self._folder.is_full:
+            _refuse_rivals(await self._folder.commit())
+            self._folder.forget_idle()
+
+    async def _fold(self, records: Records) -> list[DeadLetter]:
+        """Fold the records of one partition, and compare the streams that they are the first of with the live ones."""
+        number, batch = records.partition, self._folder.sort_out(records)
+        for name in batch.streams:
+            await self._opened(name, number)
+        cut_at = self._counts_due(batch.streams, records.next_offset)
+        folded = await self._folder.fold(records, batch, cut_at)
+        for one in reversed(folded.folds):
+            if one.stream in cut_at:
+                self._counted[one.stream] = one.folded.state.games  # the first of two folds comes last
+        self._rejected += len(folded.letters)
+        for name in batch.streams:
+            if name not in self._homes:
+                self._homes[name] = number
+                await self._compare_with_live(name, number)
+        return folded.letters
+
+    def _counts_due(self, names: Iterable[str], next_offset: int) -> dict[str, int]:
+        """The offsets below `next_offset` up to which the games of these streams are to be counted."""
+        return {
+            name: self._count_at.pop(name)
+            for name in names
+            if name in self._count_at and self._count_at[name] < next_offset
+        }
+
+    async def _opened(self, name: str, number: int) -> Stream:
+        """The stream in memory: empty when it is met first, whatever an earlier rebuild left; later as it was
+        committed by this one."""
+        stream = self._streams.get(name)
+        if stream is None and name in self._met:
+            stream = await self._streams.load(name, number)
+            position = None if stream.checkpoint is None else stream.checkpoint.position
+            if position != self._partitions[number].known.get(name):
+                _refuse_rivals([Clash(name, number, position)])
+        elif stream is None:
+            await self._meet(name)
+            await self._from_store(lambda: self._shadow.clear([name]))
+            self._met.add(name)
+            stream = self._streams.new(name, number)
+        if stream.partition != number:
+            self._streams.refuse_to_move(name, stream.partition, number)
+        self._streams.use(stream)
+        return stream
 
     async def _skip_what_is_gone(self) -> None:
         """Go on behind what retention removed meanwhile. Raises LostRange unless that was accepted."""
         skipped = False
-        for number, next_offset in self._processor.folded_to.items():
+        for number, next_offset in self._partitions.folded_to.items():
             begin = (await self._from_log(partial(self._log.bounds, number))).begin
             if next_offset < begin and self._request.accept_gap:
                 log.warning("gap_accepted", topic=self._log.topic, partition=number, first=next_offset, begin=begin)
@@ -282,7 +330,7 @@ class Rebuild:
 
     def _at_end(self, pieces: dict[int, list[Records]] | None = None) -> bool:
         """Whether everything is read that stood on the topic, with `pieces` that are not folded yet."""
-        positions = self._processor.folded_to | {n: some[-1].next_offset for n, some in (pieces or {}).items()}
+        positions = self._partitions.folded_to | {n: some[-1].next_offset for n, some in (pieces or {}).items()}
         return all(positions[number] >= end for number, end in self._ends.items())
 
     def _wanted(self, records: Records) -> Records:
@@ -299,12 +347,12 @@ class Rebuild:
     def _wants(self, name: str | Unreadable) -> bool:
         return name not in self._done and (self._stream is None or name == self._stream)
 
-    async def _bury(self, letters: list[DeadLetter]) -> None:
+    async def _publish(self, letters: list[DeadLetter]) -> None:
         """Hand over the letters of records that no live checkpoint has passed. What names no stream is passed by the
         live engine alone, but in a deployment of one stream by that one's checkpoint."""
         if not letters or self._request.dry_run:
             return
-        only = self._processor.only_stream
+        only = self._folder.only_stream
         names = [only or stream_name(letter.record.key) for letter in letters]
         streams = sorted({name for name in names if isinstance(name, str)})
         passed = await self._stored_offsets(streams)
@@ -346,7 +394,7 @@ class Rebuild:
             return
         if stored is not None:
             self._lives[stream] = _Live(stored.checkpoint, stored.total_games)
-            self._processor.count_at[stream] = stored.checkpoint.next_offset
+            self._count_at[stream] = stored.checkpoint.next_offset
 
     async def _refuse_fewer_games(self) -> None:
         """Raise FewerGames when a stream would have fewer games than its live state has, or nothing was found at all,
@@ -356,15 +404,15 @@ class Rebuild:
             raise FewerGames(f"{topic} has no record of stream {request.stream}: there is nothing to rebuild it from.")
         if request.accept_gap or request.dry_run or request.to_offset is not None:
             return
-        held = self._processor.held
-        if not any(stream not in held or held[stream].games for stream in self._homes):
+        held = {stream.name: stream.state.games for stream in self._streams}
+        if not any(held.get(stream, 1) for stream in self._homes):
             raise FewerGames(
                 f"{topic} has no game: there is nothing to rebuild from, and the live state stays as it is. See that "
                 "kafka.topic or --file names the right one."
             )
         for stream in self._homes:
             if stream in held:
-                await self._compare_counts(stream, held[stream].games)
+                await self._compare_counts(stream, held[stream])
         if request.stream is None:
             for stream in sorted({name for one in self._manifests.values() if one for name in one.streams}):
                 if stream not in self._homes:
@@ -380,9 +428,9 @@ class Rebuild:
             with suppress(StateError):
                 stored = await self._from_store(lambda: self._live.load(stream))
                 live = None if stored is None else _Live(stored.checkpoint, stored.total_games)
-        elif stream in self._processor.counted:
-            games = self._processor.counted[stream]
-        elif live is not None and live.checkpoint.next_offset > self._processor.folded_to[self._homes[stream]]:
+        elif stream in self._counted:
+            games = self._counted[stream]
+        elif live is not None and live.checkpoint.next_offset > self._partitions.folded_to[self._homes[stream]]:
             return  # the live engine is ahead: promoting says so, and the rebuild reads on
         if live is not None and games < live.games:
             raise FewerGames(
@@ -445,25 +493,25 @@ class Rebuild:
         found = await self._from_log(partial(self._log.record, number, mark.offset)) if mark else None
         return was_recreated(checkpoint.topic_id, mark, self._topic_id, bounds, found) is not None
 
-    async def _swap(self, stream: str, held: Held) -> None:
+    async def _swap(self, folded: Stream) -> None:
         """Write the shadow and promote it. A live engine that is ahead is overtaken: read on, commit to the shadow, try
         again."""
-        number = held.partition
+        stream, number = folded.name, folded.partition
         allow_back = self._request.to_offset is not None or stream in self._from_elsewhere | self._damaged
         for _ in range(CATCH_UP_TRIES):
             await self._look_at_topic()
-            await self._compare_counts(stream, held.games)
-            _refuse_rivals(await self._processor.commit({stream}))
+            await self._compare_counts(stream, folded.state.games)
+            _refuse_rivals(await self._folder.commit({stream}))
             match await self._from_store(lambda: self._shadow.promote(stream, allow_back=allow_back)):
                 case Promoted(version):
-                    log.info("promoted", stream=stream, version=version, next_offset=held.next_offset)
-                    self._done[stream] = Rebuilt(stream, held.games, held.next_offset, version)
-                    self._processor.forget(stream)
+                    log.info("promoted", stream=stream, version=version, next_offset=folded.next_offset)
+                    self._done[stream] = Rebuilt(stream, folded.state.games, folded.next_offset, version)
+                    self._streams.forget(stream)
                     return
                 case Behind(live):
-                    log.debug("behind", stream=stream, next_offset=held.next_offset, live=live.next_offset)
+                    log.debug("behind", stream=stream, next_offset=folded.next_offset, live=live.next_offset)
             await self._read()
-            held = await self._brought_up(stream, number)
+            folded = await self._brought_up(stream, number)
         raise Unavailable(
             f"the live engine stayed ahead of the rebuild of {stream}. Run replay again when there is less traffic, or "
             "while the engine is stopped."
@@ -479,7 +527,7 @@ class Rebuild:
         except StateError as error:
             log.warning("manifest_damaged", partition=number, error=str(error))
             manifest, is_damaged = None, True
-        if manifest is None and self._processor.only_stream is not None and not is_damaged:
+        if manifest is None and self._folder.only_stream is not None and not is_damaged:
             return  # it is known by its own checkpoint
         bounds = await self._from_log(partial(self._log.bounds, number))
         streams: dict[str, int] = {}
@@ -496,13 +544,11 @@ class Rebuild:
         mended = Manifest(low_water=bounds.begin, streams=streams, topic_id=self._topic_id, mark=None)
         await self._from_store(lambda: self._live.write_manifest(self._log.topic, number, mended))
 
-    async def _brought_up(self, stream: str, number: int) -> Held:
+    async def _brought_up(self, name: str, number: int) -> Stream:
         """The stream, its checkpoint beyond all that was read: a live engine's may stand behind its last record."""
-        held = await self._processor.bring_up(stream, number)
-        if held is None:
-            _refuse_rivals([Clash(stream, number, None)])
-            raise AssertionError
-        return held
+        stream = await self._opened(name, number)
+        self._folder.bring_up(stream)
+        return stream
 
     async def _poll(self, games_max: int) -> Polled:
         return await self._from_log(lambda: self._log.poll(max(1, games_max), self._poll_wait_s))
@@ -519,30 +565,6 @@ class _Live(msgspec.Struct, frozen=True):
 
     checkpoint: Checkpoint
     games: int
-
-
-class _FreshStore:
-    """The shadow's store for a processor: a stream is first met with nothing, whatever an earlier rebuild left; `meet`
-    is awaited before."""
-
-    def __init__(self, shadow: ShadowStore, meet: Callable[[str], Awaitable[None]]) -> None:
-        self._shadow = shadow
-        self._meet = meet
-        self._met: set[str] = set()
-        self.positions = shadow.positions
-        self.read_manifest = shadow.read_manifest
-        self.write_manifest = shadow.write_manifest
-        self.commit = shadow.commit
-        self.check_rights = shadow.check_rights
-
-    async def load(self, stream: str) -> Stored | None:
-        """Nothing, and see to it that there is nothing; later what was committed since."""
-        if stream in self._met:
-            return await self._shadow.load(stream)
-        await self._meet(stream)
-        await self._shadow.clear([stream])
-        self._met.add(stream)
-        return None
 
 
 def _refuse_rivals(clashes: list[Clash]) -> None:

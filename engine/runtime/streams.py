@@ -29,14 +29,6 @@ class Clash(msgspec.Struct, frozen=True):
     stored: Position | None
 
 
-class Held(msgspec.Struct, frozen=True):
-    """A stream in memory: its partition, how many games it has, and up to where it is folded."""
-
-    partition: int
-    games: int
-    next_offset: int
-
-
 class Stream:
     """A stream in memory: what is committed, and what is folded beyond it but not yet committed."""
 
@@ -109,6 +101,8 @@ class Streams:
         self.weight = 0
         """Of all of them, in games."""
         self.touched: dict[str, Stream] = {}
+        self.fallen: dict[str, Clash] = {}
+        """Those of which the store has less than was committed."""
 
     def __iter__(self) -> Iterator[Stream]:
         return iter(self._held.values())
@@ -139,6 +133,11 @@ class Streams:
         self.touched.pop(name, None)
         self.weight -= self._weights.pop(name, 0)
 
+    def take_fallen(self) -> list[Clash]:
+        """Those that have fallen behind; the caller has them read again."""
+        fallen, self.fallen = list(self.fallen.values()), {}
+        return fallen
+
     def forget_partition(self, number: int) -> None:
         """Drop the streams of that partition."""
         for name in [name for name, stream in self._held.items() if stream.partition == number]:
@@ -159,11 +158,15 @@ class Streams:
             self.weight += weight - self._weights.get(stream.name, 0)
             self._weights[stream.name] = weight
 
+    def new(self, name: str, number: int) -> Stream:
+        """A stream of which nothing is stored."""
+        return Stream(name, number, StreamState.empty(self._plan), None)
+
     async def load(self, name: str, number: int) -> Stream:
         """The stream as it is stored, or empty. Raises a StateError when it does not fit."""
         stored = await self._patience.with_store(lambda: self._store.load(name))
         if stored is None:
-            return Stream(name, number, StreamState.empty(self._plan), None)
+            return self.new(name, number)
         self.check(name, stored.checkpoint)
         if stored.checkpoint.partition != number:
             self.refuse_to_move(name, stored.checkpoint.partition, number)

@@ -1,4 +1,4 @@
-"""The service around the line: one task group, signals, observation, and a stop that loses nothing.
+"""The supervisor of the service: one task group, signals, observation, and a stop that loses nothing.
 
 Nothing here touches state. What is always true: whatever fails, or however often a signal comes, Redis holds a state
 and the offset it stands for.
@@ -20,7 +20,7 @@ from crashfold.engine.meter import Meter
 from crashfold.engine.ports import Bounds, Clock, EventLog, StoreUsage
 from crashfold.engine.runtime.health import HealthBoard
 from crashfold.engine.runtime.patience import Patience
-from crashfold.engine.runtime.processor import Processor
+from crashfold.engine.runtime.service import Service
 from crashfold.engine.runtime.tasks import task_group
 
 OBSERVE_EVERY_S: Final = 1.0
@@ -40,7 +40,7 @@ log = structlog.get_logger()
 
 
 class Supervisor:
-    """Runs a processor until it is told to stop, or, `until_caught_up`, until it has committed what stood on its
+    """Runs a service until it is told to stop, or, `until_caught_up`, until it has committed what stood on its
     partitions when it began.
 
     `event_log` is entered here; `usage` is measured when it is given. `shutdown_timeout_s` is how long a stop may take
@@ -50,7 +50,7 @@ class Supervisor:
 
     def __init__(
         self,
-        processor: Processor,
+        service: Service,
         event_log: EventLog,
         *,
         clock: Clock,
@@ -61,7 +61,7 @@ class Supervisor:
         shutdown_timeout_s: float = 8.0,
     ) -> None:
         self._usage = usage
-        self._processor = processor
+        self._service = service
         self._log = event_log
         self._clock = clock
         self._meter = meter
@@ -111,27 +111,27 @@ class Supervisor:
         log.info("engine_started", topic=self._log.topic)
         try:
             with self._line:
-                await self._processor.refuse_other_settings()
+                await self._service.refuse_other_settings()
                 idle_since_s = self._clock.monotonic_s()
                 while not self._stopping:
-                    await self._processor.step()
-                    if self._processor.next_offsets:
+                    await self._service.step()
+                    if self._service.next_offsets:
                         idle_since_s = self._clock.monotonic_s()
                     if self._until_caught_up and await self._is_done(idle_since_s):
                         break
-                await self._processor.settle()
+                await self._service.settle()
         finally:
             with anyio.move_on_after(self._shutdown_timeout_s / 4, shield=True):
-                await self._processor.close()
+                await self._service.close()
                 await self._tell_log()
-        log.info("engine_stopped", next_offsets=self._processor.next_offsets)
+        log.info("engine_stopped", next_offsets=self._service.next_offsets)
 
     async def _is_done(self, idle_since_s: float) -> bool:
         """Whether everything is committed that stood on the partitions held when each of them was first seen.
 
         Partitions that others hold are theirs to catch up with; when they hold all of them, nothing is left to do here.
         """
-        positions = self._processor.next_offsets
+        positions = self._service.next_offsets
         try:
             for number in positions.keys() - self._targets.keys():
                 self._targets[number] = (await self._log.bounds(number)).end
@@ -159,7 +159,7 @@ class Supervisor:
                 self.stop()
 
     async def _observe(self) -> None:
-        """Measure lag and whether the log answers, and how late this loop runs. The processor looks after the store."""
+        """Measure lag and whether the log answers, and how late this loop runs. The service looks after the store."""
         while True:
             due_s = self._clock.monotonic_s() + OBSERVE_EVERY_S
             await self._clock.sleep(OBSERVE_EVERY_S)
@@ -169,7 +169,7 @@ class Supervisor:
     async def _measure_lag(self) -> None:
         """Ask for the bounds of every partition held, each for itself: one that does not answer says nothing of the
         next."""
-        numbers = list(self._processor.next_offsets)
+        numbers = list(self._service.next_offsets)
         if not numbers:
             await self._look_for_topic()
         for start in range(0, len(numbers), BOUNDS_AT_ONCE):
@@ -182,10 +182,10 @@ class Supervisor:
             with anyio.fail_after(SERVER_DEADLINE_S):
                 bounds: Bounds = await self._log.bounds(number)
         except (Unavailable, TimeoutError) as error:
-            if number in self._processor.next_offsets:
+            if number in self._service.next_offsets:
                 self._health.log_down(str(error) or f"no answer for partition {number}", number)
             return
-        next_offset = self._processor.next_offsets.get(number)
+        next_offset = self._service.next_offsets.get(number)
         if next_offset is not None:
             self._health.log_ok(number)
             self._health.progress(number, next_offset, bounds.end)
@@ -206,7 +206,7 @@ class Supervisor:
 
     def _freshness_s(self, number: int) -> float:
         """Seconds since the last record that was committed was written to the log."""
-        mark = self._processor.marks.get(number)
+        mark = self._service.marks.get(number)
         return 0.0 if mark is None else max(0.0, (self._clock.now_ms() - mark.timestamp_ms) / 1000)
 
     async def _watch_store(self, usage: StoreUsage) -> None:
@@ -224,7 +224,7 @@ class Supervisor:
             await self._clock.sleep(WATCH_STORE_EVERY_S)
 
     async def _measure_streams(self, usage: StoreUsage) -> None:
-        for stream in list(self._processor.held)[-STREAMS_MEASURED_MAX:]:
+        for stream in self._service.streams[-STREAMS_MEASURED_MAX:]:
             memory_bytes = await usage.stream_bytes(stream)
             if memory_bytes is None:
                 return
@@ -238,6 +238,6 @@ class Supervisor:
     async def _tell_log(self) -> None:
         with anyio.move_on_after(SERVER_DEADLINE_S):
             try:
-                await self._log.report(self._processor.next_offsets)
+                await self._log.report(self._service.next_offsets)
             except Unavailable as error:
                 log.debug("report_failed", error=str(error))

@@ -12,7 +12,7 @@ from redis import Redis
 from crashfold.engine.adapters.redis.store import RedisStore
 from crashfold.engine.errors import StateError
 from crashfold.engine.ports import Manifest
-from crashfold.engine.runtime.processor import Limits
+from crashfold.engine.runtime.pacing import EngineLimits
 from tests.support.games import games_at
 from tests.support.line import Deployment
 
@@ -40,7 +40,7 @@ async def deployment(request: pytest.FixtureRequest, redis_url: str) -> AsyncIte
     async with RedisStore(redis_url, key_prefix=PREFIXES[request.param]) as store:
         deployment = OnRedis(store, request.param)
         deployment.publish(*GAMES[:FOLDED])
-        await deployment.run(limits=Limits(batch_games_max=7, poll_wait_s=0))
+        await deployment.run(limits=EngineLimits(batch_games_max=7, poll_wait_s=0))
         yield deployment
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from crashfold.engine.adapters.redis.store import RedisStore
 from crashfold.engine.errors import StateError
-from crashfold.engine.runtime.processor import Limits
+from crashfold.engine.runtime.pacing import EngineLimits
 from tests.integration.test_damage import OnRedis
 from tests.support.games import games_at
 from tests.support.servers import RedisServer
@@ -22,7 +22,7 @@ GAMES: Final = tuple(games_at(*(1.0, 2.0, 1.4, 11.0, 3.0, 1.1, 1.2) * 9))
 FOLDED: Final = 40
 CUTS: Final = 5
 ROUNDS: Final = 3
-PIECES: Final = Limits(batch_games_max=5, poll_wait_s=0)
+PIECES: Final = EngineLimits(batch_games_max=5, poll_wait_s=0)
 
 
 def tear(server: RedisServer, at: float) -> None:

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from crashfold.engine.adapters.memory.store import MemoryStore, Snapshot, Trouble
 from crashfold.engine.core.fairness import FairnessCheck
 from crashfold.engine.errors import CrashfoldError, Unavailable
-from crashfold.engine.runtime.processor import Limits
+from crashfold.engine.runtime.pacing import EngineLimits
 from crashfold.engine.runtime.rebuild import Request
 from crashfold.projections import plain
 from crashfold.schemas.chain import chain_of_games
@@ -135,7 +135,7 @@ class Story(NamedTuple):
     partitions: int
     only: bool
     fairness: str
-    limits: Limits
+    limits: EngineLimits
     commit_s: float
     games: list[list[Game]]
     moments: list[list[Beginning]]
@@ -150,7 +150,7 @@ def story_of(seed: int, moments: int) -> Story:
     games = [random_arrivals(chance, chance.randint(5, 60)) for _ in STREAMS[: 1 if only else 4]]
     if fairness == "reject":
         games[0][10:10] = chain_of_games(seed, 5, first_id=10_000)
-    limits = Limits(
+    limits = EngineLimits(
         batch_games_max=chance.choice((1, 3, 10, 100)),
         linger_ms=chance.choice((0, 0, 5)),
         games_held_max=chance.choice((1_000, 10**9)),
@@ -374,7 +374,7 @@ class Teller:
             self._engines[number] = engine, stack
         for _ in range(turns):
             self._deployment.clock.pass_s(0.7)
-            await self._engines[number][0].processor.step()
+            await self._engines[number][0].service.step()
             self._reader.look()
 
     async def _kill(self, number: int) -> None:

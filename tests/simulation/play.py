@@ -33,9 +33,10 @@ from crashfold.engine.errors import (
 from crashfold.engine.meter import NullMeter
 from crashfold.engine.ports import Checkpoint
 from crashfold.engine.read.follower import Held
+from crashfold.engine.runtime.folder import Folder
 from crashfold.engine.runtime.health import HealthBoard
-from crashfold.engine.runtime.processor import Processor
 from crashfold.engine.runtime.rebuild import Rebuild, Request
+from crashfold.engine.runtime.service import Service
 from crashfold.engine.runtime.supervisor import Supervisor
 from crashfold.engine.runtime.verify import compared
 from crashfold.projections import Plan, plan
@@ -415,27 +416,33 @@ class Play:
         self._engines[number].log = twin
         log = SimulatedLog(self._network, twin)
         health = HealthBoard(self._clock)
-        processor = self._processor(log, health=health)
-        await Supervisor(processor, log, clock=self._clock, meter=NullMeter(), health=health).run()
-
-    def _processor(
-        self, log: Any, store: Any = None, letters: Any = None, health: HealthBoard | None = None
-    ) -> Processor:
-        name = process_name()
-        return Processor(
+        store = self._new_store()
+        service = Service(
             log,
-            self._new_store() if store is None else store,
-            self._new_letters() if letters is None else letters,
+            store,
+            self._new_letters(),
+            self._folder(log, store, health),
+            clock=self._clock,
+            meter=NullMeter(),
+            health=health,
+            limits=self._schedule.limits,
+            accept_gap=self._accept_gap,
+        )
+        await Supervisor(service, log, clock=self._clock, meter=NullMeter(), health=health).run()
+
+    def _folder(self, log: SimulatedLog, store: SimulatedStore, health: HealthBoard) -> Folder:
+        return Folder(
+            log.topic,
+            store,
             _plan(),
             only_stream=self._schedule.only,
-            writer=name,
+            writer=process_name(),
             new_generation=lambda: f"g{next(self._numbers)}",
             new_commit=lambda: f"{next(self._numbers):016x}",
             clock=self._clock,
             meter=NullMeter(),
-            health=health or HealthBoard(self._clock),
+            health=health,
             limits=self._schedule.limits,
-            accept_gap=self._accept_gap,
         )
 
     async def _rebuild(self, request: Request) -> None:
@@ -446,7 +453,7 @@ class Play:
                 log,
                 self._new_store(),
                 shadow,
-                lambda store, letters: self._processor(log, store, letters),
+                self._folder(log, shadow, HealthBoard(self._clock)),
                 request,
                 self._clock,
                 lambda progress: None,

@@ -9,7 +9,7 @@ from random import Random
 from typing import Final, NamedTuple
 
 from crashfold.engine.adapters.memory.log import GROUP_ID
-from crashfold.engine.runtime.processor import Limits
+from crashfold.engine.runtime.pacing import EngineLimits
 from crashfold.schemas.game import Game
 from tests.simulation.servers import Server
 from tests.support.games import json_game, random_arrivals
@@ -201,7 +201,7 @@ class Schedule(NamedTuple):
     """The group of each engine; None: it holds everything, whoever else does."""
     instances: int
     """Of the read side; each stream has twice as many live clients."""
-    limits: Limits
+    limits: EngineLimits
     games: list[list[Game]]
     events: list[tuple[float, Event]]
 
@@ -213,7 +213,7 @@ def schedule_of(seed: int, kinds: Collection[str]) -> Schedule:
     engines = chance.choice((1, 1, 2, 2, 3))
     groups = tuple(GROUP_ID if n == 0 or chance.random() < 0.6 else OTHER_GROUP for n in range(engines))
     games = [random_arrivals(chance, chance.randint(5, 60)) for _ in STREAMS[: 1 if only else chance.randint(1, 4)]]
-    limits = Limits(
+    limits = EngineLimits(
         batch_games_max=chance.choice((1, 3, 10, 100)),
         linger_ms=chance.choice((0, 0, 5)),
         games_held_max=chance.choice((1_000, 10**9)),

@@ -21,6 +21,7 @@ from crashfold.engine.adapters.memory.store import MemoryShadowStore, MemoryStor
 from crashfold.engine.errors import LogUnavailable, StoreRefused, StoreUnavailable
 from crashfold.engine.ports import (
     Behind,
+    Checkpoint,
     Bounds,
     CachedAnswer,
     Commit,
@@ -336,6 +337,10 @@ class SimulatedStore:
     async def check_rights(self, stream: str) -> None:
         """See `StateStore`."""
         await self._network.call("store", "check_rights", lambda: self._twin.check_rights(stream))
+
+    async def checkpoint(self, stream: str) -> Checkpoint | None:
+        """See `StateStore`."""
+        return await self._network.call("store", "checkpoint", lambda: self._twin.checkpoint(stream))
 
     async def positions(self, streams: Sequence[str]) -> list[Position | None]:
         """See `StateStore`."""

@@ -24,9 +24,11 @@ from crashfold.engine.ports import (
     Standing,
 )
 from crashfold.engine.read.live import Backlog, Frame
-from crashfold.engine.runtime import processor, rebuild, streams
+from crashfold.engine.runtime import placement, rebuild, streams, upkeep
+from crashfold.engine.runtime.letters import LetterPublisher
 from crashfold.engine.runtime.partitions import Partition
-from crashfold.engine.runtime.processor import Processor
+from crashfold.engine.runtime.placement import Placement
+from crashfold.engine.runtime.service import Service
 from crashfold.projections import StreamState
 from crashfold.projections import stream as projections_stream
 from crashfold.projections.sift import sift
@@ -77,14 +79,14 @@ def _a_load_proves_nothing(patch: Patch) -> None:
 
 def _a_manifest_is_noted_before_the_commits(patch: Patch) -> None:
     """It says that everything below its low-water offset is committed."""
-    settle = Processor.settle
+    settle = Service.settle
 
-    async def note_and_settle(self: Processor) -> None:
-        self._partitions.committed()
-        await self._partitions.note_manifests()
+    async def note_and_settle(self: Service) -> None:
+        self._partitions.commit()
+        await self._upkeep.note_manifests()
         await settle(self)
 
-    patch.setattr(Processor, "settle", note_and_settle)
+    patch.setattr(Service, "settle", note_and_settle)
 
 
 def _a_manifest_forgets_its_streams(patch: Patch) -> None:
@@ -99,19 +101,19 @@ def _a_manifest_forgets_its_streams(patch: Patch) -> None:
 
 def _dead_letters_come_after_the_commit(patch: Patch) -> None:
     """Whoever crashes in between has lost them."""
-    bury, settle = Processor._bury, Processor.settle
+    publish, settle = LetterPublisher.publish, Service.settle
     waiting: list[DeadLetter] = []
 
-    async def wait(self: Processor, letters: list[DeadLetter]) -> None:
+    async def wait(self: LetterPublisher, letters: Sequence[DeadLetter]) -> None:
         waiting.extend(letters)
 
-    async def settle_and_bury(self: Processor) -> None:
+    async def settle_and_publish(self: Service) -> None:
         await settle(self)
-        await bury(self, waiting)
+        await publish(self._letters, waiting)
         waiting.clear()
 
-    patch.setattr(Processor, "_bury", wait)
-    patch.setattr(Processor, "settle", settle_and_bury)
+    patch.setattr(LetterPublisher, "publish", wait)
+    patch.setattr(Service, "settle", settle_and_publish)
 
 
 def _no_game_is_too_late(patch: Patch) -> None:
@@ -122,16 +124,16 @@ def _no_game_is_too_late(patch: Patch) -> None:
 def _a_conflict_is_not_read_again(patch: Patch) -> None:
     """The stream is loaded again, and the partition read on from where it was."""
 
-    async def reconcile(self: Processor, clashes: list[Any]) -> None:
+    async def reconcile(self: Placement, clashes: list[Any]) -> None:
         for clash in clashes:
             self._streams.use(await self._streams.load(clash.stream, clash.partition))
 
-    patch.setattr(Processor, "_reconcile", reconcile)
+    patch.setattr(Placement, "reconcile", reconcile)
 
 
 def _a_topic_has_no_identity(patch: Patch) -> None:
     """A topic that was made anew is read on as if it were the old one."""
-    for module in (start, processor, rebuild):
+    for module in (start, placement, upkeep, rebuild):
         patch.setattr(module, "was_recreated", lambda *known: None)
 
 

@@ -10,10 +10,12 @@ from crashfold.engine.adapters.memory.log import MemoryDeadLetters, MemoryLog, M
 from crashfold.engine.adapters.memory.store import MemoryStore
 from crashfold.engine.adapters.prometheus.engine import Metrics
 from crashfold.engine.core.fairness import FairnessCheck
-from crashfold.engine.ports import Checkpoint, Commit, DeadLetters, EventLog, Manifest, Outcome, Record, StateStore
+from crashfold.engine.ports import Checkpoint, Commit, EventLog, Manifest, Outcome, Record, StateStore
+from crashfold.engine.runtime.folder import Folder
 from crashfold.engine.runtime.health import HealthBoard
-from crashfold.engine.runtime.processor import Limits, Processor
+from crashfold.engine.runtime.pacing import EngineLimits
 from crashfold.engine.runtime.rebuild import Progress, Rebuild, RebuildReport, Request
+from crashfold.engine.runtime.service import Service
 from crashfold.engine.runtime.verify import VerifyReport, verify
 from crashfold.projections import Plan, plan
 from crashfold.projections.settings import ProjectionSettings
@@ -22,17 +24,17 @@ from tests.support.games import SMALL
 
 STEPS_MAX: Final = 400
 """More than any test needs: who is not done by then goes in circles."""
-QUICK: Final = Limits(batch_games_max=5, poll_wait_s=0)
+QUICK: Final = EngineLimits(batch_games_max=5, poll_wait_s=0)
 
 
 class Engine:
-    """A processor and the log that it reads."""
+    """A service and the log that it reads."""
 
     def __init__(
-        self, log: MemoryLog, processor: Processor, metrics: Metrics, health: HealthBoard, clock: MemoryClock
+        self, log: MemoryLog, service: Service, metrics: Metrics, health: HealthBoard, clock: MemoryClock
     ) -> None:
         self.log = log
-        self.processor = processor
+        self.service = service
         self.metrics = metrics
         self.health = health
         self.clock = clock
@@ -98,22 +100,19 @@ class Deployment:
                 found += [(number, record) for record in records if record is not None]
         return found
 
-    def processor(
+    def folder(
         self,
         log: EventLog,
+        store: StateStore,
         *,
-        store: StateStore | None = None,
-        letters: DeadLetters | None = None,
-        limits: Limits = QUICK,
-        accept_gap: bool = False,
+        limits: EngineLimits = QUICK,
         metrics: Metrics | None = None,
         health: HealthBoard | None = None,
-    ) -> Processor:
+    ) -> Folder:
         number = next(self._numbers)
-        return Processor(
-            log,
-            self.store if store is None else store,
-            self.letters if letters is None else letters,
+        return Folder(
+            log.topic,
+            store,
             self.plan,
             only_stream=self.only,
             writer=f"engine-{number}",
@@ -124,23 +123,45 @@ class Deployment:
             health=health or HealthBoard(self.clock),
             limits=limits,
             fairness=self.fairness,
+        )
+
+    def service(
+        self,
+        log: EventLog,
+        *,
+        limits: EngineLimits = QUICK,
+        accept_gap: bool = False,
+        metrics: Metrics | None = None,
+        health: HealthBoard | None = None,
+    ) -> Service:
+        metrics, health = metrics or Metrics(), health or HealthBoard(self.clock)
+        return Service(
+            log,
+            self.store,
+            self.letters,
+            self.folder(log, self.store, limits=limits, metrics=metrics, health=health),
+            clock=self.clock,
+            meter=metrics,
+            health=health,
+            limits=limits,
+            fairness=self.fairness,
             accept_gap=accept_gap,
         )
 
     @asynccontextmanager
-    async def engine(self, *, limits: Limits = QUICK, accept_gap: bool = False) -> AsyncIterator[Engine]:
+    async def engine(self, *, limits: EngineLimits = QUICK, accept_gap: bool = False) -> AsyncIterator[Engine]:
         """An engine in the group; it ends without a word, as when killed."""
         metrics, health = Metrics(), HealthBoard(self.clock)
         async with MemoryLog(self.topic) as log:
-            processor = self.processor(log, limits=limits, accept_gap=accept_gap, metrics=metrics, health=health)
-            yield Engine(log, processor, metrics, health, self.clock)
+            service = self.service(log, limits=limits, accept_gap=accept_gap, metrics=metrics, health=health)
+            yield Engine(log, service, metrics, health, self.clock)
 
     async def catch_up(self, *engines: Engine) -> None:
         """Let the engines take turns until everything on the topic is committed, and noted."""
         for _ in range(STEPS_MAX):
             for engine in engines:
                 self.clock.pass_s(1)
-                await engine.processor.step()
+                await engine.service.step()
             if await self.is_caught_up(engines):
                 return
         raise AssertionError(f"not caught up after {STEPS_MAX} steps")
@@ -148,7 +169,7 @@ class Deployment:
     async def is_caught_up(self, engines: Iterable[Engine]) -> bool:
         positions: dict[int, int] = {}
         for engine in engines:
-            positions |= engine.processor.next_offsets
+            positions |= engine.service.next_offsets
         if positions.keys() != self.topic.partitions:
             return False
         async with MemoryLog(self.topic, None) as log:
@@ -163,7 +184,7 @@ class Deployment:
         """What is noted of the partition, without a call that could be meant to fail."""
         return self.store.snapshot().manifests.get((self.topic.name, number))
 
-    async def run(self, *, limits: Limits = QUICK, accept_gap: bool = False) -> None:
+    async def run(self, *, limits: EngineLimits = QUICK, accept_gap: bool = False) -> None:
         """One engine, until it has caught up."""
         async with self.engine(limits=limits, accept_gap=accept_gap) as engine:
             await self.catch_up(engine)
@@ -172,11 +193,12 @@ class Deployment:
         """What `replay` does."""
         reports: list[Progress] = [] if progressed is None else progressed
         async with MemoryLog(self.topic, None) as log:
+            shadow = self.store.shadow()
             return await Rebuild(
                 log,
                 self.store,
-                self.store.shadow(),
-                lambda store, letters: self.processor(log, store=store, letters=letters),
+                shadow,
+                self.folder(log, shadow),
                 request or Request(),
                 self.clock,
                 reports.append,

@@ -21,7 +21,7 @@ from crashfold.engine.errors import (
     TopicCompacted,
     TopicRecreated,
 )
-from crashfold.engine.runtime.processor import FLOOD_RECORDS, FOLDING_PER_SETTLING, SETTLED_AT_LEAST_EVERY_S, Limits
+from crashfold.engine.runtime.pacing import COMMITTED_AT_LEAST_EVERY_S, FLOOD_RECORDS, FOLDING_PER_COMMIT, EngineLimits
 from crashfold.engine.runtime.rebuild import Request
 from crashfold.schemas.chain import chain_of_games
 from crashfold.schemas.fairness import RuleBook, crash_point
@@ -40,7 +40,7 @@ def deployment(request: pytest.FixtureRequest) -> Deployment:
 async def steps(engine: Engine, count: int, every_s: float = 1) -> None:
     for _ in range(count):
         engine.clock.pass_s(every_s)
-        await engine.processor.step()
+        await engine.service.step()
 
 
 # --- in order --------------------------------------------------------------------------------------------------------
@@ -49,7 +49,7 @@ async def steps(engine: Engine, count: int, every_s: float = 1) -> None:
 async def test_every_game_is_folded_once_whatever_the_batches(deployment: Deployment) -> None:
     deployment.publish(*GAMES)
     for size in (1, 3, 7, 1000):
-        await deployment.run(limits=Limits(batch_games_max=size, poll_wait_s=0))
+        await deployment.run(limits=EngineLimits(batch_games_max=size, poll_wait_s=0))
         assert await deployment.games() == len(GAMES)
         deployment.store.restore(MemoryStore().snapshot())
     await deployment.run()
@@ -69,16 +69,16 @@ async def test_a_restart_goes_on_where_the_last_commit_was(deployment: Deploymen
 
 async def test_a_partition_full_of_junk_does_not_hold_up_the_others() -> None:
     deployment = Deployment(partitions=2)
-    async with deployment.engine(limits=Limits(poll_wait_s=0)) as engine:
+    async with deployment.engine(limits=EngineLimits(poll_wait_s=0)) as engine:
         deployment.topic.extend([b"junk"] * 30_000, key=b"a", partition=0)
         sizes = list[int]()
         while len(sizes) < 100 and sum(sizes) < 30_000:
             deployment.publish(game(len(sizes) + 1), stream="b", partition=1)
-            sizes.append(await engine.processor.step())
+            sizes.append(await engine.service.step())
             # What arrived two steps ago is committed, and what came with it was little.
             assert await deployment.games("b") >= len(sizes) - 3
     assert max(sizes[3:]) <= FLOOD_RECORDS
-    await deployment.run(limits=Limits(poll_wait_s=0))
+    await deployment.run(limits=EngineLimits(poll_wait_s=0))
     assert len(deployment.letters.letters) == 30_000
     await deployment.check("b")
 
@@ -89,7 +89,7 @@ async def test_a_partition_of_many_streams_is_committed_stream_by_stream() -> No
         deployment.publish(*GAMES[: 10 + number], stream=stream, partition=number % 2)
     async with deployment.engine() as one, deployment.engine() as other:
         await deployment.catch_up(one, other)
-        assert set(one.processor.held) | set(other.processor.held) == {"a", "b", "c", "d"}
+        assert set(one.service.streams) | set(other.service.streams) == {"a", "b", "c", "d"}
         assert one.value("partitions_held") == 1
         assert one.value("streams_held") == 2
     await deployment.check("a", "b", "c", "d")
@@ -97,7 +97,7 @@ async def test_a_partition_of_many_streams_is_committed_stream_by_stream() -> No
 
 async def test_a_step_that_lingers_makes_one_batch_of_what_comes_meanwhile() -> None:
     deployment = Deployment()
-    async with deployment.engine(limits=Limits(batch_games_max=100, linger_ms=50, poll_wait_s=0)) as engine:
+    async with deployment.engine(limits=EngineLimits(batch_games_max=100, linger_ms=50, poll_wait_s=0)) as engine:
         await steps(engine, 2)
         deployment.publish(GAMES[0])
         async with anyio.create_task_group() as tasks:
@@ -115,14 +115,14 @@ async def test_many_streams_are_committed_some_at_a_time() -> None:
     for name in names:
         deployment.publish(*GAMES[:3], stream=name)
     deployment.store.fail_next(Trouble.LOST_REPLY, method="commit")
-    await deployment.run(limits=Limits(batch_games_max=100, poll_wait_s=0, streams_at_once=3))
+    await deployment.run(limits=EngineLimits(batch_games_max=100, poll_wait_s=0, streams_at_once=3))
     assert [await deployment.versions(name) for name in names] == [1] * len(names)
     await deployment.check(*names)
 
 
 async def test_what_came_during_a_commit_is_in_the_next_one() -> None:
     deployment = Deployment()
-    async with deployment.engine(limits=Limits(batch_games_max=100, poll_wait_s=0)) as engine:
+    async with deployment.engine(limits=EngineLimits(batch_games_max=100, poll_wait_s=0)) as engine:
         await steps(engine, 2)
         deployment.publish(GAMES[0])
         await steps(engine, 1)  # polls the game ahead
@@ -134,28 +134,28 @@ async def test_what_came_during_a_commit_is_in_the_next_one() -> None:
 async def test_far_behind_a_commit_waits_until_it_is_worth_its_time(deployment: Deployment) -> None:
     deployment = Deployment(only=deployment.only, commit_s=1.0)
     deployment.publish(*GAMES)
-    await deployment.run(limits=Limits(batch_games_max=2, poll_wait_s=0))
+    await deployment.run(limits=EngineLimits(batch_games_max=2, poll_wait_s=0))
     batches = len(GAMES) // 2
-    assert await deployment.versions() <= batches // FOLDING_PER_SETTLING + 1
+    assert await deployment.versions() <= batches // FOLDING_PER_COMMIT + 1
     await deployment.check()
 
 
 async def test_far_behind_a_commit_does_not_wait_longer_than_a_reader_should(deployment: Deployment) -> None:
     deployment = Deployment(only=deployment.only, commit_s=100.0)
     deployment.publish(*GAMES)
-    async with deployment.engine(limits=Limits(batch_games_max=1, poll_wait_s=0)) as engine:
+    async with deployment.engine(limits=EngineLimits(batch_games_max=1, poll_wait_s=0)) as engine:
         seen = set()
         for _ in range(len(GAMES) + 3):
             await steps(engine, 1)
             seen.add(await deployment.games())
-    assert max(later - earlier for earlier, later in pairwise(sorted(seen))) <= SETTLED_AT_LEAST_EVERY_S + 1
+    assert max(later - earlier for earlier, later in pairwise(sorted(seen))) <= COMMITTED_AT_LEAST_EVERY_S + 1
 
 
 async def test_far_behind_a_commit_does_not_become_larger_than_redis_takes(deployment: Deployment) -> None:
     deployment = Deployment(only=deployment.only, commit_s=100.0)
     deployment.publish(*GAMES)
     seen = {0}
-    async with deployment.engine(limits=Limits(batch_games_max=2, poll_wait_s=0, commit_games_max=4)) as engine:
+    async with deployment.engine(limits=EngineLimits(batch_games_max=2, poll_wait_s=0, commit_games_max=4)) as engine:
         while await deployment.games() < len(GAMES):
             await steps(engine, 1)
             seen.add(await deployment.games())
@@ -165,8 +165,8 @@ async def test_far_behind_a_commit_does_not_become_larger_than_redis_takes(deplo
 async def test_what_was_folded_and_not_committed_is_folded_again_after_a_kill(deployment: Deployment) -> None:
     deployment = Deployment(only=deployment.only, commit_s=1.0)
     deployment.publish(*GAMES)
-    async with deployment.engine(limits=Limits(batch_games_max=2, poll_wait_s=0)) as engine:
-        while engine.processor.folded_to == engine.processor.next_offsets:
+    async with deployment.engine(limits=EngineLimits(batch_games_max=2, poll_wait_s=0)) as engine:
+        while engine.service.folded_to == engine.service.next_offsets:
             await steps(engine, 1)
     await deployment.run()
     await deployment.check()
@@ -175,10 +175,10 @@ async def test_what_was_folded_and_not_committed_is_folded_again_after_a_kill(de
 async def test_what_was_folded_is_committed_before_the_engine_asks_whether_the_rest_is_gone() -> None:
     deployment = Deployment(commit_s=1.0)
     deployment.publish(*GAMES)
-    async with deployment.engine(limits=Limits(batch_games_max=2, poll_wait_s=0), accept_gap=True) as engine:
-        while engine.processor.folded_to == engine.processor.next_offsets:
+    async with deployment.engine(limits=EngineLimits(batch_games_max=2, poll_wait_s=0), accept_gap=True) as engine:
+        while engine.service.folded_to == engine.service.next_offsets:
             await steps(engine, 1)
-        folded_to = engine.processor.folded_to[0]
+        folded_to = engine.service.folded_to[0]
         deployment.topic.truncate_before(folded_to + 4)  # two of them are polled ahead
         await deployment.catch_up(engine)
     assert await deployment.games() == len(GAMES) - 2
@@ -206,7 +206,7 @@ async def test_a_topic_of_garbage_is_passed_once() -> None:
     assert len(deployment.letters.letters) == 12
     async with deployment.engine() as engine:
         await steps(engine, 2)
-        assert engine.processor.next_offsets == {0: 12}
+        assert engine.service.next_offsets == {0: 12}
 
 
 async def test_records_of_another_stream_are_passed_by_the_only_one_s_checkpoint() -> None:
@@ -312,7 +312,7 @@ async def test_after_a_failover_and_back_the_history_that_stands_there_is_gone_o
 ) -> None:
     """The primary was not resynced: it has the commits that the engine made before it went to the stale replica, and
     so another base, other blocks and another version at the offset that the engine reached there."""
-    pieces = Limits(batch_games_max=3, poll_wait_s=0)
+    pieces = EngineLimits(batch_games_max=3, poll_wait_s=0)
     async with deployment.engine(limits=pieces) as engine:
         deployment.publish(*GAMES[:13])
         await deployment.catch_up(engine)
@@ -364,7 +364,7 @@ async def test_an_idle_stream_that_lost_writes_is_not_forgotten_over_a_busy_one(
 
 async def test_a_stream_let_go_from_memory_notices_what_it_lost() -> None:
     deployment = Deployment()
-    tight = Limits(batch_games_max=5, games_held_max=600, poll_wait_s=0)
+    tight = EngineLimits(batch_games_max=5, games_held_max=600, poll_wait_s=0)
     async with deployment.engine(limits=tight) as engine:
         deployment.publish(*GAMES[:5], stream="a")
         await deployment.catch_up(engine)
@@ -372,10 +372,10 @@ async def test_a_stream_let_go_from_memory_notices_what_it_lost() -> None:
         deployment.publish(*GAMES[5:9], stream="a")
         deployment.publish(*GAMES[:9], stream="b")
         await deployment.catch_up(engine)
-        assert list(engine.processor.held) == ["b"]
+        assert engine.service.streams == ["b"]
         deployment.store.restore(then)
         deployment.publish(*GAMES[9:12], stream="a")
-        await engine.processor.step()  # before it is time to look
+        await engine.service.step()  # before it is time to look
         await deployment.catch_up(engine)
     assert [await deployment.games(stream) for stream in ("a", "b")] == [12, 9]
     await deployment.check("a", "b")
@@ -438,7 +438,7 @@ async def test_an_engine_that_does_not_know_it_was_thrown_out_changes_nothing(de
     async with deployment.engine() as silent, deployment.engine() as other:
         deployment.publish(*GAMES[:10])
         await deployment.catch_up(silent, other)
-        holder, next_one = (silent, other) if silent.processor.next_offsets else (other, silent)
+        holder, next_one = (silent, other) if silent.service.next_offsets else (other, silent)
         deployment.publish(*GAMES[10:20])
         await steps(holder, 1)  # has polled ahead
         deployment.topic.evict(holder.log)
@@ -454,7 +454,7 @@ async def test_an_engine_that_does_not_know_it_was_thrown_out_changes_nothing(de
 async def test_two_engines_on_one_partition_count_nothing_twice(deployment: Deployment) -> None:
     """Both read everything, as if each were alone: half of the commits conflict."""
     async with MemoryLog(deployment.topic, None) as first, MemoryLog(deployment.topic, None) as second:
-        one, other = deployment.processor(first), deployment.processor(second)
+        one, other = deployment.service(first), deployment.service(second)
         for start in range(0, len(GAMES), 8):
             deployment.publish(*GAMES[start : start + 8])
             async with anyio.create_task_group() as tasks:
@@ -741,14 +741,14 @@ async def test_an_engine_that_ends_because_of_a_gap_does_not_hide_it_from_the_ne
         await deployment.catch_up(engine)
         deployment.topic.truncate_before(20)
         deployment.publish(GAMES[5], stream="b")  # so that there is something to note
-        await engine.processor.step()
-        await engine.processor.step()
+        await engine.service.step()
+        await engine.service.step()
         deployment.store._data.live["a"] = then.live["a"]
         deployment.publish(GAMES[20], stream="a")
         message = r"to 19 of games/0.*--accept-gap"
         with pytest.raises(LostRange, match=message):
             await steps(engine, 3, every_s=0)  # the commit tells, before the next look at the store
-        await engine.processor.close()
+        await engine.service.close()
     for _ in range(2):
         with pytest.raises(LostRange, match=message):
             await deployment.run()
@@ -765,7 +765,7 @@ async def test_a_stream_that_another_engine_left_behind_a_gap_is_not_taken_for_c
     deployment.publish(*GAMES[:5], stream="b")
     deployment.topic.truncate_before(10 if is_gone else 0)
     async with deployment.engine() as engine:
-        engine.processor.start_at(0, 10)
+        engine.service.start_at(0, 10)
         await engine.log.seek(0, 10)
         await steps(engine, 2)
         deployment.store._data.live["a"] = late.store.snapshot().live["a"]
@@ -863,7 +863,7 @@ async def test_a_state_of_other_settings_is_refused_before_anything_is_read(depl
     deployment.settings = msgspec.structs.replace(SMALL, min=(1.5, 4))
     async with deployment.engine() as engine:
         with pytest.raises(FingerprintMismatch, match="crashfold replay"):
-            await engine.processor.step()
+            await engine.service.step()
 
 
 async def test_a_running_engine_stops_when_a_rebuild_with_other_settings_is_swapped_in(
@@ -989,14 +989,14 @@ async def test_a_store_that_fails_back_to_a_topic_that_is_gone_is_refused(deploy
     deployment.store.restore(MemoryStore().snapshot())
     deployment.publish(*games_at(*[3.0] * 2, first_id=100))
     async with deployment.engine() as engine:
-        await engine.processor.step()
-        await engine.processor.step()
+        await engine.service.step()
+        await engine.service.step()
         deployment.store.restore(of_the_old_topic)
 
         async def go_on() -> None:
             for number in range(102, 110):
                 deployment.publish(game(number, 3.0))
-                await engine.processor.step()
+                await engine.service.step()
 
         with pytest.raises(TopicRecreated):
             await go_on()

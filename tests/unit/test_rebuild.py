@@ -18,8 +18,8 @@ from crashfold.engine.errors import (
     TopicRecreated,
 )
 from crashfold.engine.ports import DeadLetters, StateStore
-from crashfold.engine.runtime import processor, rebuild
-from crashfold.engine.runtime.processor import Limits, Processor
+from crashfold.engine.runtime import folder, rebuild
+from crashfold.engine.runtime.pacing import EngineLimits
 from crashfold.engine.runtime.rebuild import Progress, Rebuilt, Request
 from crashfold.schemas.game import encode
 from tests.support.games import SMALL, game, games_at
@@ -35,7 +35,7 @@ def deployment(request: pytest.FixtureRequest) -> Deployment:
 
 async def test_the_rebuilt_state_is_the_live_one_in_every_key(deployment: Deployment) -> None:
     deployment.publish(*GAMES[:30], *GAMES[10:25], *reversed(GAMES[25:]))
-    await deployment.run(limits=Limits(batch_games_max=3, poll_wait_s=0))
+    await deployment.run(limits=EngineLimits(batch_games_max=3, poll_wait_s=0))
     live = await deployment.store.read_model("crash")
     report = await deployment.rebuild()
     after = await deployment.store.read_model("crash")
@@ -87,7 +87,7 @@ async def test_what_no_engine_has_passed_is_handed_over_and_nothing_else() -> No
 async def test_a_stream_that_is_stored_as_it_is_printed_is_the_same(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processor, "UNFOLDED_GAMES", len(GAMES))
+    monkeypatch.setattr(folder, "UNFOLDED_GAMES", len(GAMES))
     deployment.publish(*GAMES)
     await deployment.rebuild()
     await deployment.check()
@@ -136,7 +136,7 @@ async def test_a_state_can_be_put_back_to_an_offset_and_the_engine_goes_on_from_
         await deployment.catch_up(engine)
         for _ in range(8):
             deployment.clock.pass_s(1)
-            await engine.processor.step()
+            await engine.service.step()
     assert await deployment.games() == len(GAMES)
     await deployment.check()
 
@@ -156,7 +156,7 @@ async def test_a_live_engine_whose_checkpoint_is_beyond_the_last_record_is_overt
     deployment.publish(*GAMES[:5], stream="idle")
     deployment.publish(*GAMES, stream="busy")
     deployment.topic.skip(3)
-    await deployment.run(limits=Limits(batch_games_max=1000, poll_wait_s=0))
+    await deployment.run(limits=EngineLimits(batch_games_max=1000, poll_wait_s=0))
     assert (await deployment.checkpoint("idle")).next_offset == 48
     report = await deployment.rebuild()
     assert [(one.stream, one.next_offset) for one in report.streams] == [("busy", 48), ("idle", 48)]
@@ -170,7 +170,7 @@ async def test_a_busy_live_engine_is_overtaken(deployment: Deployment) -> None:
         async def live() -> None:
             for one in GAMES[20:]:
                 deployment.publish(one)
-                await engine.processor.step()
+                await engine.service.step()
 
         tasks.start_soon(live)
         await deployment.rebuild()
@@ -239,21 +239,16 @@ async def test_memory_is_bounded_however_many_streams_there_are(monkeypatch: pyt
             deployment.publish(*GAMES[start : start + 10], stream=name)
     held = []
     async with MemoryLog(deployment.topic, None) as log:
-        limits = Limits(games_held_max=2_000, poll_wait_s=0)
-        made: list[Processor] = []
-
-        def new_processor(store: StateStore, letters: DeadLetters) -> Processor:
-            made.append(deployment.processor(log, store=store, letters=letters, limits=limits))
-            return made[0]
-
+        limits = EngineLimits(games_held_max=2_000, poll_wait_s=0)
+        made = deployment.folder(log, deployment.store.shadow(), limits=limits)
         await rebuild.Rebuild(
             log,
             deployment.store,
             deployment.store.shadow(),
-            new_processor,
+            made,
             Request(),
             deployment.clock,
-            lambda progress: held.append(len(made[0].held)),
+            lambda progress: held.append(len(made.streams)),
             poll_wait_s=0,
         ).run()
     assert max(held) <= 4
@@ -298,7 +293,7 @@ async def test_partitions_that_are_lost_and_gained_meanwhile_are_read_on(
             log,
             deployment.store,
             deployment.store.shadow(),
-            lambda store, letters: deployment.processor(log, store=store, letters=letters),
+            deployment.folder(log, deployment.store.shadow()),
             Request(),
             deployment.clock,
             reconnect,
@@ -378,7 +373,7 @@ async def test_a_live_engine_that_is_ahead_is_compared_once_it_is_overtaken(depl
             log,
             deployment.store,
             deployment.store.shadow(),
-            lambda store, letters: deployment.processor(log, store=store, letters=letters),
+            deployment.folder(log, deployment.store.shadow()),
             Request(),
             deployment.clock,
             lambda progress: None,
@@ -482,7 +477,7 @@ async def test_a_topic_that_is_made_anew_meanwhile_is_not_swapped_in(
             log,
             deployment.store,
             deployment.store.shadow(),
-            lambda store, letters: deployment.processor(log, store=store, letters=letters),
+            deployment.folder(log, deployment.store.shadow()),
             Request(accept_gap=True),
             deployment.clock,
             recreate,
@@ -547,7 +542,7 @@ async def test_retention_that_overtakes_a_rebuild_is_told_or_accepted(
             log,
             deployment.store,
             deployment.store.shadow(),
-            lambda store, letters: deployment.processor(log, store=store, letters=letters),
+            deployment.folder(log, deployment.store.shadow()),
             Request(accept_gap=accept_gap),
             deployment.clock,
             lambda progress: deployment.topic.truncate_before(30),

@@ -23,7 +23,7 @@ from crashfold.engine.errors import ConfigurationError, LostRange, StoreUnavaila
 from crashfold.engine.ports import ServerUsage, StoreUsage
 from crashfold.engine.runtime import supervisor
 from crashfold.engine.runtime.health import HealthBoard
-from crashfold.engine.runtime.processor import Limits
+from crashfold.engine.runtime.pacing import EngineLimits
 from crashfold.engine.runtime.supervisor import Supervisor
 from tests.support.games import games_at
 from tests.support.line import Deployment
@@ -32,7 +32,7 @@ GAMES = tuple(games_at(*(1.0, 2.0, 1.4, 11.0, 3.0) * 8))
 PATIENCE_S = 20
 STOP_S = 1.0
 CLOCK = SystemClock()
-LIMITS = Limits(batch_games_max=5, poll_wait_s=0.02)
+LIMITS = EngineLimits(batch_games_max=5, poll_wait_s=0.02)
 
 
 class Service:
@@ -47,7 +47,7 @@ class Service:
         self.log = MemoryLog(deployment.topic)
         deployment.clock = CLOCK  # type: ignore[assignment]
         self.supervisor = Supervisor(
-            deployment.processor(self.log, limits=LIMITS, metrics=self.metrics, health=self.health),
+            deployment.service(self.log, limits=LIMITS, metrics=self.metrics, health=self.health),
             self.log,
             clock=CLOCK,
             meter=self.metrics,
@@ -114,7 +114,7 @@ async def test_a_stop_finishes_the_step_under_way(deployment: Deployment) -> Non
         await until(committed(deployment, 5))
         service.supervisor.stop()
     kept = deployment.store.snapshot().live["crash"].checkpoint
-    assert service.supervisor._processor.next_offsets == {0: kept.next_offset}
+    assert service.supervisor._service.next_offsets == {0: kept.next_offset}
     await deployment.check()
 
 
@@ -242,7 +242,7 @@ async def test_it_ends_once_it_has_committed_what_stood_on_the_topic(deployment:
     deployment.topic.skip(3)
     service = Service(deployment, until_caught_up=True)
     await service.run()
-    assert service.supervisor._processor.next_offsets == {0: len(GAMES) + 3}
+    assert service.supervisor._service.next_offsets == {0: len(GAMES) + 3}
     await deployment.check()
     await Service(deployment, until_caught_up=True).run()
 

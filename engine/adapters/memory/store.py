@@ -82,6 +82,12 @@ class MemoryStore:
         """See `StateStore`. Here everyone may do everything."""
         await self._end(await self._begin("check_rights"))
 
+    async def checkpoint(self, stream: str) -> Checkpoint | None:
+        """See `StateStore`."""
+        await self._end(await self._begin("checkpoint"))
+        kept = self._streams.get(stream)
+        return None if kept is None else kept.checkpoint
+
     async def positions(self, streams: Sequence[str]) -> list[Position | None]:
         """See `StateStore`."""
         await self._end(await self._begin("positions"))

@@ -52,6 +52,9 @@ _BOOKKEEPING: Final = frozenset(
 )
 """The fields of the checkpoint's hash that are not the state's."""
 
+CHECKPOINT_FIELDS: Final = tuple(sorted(_BOOKKEEPING))
+"""What `checkpoint` reads of the hash."""
+
 _PROVEN: Final = tuple(sorted(_BOOKKEEPING - {"proof", "begun", "keys_created"}))
 
 _STREAM: Final = "stream:"

@@ -36,6 +36,7 @@ from crashfold.engine.errors import (
 from crashfold.engine.ports import (
     Applied,
     Behind,
+    Checkpoint,
     Commit,
     Conflict,
     Duplicate,
@@ -268,6 +269,17 @@ class RedisStore:
         replies = await self._client.run(self._commit_script, calls)
         _raise_worst(replies)
         return [self._outcome(commit, reply) for commit, reply in zip(commits, replies, strict=True)]
+
+    async def checkpoint(self, stream: str) -> Checkpoint | None:
+        """See `StateStore`."""
+        key, names = self._keys(stream).checkpoint, packing.CHECKPOINT_FIELDS
+        server = await self._client.at(key)
+        try:
+            (found,) = await server.ask(lambda pipeline: pipeline.hmget(key, names))
+        except StateError as error:
+            raise _about(key, error) from None
+        fields = {name.encode(): part for name, part in zip(names, found, strict=True) if part is not None}
+        return packing.checkpoint(key, fields) if fields else None
 
     async def positions(self, streams: Sequence[str]) -> list[Position | None]:
         """See `StateStore`."""
