@@ -24,7 +24,6 @@ from crashfold.engine.cli.bootstrap import (
     serve_metrics,
 )
 from crashfold.engine.cli.options import Common
-from crashfold.engine.ports import DeadLetters, StateStore
 from crashfold.engine.runtime.rebuild import Progress, Rebuild, RebuildReport, Request
 from crashfold.engine.runtime.reporting import RebuildNotes
 from crashfold.engine.settings import Settings

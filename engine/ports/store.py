@@ -164,8 +164,7 @@ class StateStore(Protocol):
         the command and the keys, or the channel, for which this user has no right."""
 
     async def checkpoint(self, stream: str) -> Checkpoint | None:
-        """The stream's checkpoint, without its state; None when it has none. Raises StateError when it cannot be read.
-        """
+        """The checkpoint without the state; None when there is none. Raises StateError when it cannot be read."""
 
     async def positions(self, streams: Sequence[str]) -> list[Position | None]:
         """Where each stream's checkpoint stands; None where there is none."""

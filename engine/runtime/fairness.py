@@ -25,7 +25,7 @@ class FairnessCount:
         faults = Faults(sum(reason == "fairness" for _, reason, _ in batch.rejected))
         for one in folded.folds:
             if one.folded.accepted:
-                faults += self._check.faults(one.before.window, one.folded.games)
+                faults += self._check.faults(one.stream, one.before.window, one.folded.games)
         if faults.hash:
             self._meter.unfair("hash", faults.hash)
         if faults.chain:

@@ -94,9 +94,7 @@ class Partitions:
     @property
     def marks(self) -> dict[int, Mark]:
         """Per partition, the last record that was read and committed."""
-        return {
-            number: partition.committed.mark for number, partition in self.held.items() if partition.committed.mark
-        }
+        return {number: partition.committed.mark for number, partition in self.held.items() if partition.committed.mark}
 
     def start_at(self, number: int, next_offset: int, topic_id: str | None) -> None:
         """Take the partition as held, to be folded from there on."""

@@ -38,7 +38,6 @@ from crashfold.engine.ports import (
     Records,
     ShadowStore,
     StateStore,
-    Stored,
 )
 from crashfold.engine.runtime.folder import Folder
 from crashfold.engine.runtime.health import HealthBoard

@@ -164,8 +164,10 @@ class Service:
         if not (polled.gained or polled.lost):
             return
         self._meter.rebalanced()
-        if polled.gained and await self._patience.with_log(self._log.is_compacted):
-            self._gaps.accept_compacted()
+        if polled.gained:
+            is_compacted = await self._patience.with_log(self._log.is_compacted)
+            if is_compacted:
+                self._gaps.accept_compacted()
         for number in polled.lost | polled.gained:
             self._partitions.forget(number)
             self._folder.streams.forget_partition(number)

@@ -139,9 +139,7 @@ class Upkeep:
         """
         numbers = self._partitions.read
         known = [
-            (name, number, position)
-            for number in numbers
-            for name, position in self._partitions[number].known.items()
+            (name, number, position) for number in numbers for name, position in self._partitions[number].known.items()
         ]
         if not known:
             for number in numbers[:1]:

@@ -203,6 +203,7 @@ class StateStoreContract(StreamFixture):
 
     async def test_a_stream_without_a_commit_has_nothing(self, store: Store, stream: str) -> None:
         assert await store.load(stream) is None
+        assert await store.checkpoint(stream) is None
         assert await store.read_model(stream) is None
         assert await store.positions([stream]) == [None]
 
@@ -211,7 +212,7 @@ class StateStoreContract(StreamFixture):
         assert await store.commit([first]) == [Applied(1)]
         stored = await store.load(stream)
         assert stored is not None
-        assert stored.checkpoint == first.checkpoint
+        assert stored.checkpoint == first.checkpoint == await store.checkpoint(stream)
         assert stored.version == 1
         assert stored.state == {"base": b"1"}
         assert stored.window == [game(1)]
@@ -238,7 +239,7 @@ class StateStoreContract(StreamFixture):
         await store.commit([unmarked])
         stored = await store.load(stream)
         assert stored is not None
-        assert stored.checkpoint == unmarked.checkpoint
+        assert stored.checkpoint == unmarked.checkpoint == await store.checkpoint(stream)
 
     async def test_fields_of_the_state_come_and_go(self, store: Store, stream: str) -> None:
         blocks = WriteHash({"base": b"\xff\x00", "before_window:1": b"x", "before_window:2": b"y"})

@@ -21,9 +21,9 @@ from crashfold.engine.adapters.memory.store import MemoryShadowStore, MemoryStor
 from crashfold.engine.errors import LogUnavailable, StoreRefused, StoreUnavailable
 from crashfold.engine.ports import (
     Behind,
-    Checkpoint,
     Bounds,
     CachedAnswer,
+    Checkpoint,
     Commit,
     DeadLetter,
     Manifest,

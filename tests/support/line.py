@@ -20,10 +20,11 @@ from crashfold.engine.runtime.verify import VerifyReport, verify
 from crashfold.projections import Plan, plan
 from crashfold.projections.settings import ProjectionSettings
 from crashfold.schemas.game import DEFAULT_STREAM, Game, encode
-from tests.support.games import SMALL
+from tests.support.games import SMALL, games_at
 
 STEPS_MAX: Final = 400
 """More than any test needs: who is not done by then goes in circles."""
+GAMES: Final = tuple(games_at(*(1.0, 2.0, 1.4, 11.0, 3.0) * 8))
 QUICK: Final = EngineLimits(batch_games_max=5, poll_wait_s=0)
 
 
@@ -240,3 +241,10 @@ class Deployment:
         return sorted(
             (letter.offset, letter.reason) for letter in self.letters.letters if only is None or letter.offset in only
         )
+
+
+async def steps(engine: Engine, count: int, every_s: float = 1) -> None:
+    """Let the engine take so many turns, with some time between them."""
+    for _ in range(count):
+        engine.clock.pass_s(every_s)
+        await engine.service.step()

@@ -17,7 +17,6 @@ from crashfold.engine.errors import (
     StreamMoved,
     TopicRecreated,
 )
-from crashfold.engine.ports import DeadLetters, StateStore
 from crashfold.engine.runtime import folder, rebuild
 from crashfold.engine.runtime.pacing import EngineLimits
 from crashfold.engine.runtime.rebuild import Progress, Rebuilt, Request
