@@ -11,6 +11,7 @@ const BANDS = [[1.2, "low"], [2, "plain"], [5, "good"], [20, "fine"], [100, "hig
 export function gamesPanel(page) {
   let open = null; // The id of the game whose detail is shown.
   let drawn = "";
+  let told = ""; // What the detail was written from: it is not written, or read out, again without a reason.
 
   function show() {
     const games = page.ledger.games.slice(-SHOWN).reverse();
@@ -46,7 +47,10 @@ export function gamesPanel(page) {
   function showGame() {
     const found = open === null ? null : page.ledger.find(open);
     $("game").hidden = found === null;
-    if (found === null) return;
+    if (found === null) told = "";
+    const tells = found && JSON.stringify([open, found.before?.id, words.zoneName()]);
+    if (found === null || tells === told) return;
+    told = tells;
     const { game, before } = found;
     const { shown } = game;
     const time = (iso) => (iso === null ? "not told" : words.moment(Date.parse(iso), page.now()));

@@ -133,6 +133,60 @@ def test_the_page_counts_as_the_api_does(site: Site, open_page: OpenPage) -> Non
     assert told["intervals"][0] == told["intervals"][1]
 
 
+NOW_MS: Final = 1_800_000_000_000
+LIVE: Final[dict[str, Any]] = {
+
+        "link": "live",
+        "retryAtMs": 0,
+        "offlineSinceMs": 0,
+        "total": 5,
+        "newestEndMs": NOW_MS - 9_000,
+        "arrivedMs": None
+    ,
+    "gapMs": 20_000, "replicaAgeS": None,
+    "engine": {"isThere": True, "seenMs": NOW_MS, "lag": 1, "freshnessS": 0.2, "gamesPerSecond": 100},
+}
+SILENT: Final = {"isThere": False, "seenMs": NOW_MS - 60_000}
+BEHIND: Final = {**LIVE["engine"], "lag": 90_000, "freshnessS": 900}
+DAY_MS: Final = 86_400_000
+STATES: Final[list[tuple[dict[str, Any], str, str]]] = [
+    ({}, "live", ""),
+    ({"engine": None}, "live", ""),
+    ({"link": "connecting", "total": None}, "connecting", ""),
+    (
+        {"link": "offline", "retryAtMs": NOW_MS + 1_200, "offlineSinceMs": NOW_MS, "engine": SILENT},
+        *("disconnected", "trying again in 2 s"),
+    ),
+    ({"replicaAgeS": 12, "engine": SILENT}, "Redis away", "12 s old"),
+    ({"total": 0, "newestEndMs": None, "engine": SILENT}, "no games yet", ""),
+    ({"engine": SILENT, "newestEndMs": NOW_MS - DAY_MS}, "engine silent", "since 07:59:00"),
+    ({"engine": {**SILENT, "seenMs": None}}, "engine silent", "not heard since this page is open"),
+    ({"engine": BEHIND, "newestEndMs": NOW_MS - DAY_MS}, "catching up", "90,000 games behind, 15 min left"),
+    ({"engine": {**BEHIND, "lag": 1, "gamesPerSecond": 0}}, "catching up", "1 game behind"),
+    ({"newestEndMs": NOW_MS - 99_000}, "live", ""),
+    ({"newestEndMs": NOW_MS - 101_000}, "quiet", "no game since 07:58:19"),
+    ({"newestEndMs": NOW_MS - 316 * DAY_MS}, "quiet", "no game since 2026-03-05 08:00:00"),
+    ({"newestEndMs": NOW_MS - 316 * DAY_MS, "arrivedMs": NOW_MS - 1_000}, "old games", "the newest ended 2026-03-05"),
+    ({"link": "polling"}, "asking", "no live stream"),
+]
+
+
+def test_the_head_says_what_is_worst(site: Site, open_page: OpenPage) -> None:
+    page = open_page(site)
+    asked = [[{**LIVE, **facts}, NOW_MS] for facts, _, _ in STATES]
+    told = page.evaluate(
+        """async (asked) => {
+          const [m, words] = await Promise.all([import("./page/state.js"), import("./page/words.js")]);
+          const whole = (facts) => ({ ...facts, newestEndMs: facts.newestEndMs ?? NaN });
+          return asked.map(([facts, now]) => m.stateOf(whole(facts), now, words));
+        }""",
+        asked,
+    )
+    for (facts, word, detail), state in zip(STATES, told, strict=True):
+        assert state["word"] == word, facts
+        assert detail in state["detail"], facts
+
+
 def test_a_hash_that_is_pasted_shows_its_point_and_its_place(site: Site, open_page: OpenPage) -> None:
     page = open_page(site)
     vector = VECTORS[6]
