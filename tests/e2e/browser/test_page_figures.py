@@ -135,15 +135,14 @@ def test_the_page_counts_as_the_api_does(site: Site, open_page: OpenPage) -> Non
 
 NOW_MS: Final = 1_800_000_000_000
 LIVE: Final[dict[str, Any]] = {
-
-        "link": "live",
-        "retryAtMs": 0,
-        "offlineSinceMs": 0,
-        "total": 5,
-        "newestEndMs": NOW_MS - 9_000,
-        "arrivedMs": None
-    ,
-    "gapMs": 20_000, "replicaAgeS": None,
+    "link": "live",
+    "retryAtMs": 0,
+    "offlineSinceMs": 0,
+    "total": 5,
+    "newestEndMs": NOW_MS - 9_000,
+    "arrivedMs": None,
+    "gapMs": 20_000,
+    "replicaAgeS": None,
     "engine": {"isThere": True, "seenMs": NOW_MS, "lag": 1, "freshnessS": 0.2, "gamesPerSecond": 100},
 }
 SILENT: Final = {"isThere": False, "seenMs": NOW_MS - 60_000}
