@@ -19,14 +19,14 @@ from crashfold.engine.adapters.web import server as web
 from crashfold.engine.cli.bootstrap import CLOCK, only_stream, open_log, redis_watch
 from crashfold.engine.core.fairness import FairnessCheck
 from crashfold.engine.http import page
+from crashfold.engine.http.answers import Answers
 from crashfold.engine.http.app import create_app
 from crashfold.engine.http.clients import Proxies, is_own_machine
 from crashfold.engine.http.connections import connection_options
 from crashfold.engine.http.places import Bounds, Places
 from crashfold.engine.http.stream import live_routes
-from crashfold.engine.read.answers import Answers
 from crashfold.engine.read.feed import Live, LiveLimits
-from crashfold.engine.read.follower import Followers
+from crashfold.engine.read.followers import Followers
 from crashfold.engine.read.health import ApiHealth
 from crashfold.engine.read.replica import Replica
 from crashfold.engine.read.times import Zones
@@ -65,7 +65,7 @@ async def serve_api(
         dead_letters=KafkaDeadLetters.from_settings(settings.kafka),
     )
     live = Live(
-        answers.follower_of,
+        followers.required,
         zones,
         answers.fairness_of,
         meter=metrics,

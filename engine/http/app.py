@@ -21,13 +21,14 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, Reference, SecurityScheme, Server
 
 from crashfold.engine.http import operations
+from crashfold.engine.http.answers import Answers
 from crashfold.engine.http.edge import Edge, Page
+from crashfold.engine.http.replies import JSON, VARY_CODING, Reply
+from crashfold.engine.http.routes import ROUTES
 from crashfold.engine.ports import Clock, RateLimits
-from crashfold.engine.read.answers import JSON, VARY_CODING, Answers, Reply
+from crashfold.engine.read.aggregate import Route
 from crashfold.engine.read.health import ApiHealth
 from crashfold.engine.read.meter import ApiMeter
-from crashfold.engine.read.questions import Limits
-from crashfold.engine.read.routes import ROUTES, Route
 from crashfold.engine.read.times import Zones
 from crashfold.engine.settings import Settings, masked_text
 
@@ -68,10 +69,10 @@ def create_app(
     rate_limits: RateLimits | None = None,
 ) -> Edge:
     """The ASGI application. `handlers` makes the live routes, `files_at` are files by path, which need no token."""
-    limits = Limits(settings.projections.window_games)
+    window_games = settings.projections.window_games
     # Litestar serves its description with pages of its own for whatever it does not know there. So it is asked for the
     # description once, and the application that answers serves that as a file among others.
-    asked = [_described(route, limits) for route in ROUTES]
+    asked = [_described(route, window_games) for route in ROUTES]
     routed = [*asked, *_described_probes(), *handlers()]
     described = Litestar(routed, openapi_config=_openapi(settings), logging_config=None)
     description = msgspec.json.encode(operations.finished(described.openapi_schema.to_schema(), Zones()))
@@ -93,7 +94,7 @@ def create_app(
     )
 
 
-def _described(route: Route, limits: Limits) -> HTTPRouteHandler:
+def _described(route: Route, window_games: int) -> HTTPRouteHandler:
     """A route as the reference shows it."""
 
     async def handle() -> None:
@@ -105,7 +106,7 @@ def _described(route: Route, limits: Limits) -> HTTPRouteHandler:
         status_code=200,
         name=f"{route.method} {route.path}",
         operation_id=operations.name_of(route),
-        operation_class=operations.operation_of(route, limits),
+        operation_class=operations.operation_of(route, window_games),
         responses=operations.responses_of(route),
         summary=operations.summary_of(route),
         tags=[operations.tag_of(route)],

@@ -14,10 +14,10 @@ from typing import Final
 import structlog
 
 from crashfold.engine.errors import CrashfoldError
+from crashfold.engine.http import problems
 from crashfold.engine.http.places import host_of_peer
+from crashfold.engine.http.problems import Problem
 from crashfold.engine.ports import Clock, RateLimits
-from crashfold.engine.read import problems
-from crashfold.engine.read.problems import Problem
 
 CLIENTS_MAX: Final = 10_000
 """Clients whose rate is known; who was silent for longest is forgotten first."""

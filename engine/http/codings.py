@@ -15,8 +15,8 @@ import anyio.to_thread
 import cramjam
 import msgspec
 
-from crashfold.engine.read import problems
-from crashfold.engine.read.answers import Headers, Reply, problem_reply
+from crashfold.engine.http import problems
+from crashfold.engine.http.replies import Headers, Reply, problem_reply
 
 Coding = Literal["zstd", "br", "gzip"]
 Wanted = Literal["zstd", "br", "gzip", "identity", "none"]

@@ -16,14 +16,16 @@ from typing import Any, Final
 import anyio
 import structlog
 
+from crashfold.engine.http import problems
+from crashfold.engine.http.answers import Answers
 from crashfold.engine.http.clients import Proxies, RateLimit, is_own_machine
 from crashfold.engine.http.codings import Codings
+from crashfold.engine.http.problems import Problem
+from crashfold.engine.http.replies import Headers, Reply, problem_reply
+from crashfold.engine.http.requests import ApiRequest
+from crashfold.engine.http.routes import plain
 from crashfold.engine.ports import Clock, RateLimits
-from crashfold.engine.read import problems
-from crashfold.engine.read.answers import Answers, Headers, Reply, problem_reply
 from crashfold.engine.read.meter import ApiMeter, Source
-from crashfold.engine.read.problems import Problem
-from crashfold.engine.read.routes import Request, plain
 from crashfold.engine.settings import ApiSettings
 
 BODY_BYTES_MAX: Final = 64 << 10
@@ -200,7 +202,7 @@ class Edge:
             reply = self._answers.kept(asked, path, query, headers, body)
             if reply is None:
                 with anyio.move_on_after(ANSWER_WAIT_S):
-                    reply = await self._answers.answer(Request(asked, path, query, body, headers))
+                    reply = await self._answers.answer(ApiRequest(asked, path, query, body, headers))
             if reply is None:
                 reply = problem_reply(problems.unavailable("it took too long", 5))
         else:

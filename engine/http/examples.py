@@ -8,15 +8,17 @@ from typing import Any, Final
 
 import msgspec
 
+from crashfold.engine.http.requests import ApiRequest
+from crashfold.engine.http.routes import answer
 from crashfold.engine.ports import ReadDeadLetter, Standing, StreamOverview
-from crashfold.engine.read import questions
+from crashfold.engine.read.aggregate import Route
+from crashfold.engine.read.answer import Success
 from crashfold.engine.read.deployment import deployment_of
 from crashfold.engine.read.overview import Overview
-from crashfold.engine.read.questions import Limits
-from crashfold.engine.read.routes import Request, Route, Success, answer
 from crashfold.engine.read.times import Zones
 from crashfold.engine.settings import Settings
 from crashfold.projections.games import Bands, Games
+from crashfold.projections.settings import ProjectionSettings
 from crashfold.schemas.game import Game
 from crashfold.schemas.reports import EngineReport, PartitionReport, RebuildProgress, Verification
 
@@ -84,7 +86,7 @@ def overview() -> Overview:
     )
 
 
-def request_of(route: Route) -> Request:
+def request_of(route: Route) -> ApiRequest:
     """A question that the route answers."""
     asked = {
         field.name: PARAMETERS[field.name]
@@ -93,8 +95,8 @@ def request_of(route: Route) -> Request:
     }
     path = route.path.replace("{value}", str(PARAMETERS["value"])).replace("{game_id}", str(PARAMETERS["game_id"]))
     if route.method == "POST":
-        return Request("POST", path, body=msgspec.json.encode(asked))
-    return Request("GET", path, "&".join(f"{name}={value}" for name, value in asked.items()))
+        return ApiRequest("POST", path, body=msgspec.json.encode(asked))
+    return ApiRequest("GET", path, "&".join(f"{name}={value}" for name, value in asked.items()))
 
 
 def body_of(route: Route) -> Any:
@@ -108,7 +110,7 @@ def answer_of(route: Route) -> Any:
     if route.is_of_all:
         success = Success(data=route.answer(overview(), route.question()))
         return msgspec.json.decode(msgspec.json.encode(success))
-    limits = Limits(window_games=questions.INTEGER_MAX)
-    status, body = answer(request_of(route), window(), NOW_MS, limits=limits, zones=Zones())
+    settings = ProjectionSettings(window_games=10_000_000)
+    status, body = answer(request_of(route), window(), NOW_MS, settings=settings, zones=Zones())
     assert status == 200, (route.path, body)
     return msgspec.json.decode(msgspec.json.encode(body))

@@ -25,12 +25,12 @@ from litestar.openapi.spec import (
     Schema,
 )
 
-from crashfold.engine.http import examples
-from crashfold.engine.read import problems, questions
+from crashfold.engine.http import examples, problems
+from crashfold.engine.http.problems import Problem
+from crashfold.engine.read import questions
+from crashfold.engine.read.aggregate import Route
 from crashfold.engine.read.aggregates.games import GamesPage
-from crashfold.engine.read.problems import Problem
-from crashfold.engine.read.questions import Limits
-from crashfold.engine.read.routes import Route, Success
+from crashfold.engine.read.answer import Success
 from crashfold.engine.read.times import Zones
 from crashfold.projections.settings import DAY_MINUTES, HOURS_MAX
 from crashfold.schemas.predicate import THRESHOLD_MAX, THRESHOLD_MIN, Kind
@@ -201,9 +201,9 @@ def refusal_of(status: int) -> ResponseSpec:
     )
 
 
-def operation_of(route: Route, limits: Limits) -> type[Operation]:
+def operation_of(route: Route, window_games: int) -> type[Operation]:
     """The operation that describes what the route asks for."""
-    parameters, body = _parameters(route, limits), _body(route, limits)
+    parameters, body = _parameters(route, window_games), _body(route, window_games)
 
     @dataclass
     class RouteOperation(Operation):
@@ -248,18 +248,18 @@ def tag_of(route: Route) -> str:
     return route.path.removeprefix("/api/").removeprefix("analytics/").partition("/")[0]
 
 
-def _parameters(route: Route, limits: Limits) -> list[Parameter]:
+def _parameters(route: Route, window_games: int) -> list[Parameter]:
     found = []
     if "{value}" in route.path:
         assert route.kind is not None
         found.append(_path("value", _threshold(route.kind), "The threshold."))
     if "{game_id}" in route.path:
         found.append(_path("game_id", Schema(type=OpenAPIType.INTEGER), "The id of the game."))
-    limits = questions.limits_of(route.question, limits)
+    games_max = questions.games_max_of(route.question, window_games)
     if route.method == "GET":
         hints = get_type_hints(route.question)
         for field in msgspec.structs.fields(route.question):
-            schema = _schema(field.name, hints[field.name], route.kind, limits)
+            schema = _schema(field.name, hints[field.name], route.kind, games_max)
             if not field.required:
                 schema.default = field.default
             example = examples.PARAMETERS.get(field.name) if field.required else None
@@ -279,14 +279,15 @@ def _path(name: str, schema: Schema, description: str) -> Parameter:
     return Parameter(name, "path", schema=schema, required=True, description=description)
 
 
-def _body(route: Route, limits: Limits) -> RequestBody | None:
+def _body(route: Route, window_games: int) -> RequestBody | None:
     if route.method == "GET":
         return None
     hints = get_type_hints(route.question)
+    games_max = questions.games_max_of(route.question, window_games)
     properties: dict[str, Reference | Schema] = {}
     required = []
     for field in msgspec.structs.fields(route.question):
-        schema = _schema(field.name, hints[field.name], route.kind, limits)
+        schema = _schema(field.name, hints[field.name], route.kind, games_max)
         if field.required:
             required.append(field.name)
         else:
@@ -299,7 +300,7 @@ def _body(route: Route, limits: Limits) -> RequestBody | None:
     return RequestBody(content={"application/json": media}, required=True)
 
 
-def _schema(name: str, kind: Any, threshold: Kind | None, limits: Limits) -> Schema:
+def _schema(name: str, kind: Any, threshold: Kind | None, games_max: int) -> Schema:
     """One parameter or member; the bounds are those of `questions`."""
     if kind is bool:
         return Schema(type=OpenAPIType.BOOLEAN)
@@ -323,7 +324,7 @@ def _schema(name: str, kind: Any, threshold: Kind | None, limits: Limits) -> Sch
         case "page":
             high = questions.INTEGER_MAX
         case _:
-            high = limits.window_games
+            high = games_max
     return Schema(type=OpenAPIType.INTEGER, minimum=1, maximum=high)
 
 

@@ -20,12 +20,14 @@ from litestar.openapi.spec import Example
 from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Scope, Send
 
-from crashfold.engine.http import operations
+from crashfold.engine.http import operations, problems
+from crashfold.engine.http.problems import Problem, problem_of
+from crashfold.engine.http.requests import ZONE_HEADER, read_query, read_terms, split_query
 from crashfold.engine.ports import Cursor
-from crashfold.engine.read import problems, questions
 from crashfold.engine.read.feed import Feed, Live, Transport
 from crashfold.engine.read.live import CONNECTION_ESTABLISHED, HEARTBEAT, RETRY, EventName, Frame, newest_id
-from crashfold.engine.read.problems import Problem
+from crashfold.engine.read.questions import LIVE_GAMES, Question
+from crashfold.engine.read.refusals import Refusal
 from crashfold.engine.read.times import Zone
 
 GOING_AWAY: Final = 1001
@@ -35,7 +37,6 @@ ABORT: Final = "crashfold.abort"
 """The extension of a scope by which its connection ends at once, whatever was not sent: `{"abort": function}`."""
 GONE_S: Final = 1.0
 """How long an aborted connection may take to be gone."""
-LIMITS: Final = questions.Limits(questions.LIVE_GAMES)
 
 _SSE_HEADERS: Final = (
     ("content-type", "text/event-stream"),
@@ -53,6 +54,12 @@ _EXAMPLE: Final = (
     '"calculatedPoint":null,"crashedFloor":2,"endTime":"2026-01-15T12:34:56+00:00","prepareTime":null,'
     '"beginTime":null}],"skipped":0}\n\n'
 )
+
+
+class LiveQuestion(Question, frozen=True, kw_only=True):
+    """The live stream, with `limit` games an event at most."""
+
+    limit: int = LIVE_GAMES
 
 
 class StreamEvent(msgspec.Struct, frozen=True):
@@ -86,22 +93,21 @@ def live_routes(live: Live) -> Sequence[HTTPRouteHandler | WebsocketRouteHandler
         operation_class=operations.StreamOperation,
     )
     async def stream(request: Request[Any, Any, Any]) -> ASGIResponse:
-        asked = await _ask(live, "sse", request.scope)
-        if isinstance(asked, Problem):
-            return _problem_response(asked)
-        question = questions.read_query(
-            questions.LiveQuestion, questions.split_query(request.scope["query_string"].decode("latin-1")), LIMITS
-        )
-        if isinstance(question, Problem):
-            return _problem_response(question)
+        try:
+            asked = await _ask(live, "sse", request.scope)
+            query = split_query(request.scope["query_string"].decode("latin-1"))
+            question = read_query(LiveQuestion, query, LIVE_GAMES)
+        except Refusal as refusal:
+            return _problem_response(problem_of(refusal))
         known = Cursor.parse(request.headers.get("last-event-id"))
         return _EventStream(live, *asked, known, question.limit)
 
     @websocket("/ws")
     async def ws(socket: WebSocket[Any, Any, Any]) -> None:
-        asked = await _ask(live, "websocket", socket.scope)
-        if isinstance(asked, Problem):
-            await _deny(socket, asked)
+        try:
+            asked = await _ask(live, "websocket", socket.scope)
+        except Refusal as refusal:
+            await _deny(socket, problem_of(refusal))
         else:
             await _serve_websocket(socket, live, *asked)
 
@@ -215,20 +221,15 @@ class _Client:
         tasks.cancel()
 
 
-async def _ask(live: Live, transport: Transport, scope: Any) -> tuple[Feed, Zone] | Problem:
-    """The feed and the zone that a client asks for."""
+async def _ask(live: Live, transport: Transport, scope: Any) -> tuple[Feed, Zone]:
+    """The feed and the zone that a client asks for. Raises a Refusal."""
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-    query = questions.split_query(scope["query_string"].decode("latin-1"))
-    if not headers.get(questions.ZONE_HEADER):
-        headers[questions.ZONE_HEADER] = query.get("tz", "")
-    terms = questions.read_terms(query, headers, live.zones, takes_at=False)
-    if isinstance(terms, Problem):
-        return terms
-    refusal = live.refusal(transport)
-    if refusal is not None:
-        return refusal
-    feed = await live.feed(terms.stream or live.default_stream)
-    return feed if isinstance(feed, Problem) else (feed, terms.zone)
+    query = split_query(scope["query_string"].decode("latin-1"))
+    if not headers.get(ZONE_HEADER):
+        headers[ZONE_HEADER] = query.get("tz", "")
+    terms = read_terms(query, headers, live.zones, takes_at=False)
+    live.check_place(transport)
+    return await live.feed(terms.stream or live.default_stream), terms.zone
 
 
 async def _tell(

@@ -11,11 +11,11 @@ from typing import Any, Final
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from crashfold.engine.http import problems
 from crashfold.engine.http.http11 import Message, printed
 from crashfold.engine.http.places import Places, host_of_peer
+from crashfold.engine.http.replies import Reply, problem_reply
 from crashfold.engine.http.stream import ABORT
-from crashfold.engine.read import problems
-from crashfold.engine.read.answers import Reply, problem_reply
 
 VERSION: Final = b"13"
 """The only one that there is (RFC 6455)."""

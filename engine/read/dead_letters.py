@@ -4,15 +4,21 @@ Imports the port that reads them. Keys and values are text that somebody else wr
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import anyio
 import msgspec
 
 from crashfold.engine.ports import DeadLetterReader, ReadDeadLetter
-from crashfold.engine.read.overview import Overview
-from crashfold.engine.read.questions import DeadLettersQuestion
+from crashfold.engine.read.questions import Question
 from crashfold.engine.read.times import Instant
-from crashfold.schemas.game import TIME_MAX_MS
+
+
+class DeadLettersQuestion(Question, frozen=True, kw_only=True):
+    """The newest `limit` dead letters."""
+
+    limit_max: ClassVar[int | None] = 500
+    limit: int = 50
 
 
 class DeadLetterItem(msgspec.Struct, frozen=True):
@@ -34,25 +40,6 @@ class DeadLettersAnswer(msgspec.Struct, frozen=True):
 
     count: int
     dead_letters: list[DeadLetterItem]
-
-
-def dead_letters(overview: Overview, question: DeadLettersQuestion) -> DeadLettersAnswer:
-    """The records that could not be folded, newest first."""
-    items = [
-        DeadLetterItem(
-            one.topic,
-            one.partition,
-            one.offset,
-            one.reason,
-            one.detail,
-            overview.zone.isoformat(one.time_ms * 1000) if 0 <= one.time_ms <= TIME_MAX_MS else None,
-            one.key,
-            one.value,
-            one.retried,
-        )
-        for one in overview.dead_letters[: question.limit]
-    ]
-    return DeadLettersAnswer(len(items), items)
 
 
 class SharedDeadLetters:

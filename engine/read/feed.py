@@ -16,9 +16,11 @@ import structlog
 
 from crashfold.engine.ports import Cursor
 from crashfold.engine.read.fairness import FairnessOf, TableFairness
-from crashfold.engine.read.follower import Change, Ended, Follower
+from crashfold.engine.read.follower import Follower
+from crashfold.engine.read.held import Change
 from crashfold.engine.read.live import Backlog, Frame
-from crashfold.engine.read.problems import Problem, unavailable
+from crashfold.engine.read.refusals import NotNow
+from crashfold.engine.read.subscription import Ended
 from crashfold.engine.read.times import Zones
 from crashfold.schemas.game import DEFAULT_STREAM
 
@@ -132,7 +134,7 @@ class Live:
 
     def __init__(
         self,
-        follower_of: Callable[[str], Awaitable[Follower | Problem]],
+        follower_of: Callable[[str], Awaitable[Follower]],
         zones: Zones,
         fairness_of: FairnessOf,
         *,
@@ -173,14 +175,12 @@ class Live:
         for scope in (scope for clients in self._clients.values() for scope in clients):
             scope.deadline = anyio.current_time() + GOODBYE_S
 
-    async def feed(self, stream: str) -> Feed | Problem:
-        """The feed of a stream, or what `follower_of` has against it."""
+    async def feed(self, stream: str) -> Feed:
+        """The feed of a stream. Raises what `follower_of` raises, and NotNow."""
         if stream not in self._feeds:
             follower = await self._follower_of(stream)
-            if isinstance(follower, Problem):
-                return follower
             if self._tasks is None or self.stopping:
-                return unavailable("the server is starting or stopping", retry_after_s=1)
+                raise NotNow("the server is starting or stopping")
             if stream not in self._feeds:
                 feed = self._feeds[stream] = Feed(follower, self._fairness_of(stream))
                 self._tasks.start_soon(self._run, stream, feed)
@@ -188,14 +188,13 @@ class Live:
         feed.use()
         return feed
 
-    def refusal(self, transport: Transport) -> Problem | None:
-        """Why no further client may come, if so."""
+    def check_place(self, transport: Transport) -> None:
+        """Raise NotNow when no further client may come."""
         if self.stopping:
-            return unavailable("the server is about to stop", retry_after_s=1)
+            raise NotNow("the server is about to stop")
         if sum(map(len, self._clients.values())) >= self.limits.clients_max:
             self.meter.live_client_refused(transport)
-            return unavailable("all places for live clients are taken", FULL_RETRY_S)
-        return None
+            raise NotNow("all places for live clients are taken", FULL_RETRY_S)
 
     @contextlib.contextmanager
     def client(self, transport: Transport, feed: Feed) -> Iterator[anyio.CancelScope]:

@@ -6,7 +6,7 @@ from is in the notes.
 
 from collections.abc import Callable
 
-from crashfold.engine.read.follower import Followers
+from crashfold.engine.read.followers import Followers
 
 
 class ApiHealth:

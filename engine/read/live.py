@@ -13,7 +13,7 @@ import msgspec
 from crashfold.engine.ports import Cursor
 from crashfold.engine.read.aggregates.games import GameObject, shown
 from crashfold.engine.read.fairness import TableFairness
-from crashfold.engine.read.follower import CHANGE_GAMES_MAX, Change
+from crashfold.engine.read.held import CHANGE_GAMES_MAX, Change
 from crashfold.engine.read.times import Zone
 from crashfold.engine.read.view import View
 from crashfold.projections.games import Bands, Games
@@ -31,7 +31,6 @@ CONNECTION_ESTABLISHED: Final = '{"type":"connection_established"}'
 
 _NO_GAMES: Final = Games.of(Bands([]), [])
 
-"""The crash point that follows from a hash."""
 EventName = Literal["commit", "snapshot"]
 
 K = TypeVar("K", bound=Hashable)

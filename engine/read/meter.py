@@ -5,7 +5,6 @@ Imports nothing of ours. A meter never raises, never waits. All durations are in
 
 from typing import Literal, Protocol
 
-Aggregate = Literal["occurrences", "intervals", "series", "last_games", "gaps"]
 Source = Literal["precomputed", "computed", "cached", "replica", "none"]
 """Where an answer came from; `none` when it is no answer to a question."""
 Cache = Literal["process", "store"]
@@ -22,10 +21,10 @@ class ApiMeter(Protocol):
     def cache_asked(self, cache: Cache, *, hit: bool) -> None:
         """An answer was looked for among those that are kept."""
 
-    def precomputed_missing(self, aggregate: Aggregate) -> None:
+    def precomputed_missing(self, aggregate: str) -> None:
         """The read model lacked what it should hold; the answer was computed."""
 
-    def compared(self, aggregate: Aggregate, comparison: Comparison) -> None:
+    def compared(self, aggregate: str, comparison: Comparison) -> None:
         """In shadow an answer was compared with the precomputed one."""
 
 
@@ -38,8 +37,8 @@ class NullApiMeter:
     def cache_asked(self, cache: Cache, *, hit: bool) -> None:
         """Nothing."""
 
-    def precomputed_missing(self, aggregate: Aggregate) -> None:
+    def precomputed_missing(self, aggregate: str) -> None:
         """Nothing."""
 
-    def compared(self, aggregate: Aggregate, comparison: Comparison) -> None:
+    def compared(self, aggregate: str, comparison: Comparison) -> None:
         """Nothing."""

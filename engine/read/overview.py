@@ -1,20 +1,39 @@
 """Overview: what is told of the deployment as a whole: its streams, engines, rebuilds and verifications.
 
-Pure functions of an `Overview` and a question. Times are printed in the zone asked for. A report that cannot be read is
-left out: somebody else may have written it.
+`Overviews` reads an `Overview` anew for each question; answers are pure functions of it. Times are printed in the zone
+asked for. A report that cannot be read is left out: somebody else may have written it.
 """
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final, Literal
 
+import anyio
 import msgspec
+import structlog
 
-from crashfold.engine.ports import ReadDeadLetter, StreamOverview
-from crashfold.engine.read.deployment import DeploymentAnswer
+from crashfold.engine.errors import CrashfoldError, StateError
+from crashfold.engine.ports import DeadLetterReader, LiveReader, ReadDeadLetter, Reports, StreamOverview
+from crashfold.engine.read.aggregate import Route
+from crashfold.engine.read.dead_letters import (
+    DeadLetterItem,
+    DeadLettersAnswer,
+    DeadLettersQuestion,
+    SharedDeadLetters,
+)
+from crashfold.engine.read.deployment import DeploymentAnswer, deployment_of
 from crashfold.engine.read.questions import Nothing
+from crashfold.engine.read.refusals import NotNow
 from crashfold.engine.read.times import Instant, Zone
-from crashfold.schemas.game import Game, Unreadable, decode
-from crashfold.schemas.reports import EngineReport, RebuildProgress, Verification, read
+from crashfold.engine.settings import Settings
+from crashfold.schemas.game import TIME_MAX_MS, Game, Unreadable, decode
+from crashfold.schemas.reports import EngineReport, RebuildProgress, ReportKind, Verification, read
+
+WAIT_S: Final = 10.0
+STREAMS_AT_ONCE: Final = 64
+STORE_AWAY: Final = "the store cannot be reached"
+
+_log = structlog.get_logger()
 
 
 class Overview(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,6 +46,85 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     verified: Sequence[bytes] = ()
     dead_letters: Sequence[ReadDeadLetter] = ()
     deployment: DeploymentAnswer | None = None
+
+
+class Overviews:
+    """Reads overviews, from the store and from Kafka."""
+
+    def __init__(
+        self,
+        reader: LiveReader,
+        settings: Settings,
+        reports: Reports | None = None,
+        dead_letters: DeadLetterReader | None = None,
+    ) -> None:
+        self._reader = reader
+        self._reports = reports
+        self._dead_letters = None if dead_letters is None else SharedDeadLetters(dead_letters)
+        self._deployment = deployment_of(settings)
+        self._topic = settings.kafka.topic
+        self._only_stream = None if settings.redis.many_streams else settings.engine.stream
+
+    async def deployment(self, zone: Zone, question: Nothing) -> Overview:
+        """The settings."""
+        return Overview(zone=zone, deployment=self._deployment)
+
+    async def letters(self, zone: Zone, question: DeadLettersQuestion) -> Overview:
+        """The newest dead letters. Raises NotNow when Kafka cannot be read in time."""
+        letters = self._dead_letters
+        with _in_time("the dead letters cannot be read from Kafka"):
+            return Overview(zone=zone, dead_letters=[] if letters is None else await letters.newest(question.limit))
+
+    async def reports(self, zone: Zone, question: Nothing) -> Overview:
+        """The reports of engines, rebuilds and verifications. Raises NotNow when they cannot be read in time."""
+        reports = self._reports
+        kinds: tuple[ReportKind, ...] = ("engine", "rebuild", "verified")
+        with _in_time(STORE_AWAY):
+            told = [[] if reports is None else await reports.told(kind) for kind in kinds]
+        return Overview(zone=zone, engines=told[0], rebuilds=told[1], verified=told[2])
+
+    async def streams(self, zone: Zone, question: Nothing) -> Overview:
+        """Where every stream stands. Raises NotNow when it cannot be read in time."""
+        only = self._only_stream
+        with _in_time(STORE_AWAY):
+            names = await self._reader.streams(self._topic) if only is None else [only]
+            return Overview(zone=zone, streams=await self._standing_of(names))
+
+    async def _standing_of(self, names: Sequence[str]) -> dict[str, StreamOverview | None]:
+        found: dict[str, StreamOverview | None] = {}
+        faults: list[CrashfoldError] = []
+        limit = anyio.CapacityLimiter(STREAMS_AT_ONCE)
+
+        async def look(name: str) -> None:
+            async with limit:
+                try:
+                    read = await self._reader.overview(name)
+                except StateError:
+                    found[name] = None
+                except CrashfoldError as error:
+                    faults.append(error)
+                    tasks.cancel_scope.cancel()
+                else:
+                    if read is not None:
+                        found[name] = read
+
+        async with anyio.create_task_group() as tasks:
+            for name in names:
+                tasks.start_soon(look, name)
+        if faults:
+            raise faults[0]
+        return found
+
+
+@contextmanager
+def _in_time(away: str) -> Iterator[None]:
+    """Raise NotNow with that detail when the block takes too long or its source is away."""
+    try:
+        with anyio.fail_after(WAIT_S):
+            yield
+    except (CrashfoldError, TimeoutError) as error:
+        _log.debug("overview_unreadable", fault=str(error))
+        raise NotNow(away) from None
 
 
 class StreamItem(msgspec.Struct, frozen=True):
@@ -115,6 +213,25 @@ def deployment(overview: Overview, question: Nothing) -> DeploymentAnswer:
     return overview.deployment
 
 
+def dead_letters(overview: Overview, question: DeadLettersQuestion) -> DeadLettersAnswer:
+    """The records that could not be folded, newest first."""
+    items = [
+        DeadLetterItem(
+            one.topic,
+            one.partition,
+            one.offset,
+            one.reason,
+            one.detail,
+            overview.zone.isoformat(one.time_ms * 1000) if 0 <= one.time_ms <= TIME_MAX_MS else None,
+            one.key,
+            one.value,
+            one.retried,
+        )
+        for one in overview.dead_letters[: question.limit]
+    ]
+    return DeadLettersAnswer(len(items), items)
+
+
 def _stream(name: str, found: StreamOverview | None, zone: Zone) -> StreamItem:
     nothing = StreamItem(name, None, None, None, None, None, None, None)
     if found is None:
@@ -166,3 +283,12 @@ def _engine(report: EngineReport, zone: Zone) -> EngineItem:
 
 def _printed(time_ms: int, zone: Zone) -> str:
     return zone.isoformat(time_ms * 1000)
+
+
+OVERVIEWS: Final = (
+    Route("GET", "/api/streams", Nothing, streams, overview=Overviews.streams),
+    Route("GET", "/api/engine", Nothing, engine, overview=Overviews.reports),
+    Route("GET", "/api/deployment", Nothing, deployment, overview=Overviews.deployment),
+    Route("GET", "/api/dead-letters", DeadLettersQuestion, dead_letters, overview=Overviews.letters),
+)
+"""The routes about the deployment."""

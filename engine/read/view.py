@@ -16,10 +16,12 @@ from crashfold.engine.read.past import NO_PAST, Past
 from crashfold.engine.read.times import HOUR_US, Zone
 from crashfold.projections.columns import Ints
 from crashfold.projections.games import Games
+from crashfold.projections.settings import ProjectionSettings
 from crashfold.schemas.predicate import Predicate
 
 Mask = NDArray[np.bool_]
 
+DEFAULTS: Final = ProjectionSettings()
 FEW: Final = 4
 """So many predicates are looked at one by one."""
 
@@ -37,6 +39,8 @@ class View(msgspec.Struct, frozen=True):
     """What is known of the games before the window."""
     fairness: TableFairness = DEFAULT
     """What follows from the rules of the table."""
+    settings: ProjectionSettings = DEFAULTS
+    """The predicates, samples and sizes that the engine keeps."""
 
     @classmethod
     def of(
@@ -47,11 +51,12 @@ class View(msgspec.Struct, frozen=True):
         at_us: int | None = None,
         past: Past = NO_PAST,
         fairness: TableFairness = DEFAULT,
+        settings: ProjectionSettings = DEFAULTS,
     ) -> "View":
         """The view of `window` now or, given `at_us`, as if the games that ended later did not exist."""
         if at_us is None:
-            return cls(window, zone, now_us, None, past, fairness)
-        return cls(existing(window, at_us), zone, at_us, at_us, past, fairness)
+            return cls(window, zone, now_us, None, past, fairness, settings)
+        return cls(existing(window, at_us), zone, at_us, at_us, past, fairness, settings)
 
     def exists(self, end_time_ms: int) -> bool:
         """Whether a game that ended then exists at the moment asked about."""

@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from crashfold.engine.adapters.redis.store import RedisStore
+from crashfold.engine.read.aggregate import NAMES
 from crashfold.engine.read.questions import SET_SIZES
-from crashfold.engine.read.routes import NAMES
 from crashfold.projections.settings import ProjectionSettings
 from crashfold.schemas.game import Game
 from crashfold.schemas.predicate import Kind, Predicate

@@ -16,10 +16,11 @@ from crashfold.engine.adapters.process.clock import SystemClock
 from crashfold.engine.adapters.redis.reader import RedisReader
 from crashfold.engine.adapters.redis.store import RedisStore
 from crashfold.engine.errors import CrashfoldError
-from crashfold.engine.read.answers import Answers, Reply
-from crashfold.engine.read.follower import Followers
+from crashfold.engine.http.answers import Answers
+from crashfold.engine.http.replies import Reply
+from crashfold.engine.http.requests import ApiRequest
+from crashfold.engine.read.followers import Followers
 from crashfold.engine.read.meter import NullApiMeter
-from crashfold.engine.read.routes import Request
 from crashfold.engine.read.times import Zones
 from crashfold.engine.settings import Settings
 from crashfold.projections.settings import ProjectionSettings
@@ -75,7 +76,7 @@ class Asked(NamedTuple):
     answers: Answers
 
     async def ask(self, path: str, query: str) -> Reply:
-        return await self.answers.answer(Request("GET", path, query))
+        return await self.answers.answer(ApiRequest("GET", path, query))
 
 
 class Noon(SystemClock):

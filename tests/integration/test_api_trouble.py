@@ -8,7 +8,7 @@ import anyio
 import httpx
 
 from crashfold.engine.adapters.redis.store import RedisStore
-from crashfold.engine.read.follower import STREAMS_MAX
+from crashfold.engine.read.followers import STREAMS_MAX
 from tests.support.api_server import Writer, api_server
 from tests.support.games import game
 from tests.support.live import Event, parse_events

@@ -323,7 +323,7 @@ async def test_when_the_follower_ends_clients_are_sent_away_and_may_come_back() 
         async with serving(follower) as running:
             async with running.events() as events:
                 await anext(events)
-                await eventually(lambda: follower._subscriptions)
+                await eventually(lambda: follower._subscribers)
                 follower.end()
                 assert [event async for event in events] == []
             async with running.events() as events:

@@ -9,16 +9,19 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crashfold.engine.read.questions import SET_SIZES, Limits
-from crashfold.engine.read.routes import NAMES, Request, answer
+from crashfold.engine.http.requests import ApiRequest
+from crashfold.engine.http.routes import answer
+from crashfold.engine.read.aggregate import NAMES
+from crashfold.engine.read.questions import SET_SIZES
 from crashfold.engine.read.times import Zones
 from crashfold.projections.games import Bands, Games
+from crashfold.projections.settings import ProjectionSettings
 from crashfold.schemas.game import Game
 from crashfold.schemas.predicate import Kind
 from tests.support.api_oracle import EPOCH, Oracle
 
 ZONES = Zones()
-LIMITS = Limits(window_games=200)
+SETTINGS = ProjectionSettings(window_games=200, samples_games=(100,))
 
 CLOCK_CHANGES = [
     ("UTC", date(2026, 1, 14)),
@@ -118,8 +121,8 @@ class Case:
         query = {name: str(value).lower() for name, value in parameters.items()}
         if self.at_us is not None:
             query["at"] = (EPOCH + timedelta(microseconds=self.at_us)).isoformat()
-        request = Request(method, path, urlencode(query), body, self.headers)
-        status, served = answer(request, self.window, self.now_us // 1000, limits=LIMITS, zones=ZONES)
+        request = ApiRequest(method, path, urlencode(query), body, self.headers)
+        status, served = answer(request, self.window, self.now_us // 1000, settings=SETTINGS, zones=ZONES)
         if status == 404:
             return None
         assert status == 200, served

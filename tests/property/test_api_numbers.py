@@ -12,13 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crashfold.engine.read.problems import Problem
-from crashfold.engine.read.questions import Limits
-from crashfold.engine.read.routes import ROUTES, Request, Route, ask
+from crashfold.engine.http.problems import Problem
+from crashfold.engine.http.requests import ApiRequest
+from crashfold.engine.http.routes import ROUTES, ask
+from crashfold.engine.read.aggregate import Route
 from crashfold.engine.read.times import Zones
 
 ZONES: Final = Zones()
-LIMITS: Final = Limits()
+WINDOW_GAMES: Final = 50_000
 DATES: Final = {"start_date": "2026-01-14", "end_date": "2026-01-15"}
 
 ODD: Final = [
@@ -111,7 +112,7 @@ def is_number(value: Any, kind: Any) -> bool:
 
 def asked(route: Route, value: str = "2", query: str = "", body: bytes = b"") -> int:
     path = route.path.replace("{value}", quote(value, safe="")).replace("{game_id}", quote(value, safe=""))
-    found = ask(Request(route.method, path, query, body), LIMITS, ZONES)
+    found = ask(ApiRequest(route.method, path, query, body), WINDOW_GAMES, ZONES)
     if isinstance(found, Problem):
         assert value not in found.detail or value in ("", " ") or len(value) < 3
         return found.status

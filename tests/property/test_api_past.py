@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crashfold.engine.read.aggregates import last_games, series
-from crashfold.engine.read.past import Past, older_matches, opening_of
-from crashfold.engine.read.questions import LastGamesQuestion, Nothing, SeriesByTimeQuestion, SeriesQuestion, Threshold
+from crashfold.engine.read.aggregates.last_games import LastGamesQuestion, older_matches
+from crashfold.engine.read.aggregates.series import SeriesByTimeQuestion, SeriesQuestion, opening_of
+from crashfold.engine.read.past import Past
+from crashfold.engine.read.questions import Nothing, Threshold
 from crashfold.engine.read.times import Zones
 from crashfold.engine.read.view import View
 from crashfold.projections import plain

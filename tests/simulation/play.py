@@ -32,7 +32,7 @@ from crashfold.engine.errors import (
 )
 from crashfold.engine.meter import NullMeter
 from crashfold.engine.ports import Checkpoint
-from crashfold.engine.read.follower import Held
+from crashfold.engine.read.held import HeldState
 from crashfold.engine.runtime.folder import Folder
 from crashfold.engine.runtime.health import HealthBoard
 from crashfold.engine.runtime.rebuild import Rebuild, Request
@@ -705,7 +705,7 @@ class Play:
         """See `readers.Judge`."""
         return stream in self._ever_spoiled
 
-    def judge(self, stream: str, held: Held) -> None:
+    def judge(self, stream: str, held: HeldState) -> None:
         """See `readers.Judge`: what a reader holds is what the topic says up to there, wherever it was begun."""
         standing = held.standing
         topic = self._history.get(standing.topic_id)

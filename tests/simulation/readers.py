@@ -16,14 +16,13 @@ import anyio.lowlevel
 from crashfold.engine.adapters.memory.log import MemoryLog, MemoryTopic
 from crashfold.engine.adapters.memory.reader import MemoryReader
 from crashfold.engine.adapters.memory.store import MemoryStore
-from crashfold.engine.errors import CrashfoldError
 from crashfold.engine.ports import Cursor
-from crashfold.engine.read import problems
 from crashfold.engine.read.fairness import TableFairness
 from crashfold.engine.read.feed import Feed, Live
-from crashfold.engine.read.follower import Follower, Followers, Held
+from crashfold.engine.read.follower import Follower
+from crashfold.engine.read.followers import Followers
+from crashfold.engine.read.held import HeldState
 from crashfold.engine.read.live import Frame
-from crashfold.engine.read.problems import Problem
 from crashfold.engine.read.replica import Replica
 from crashfold.engine.read.times import Zones
 from crashfold.projections.settings import ProjectionSettings
@@ -44,7 +43,7 @@ class Judge(Protocol):
     def wrong(self, what: str) -> None:
         """Something must never happen and has happened."""
 
-    def judge(self, stream: str, held: Held) -> None:
+    def judge(self, stream: str, held: HeldState) -> None:
         """An instance holds this."""
 
     def note(self, what: str, *how: object) -> None:
@@ -94,7 +93,7 @@ class Instance:
             new_log=lambda: SimulatedLog(network, MemoryLog(topic, None)),
         )
         self._live = Live(
-            self._follower_of, Zones(), lambda _: UNCALCULATED, default_stream=self._followers.default_stream
+            self._followers.required, Zones(), lambda _: UNCALCULATED, default_stream=self._followers.default_stream
         )
         self._feeds: dict[str, Feed] = {}
         self._watched: set[str] = set()
@@ -117,7 +116,7 @@ class Instance:
         feed = self._feeds.get(stream)
         return None if feed is None or feed.ended or not self.process.is_alive else feed
 
-    def held(self, stream: str) -> Held | None:
+    def held(self, stream: str) -> HeldState | None:
         """What it answers from."""
         follower = self._followers.get(stream)
         return None if follower is None or not self.process.is_alive else follower.held
@@ -129,7 +128,7 @@ class Instance:
 
     async def _watch(self, follower: Follower) -> None:
         """Look at all that the follower ever holds."""
-        before: Held | None = None
+        before: HeldState | None = None
         while True:
             changed, held = follower._changed, follower.held
             if held is not before and held.generation:
@@ -140,13 +139,6 @@ class Instance:
                 self._contents.tell(follower.stream, str(held.cursor), content, self.process.name)
                 self._judge.judge(follower.stream, held)
             await changed.wait()
-
-    async def _follower_of(self, stream: str) -> Follower | Problem:
-        try:
-            follower = await self._followers.follow(stream)
-        except CrashfoldError:
-            return problems.unavailable("the store cannot be reached", 1)
-        return follower or problems.not_found("there is no such stream")
 
 
 class Client:

@@ -23,11 +23,12 @@ from crashfold.engine.http.connections import connection_options
 from crashfold.engine.http.places import Bounds, Places
 from crashfold.engine.http.stream import live_routes
 from crashfold.engine.ports import Standing
-from crashfold.engine.read import problems
 from crashfold.engine.read.fairness import DEFAULT
 from crashfold.engine.read.feed import Live, LiveLimits, Transport
-from crashfold.engine.read.follower import Follower, Held
-from crashfold.engine.read.problems import Problem
+from crashfold.engine.read.follower import Follower
+from crashfold.engine.read.held import HeldState
+from crashfold.engine.read.refusals import NotFound
+from crashfold.engine.read.subscription import Subscribers
 from crashfold.engine.read.times import Zones
 from crashfold.projections.games import Bands, Games
 from crashfold.schemas.game import Game
@@ -73,8 +74,8 @@ class ToldFollower(Follower):
 
     def end(self) -> None:
         """Nothing comes any more."""
-        for subscription in self._subscriptions:
-            subscription.end()
+        self._subscribers.end()
+        self._subscribers = Subscribers()
 
     def _more(self, games: int) -> list[Game]:
         return games_at(*[2.0] * games, first_id=self.games[-1].game_id + 1 if self.games else 1)
@@ -83,7 +84,7 @@ class ToldFollower(Follower):
         newest_id, total = self.games[-1].game_id if self.games else 0, len(self.games)
         commit = f"{next(self._commits):016x}"
         standing = Standing(generation, version, "games", 0, total, total, newest_id, commit)
-        self._hold(Held(standing, window(self.games), base))
+        self._hold(HeldState(standing, window(self.games), base))
         return version
 
 
@@ -185,8 +186,10 @@ async def serving(
     """A server with the live routes of that follower."""
     meter = CountingMeter()
 
-    async def follower_of(stream: str) -> Follower | Problem:
-        return follower if stream == follower.stream else problems.not_found("there is no such stream")
+    async def follower_of(stream: str) -> Follower:
+        if stream != follower.stream:
+            raise NotFound("there is no such stream")
+        return follower
 
     live = Live(follower_of, Zones(), lambda _: DEFAULT, meter=meter, limits=LiveLimits(**limits))
 

@@ -5,18 +5,18 @@ from functools import partial
 import numpy as np
 import pytest
 
-from crashfold.engine.read.aggregates.intervals import SETS_MAX, game_sets
+from crashfold.engine.read.aggregates.intervals import SETS_MAX, GameSetsQuestion, game_sets
 from crashfold.engine.read.aggregates.last_games import probability
-from crashfold.engine.read.aggregates.occurrences import EarlierOccurrences, occurrences, occurrences_batch
-from crashfold.engine.read.aggregates.series import series
-from crashfold.engine.read.fairness import DEFAULT
-from crashfold.engine.read.questions import (
-    GameSetsQuestion,
+from crashfold.engine.read.aggregates.occurrences import (
+    EarlierOccurrences,
     OccurrencesBatch,
     OccurrencesQuestion,
-    SeriesQuestion,
-    Threshold,
+    occurrences,
+    occurrences_batch,
 )
+from crashfold.engine.read.aggregates.series import SeriesQuestion, series
+from crashfold.engine.read.fairness import DEFAULT
+from crashfold.engine.read.questions import Threshold
 from crashfold.engine.read.times import Zones
 from crashfold.engine.read.view import View
 from crashfold.projections.games import Bands, Games

@@ -7,10 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from crashfold.engine.read.questions import Limits
-from crashfold.engine.read.routes import Request, answer
+from crashfold.engine.http.requests import ApiRequest
+from crashfold.engine.http.routes import answer
 from crashfold.engine.read.times import Zones
 from crashfold.projections.games import Bands, Games
+from crashfold.projections.settings import ProjectionSettings
 from crashfold.schemas.game import Game
 
 DATA = Path(__file__).parent.parent / "data"
@@ -34,14 +35,14 @@ def zones() -> Zones:
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: f"{example['method']} {example['path']}")
 def test_every_example_gets_its_answer(example: dict[str, Any], window: Games, zones: Zones) -> None:
-    request = Request(
+    request = ApiRequest(
         example["method"],
         example["path"],
         example["query"],
         b"" if example["body"] is None else msgspec.json.encode(example["body"]),
         {name.lower(): value for name, value in example["headers"].items()},
     )
-    status, body = answer(request, window, NOW_MS, limits=Limits(), zones=zones)
+    status, body = answer(request, window, NOW_MS, settings=ProjectionSettings(), zones=zones)
     assert status == example["expect_status"]
     served = msgspec.json.decode(msgspec.json.encode(body))
     if status == 200:

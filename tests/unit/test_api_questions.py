@@ -6,24 +6,23 @@ from urllib.parse import quote
 import msgspec
 import pytest
 
-from crashfold.engine.read.problems import Problem
-from crashfold.engine.read.questions import (
-    IntervalsQuestion,
-    Limits,
-    OccurrencesBatch,
-    OccurrencesQuestion,
-    PageQuestion,
-    SeriesQuestion,
-    Threshold,
-    read_query,
-)
-from crashfold.engine.read.routes import ROUTES, Asked, Request, answer, ask
+from crashfold.engine.http.problems import Problem
+from crashfold.engine.http.requests import ApiRequest, read_query
+from crashfold.engine.http.routes import ROUTES, answer, ask
+from crashfold.engine.read.aggregate import Asked
+from crashfold.engine.read.aggregates.games import PageQuestion
+from crashfold.engine.read.aggregates.intervals import IntervalsQuestion
+from crashfold.engine.read.aggregates.occurrences import OccurrencesBatch, OccurrencesQuestion
+from crashfold.engine.read.aggregates.series import SeriesQuestion
+from crashfold.engine.read.questions import Threshold
 from crashfold.engine.read.times import Zones
 from crashfold.projections.games import Bands, Games
+from crashfold.projections.settings import ProjectionSettings
 from crashfold.schemas.game import Game
 
 ZONES = Zones()
-LIMITS = Limits()
+SETTINGS = ProjectionSettings()
+GAMES = SETTINGS.window_games
 OCCURRENCES = "/api/analytics/occurrences"
 ONE = f"{OCCURRENCES}/min-crash-point/2"
 BATCH = f"{OCCURRENCES}/min-crash-points/batch"
@@ -31,12 +30,12 @@ DATES = "/api/analytics/intervals/min-crash-point/2/date-range"
 
 
 def get(path: str, query: str = "", headers: dict[str, str] | None = None) -> Asked | Problem:
-    return ask(Request("GET", path, query, b"", headers or {}), LIMITS, ZONES)
+    return ask(ApiRequest("GET", path, query, b"", headers or {}), GAMES, ZONES)
 
 
 def post(path: str, body: bytes | dict[str, Any]) -> Asked | Problem:
     content = body if isinstance(body, bytes) else msgspec.json.encode(body)
-    return ask(Request("POST", path, "", content), LIMITS, ZONES)
+    return ask(ApiRequest("POST", path, "", content), GAMES, ZONES)
 
 
 def status(asked: Asked | Problem) -> int:
@@ -191,10 +190,10 @@ def test_without_a_zone_it_is_utc(headers: dict[str, str], name: str) -> None:
 
 
 def test_the_defaults_are_those_of_the_contract() -> None:
-    assert read_query(OccurrencesQuestion, {}, LIMITS) == OccurrencesQuestion(games=100, by_time=False, hours=1)
-    assert read_query(SeriesQuestion, {}, LIMITS) == SeriesQuestion(limit=1000, sort_by="time")
-    assert read_query(IntervalsQuestion, {}, LIMITS) == IntervalsQuestion(interval_minutes=10, hours=24)
-    assert read_query(PageQuestion, {}, LIMITS) == PageQuestion(page=1, per_page=10)
+    assert read_query(OccurrencesQuestion, {}, GAMES) == OccurrencesQuestion(games=100, by_time=False, hours=1)
+    assert read_query(SeriesQuestion, {}, GAMES) == SeriesQuestion(limit=1000, sort_by="time")
+    assert read_query(IntervalsQuestion, {}, GAMES) == IntervalsQuestion(interval_minutes=10, hours=24)
+    assert read_query(PageQuestion, {}, GAMES) == PageQuestion(page=1, per_page=10)
     asked = post(BATCH, {"values": [2]})
     assert isinstance(asked, Asked)
     assert asked.question == OccurrencesBatch(values=(2.0,), games=100, hours=1, by_time=False, comparison=True)
@@ -272,21 +271,25 @@ def test_a_question_asks_for_so_many_items_and_no_more(path: str, body: dict[str
 
 
 def test_games_count_as_items_where_each_may_be_one() -> None:
-    limits = Limits(window_games=1_000_000)
+    window_games = 1_000_000
     for path, name, is_listed in (
         ("/api/analytics/series/without-min-crash-point/2", "limit", True),
         ("/api/analytics/last-games/min-crash-point/2", "limit", True),
         (ONE, "games", False),
     ):
-        assert status(ask(Request("GET", path, f"{name}=100000"), limits, ZONES)) == 200
-        assert status(ask(Request("GET", path, f"{name}=100001"), limits, ZONES)) == (422 if is_listed else 200)
+        assert status(ask(ApiRequest("GET", path, f"{name}=100000"), window_games, ZONES)) == 200
+        assert status(ask(ApiRequest("GET", path, f"{name}=100001"), window_games, ZONES)) == (
+            422 if is_listed else 200
+        )
 
 
 def test_sets_that_only_the_ids_show_count_too() -> None:
     window = Games.of(Bands([]), [Game(game_id=id_, crash_point=2.0, end_time=id_) for id_ in (1, 49_999)])
     for values, expected in ((20, 200), (21, 422)):
         body = msgspec.json.encode({"values": [2] * values, "total_games": 1_000})
-        found, _ = answer(Request("POST", f"{INTERVALS}/game-sets", "", body), window, 0, limits=LIMITS, zones=ZONES)
+        found, _ = answer(
+            ApiRequest("POST", f"{INTERVALS}/game-sets", "", body), window, 0, settings=SETTINGS, zones=ZONES
+        )
         assert found == expected
 
 
@@ -295,7 +298,7 @@ def test_series_of_hours_that_only_the_games_show_count_too() -> None:
     path = "/api/analytics/series/without-min-crash-point/2/time"
     for games, expected in ((100_000, 200), (100_001, 422)):
         window = Games.of(Bands([]), rows[:games])
-        found, _ = answer(Request("GET", path), window, 1_768_480_500_000, limits=LIMITS, zones=ZONES)
+        found, _ = answer(ApiRequest("GET", path), window, 1_768_480_500_000, settings=SETTINGS, zones=ZONES)
         assert found == expected
 
 
@@ -319,8 +322,8 @@ def test_every_route_answers_an_empty_window() -> None:
     body = b'{"values": [2, 3], "start_date": "2026-01-14", "end_date": "2026-01-15"}'
     for route in (route for route in ROUTES if not route.is_of_all):
         path = route.path.replace("{value}", "2").replace("{game_id}", "2")
-        request = Request(route.method, path, "start_date=2026-01-14&end_date=2026-01-15", body)
-        found, served = answer(request, window, 1_768_480_500_000, limits=LIMITS, zones=ZONES)
+        request = ApiRequest(route.method, path, "start_date=2026-01-14&end_date=2026-01-15", body)
+        found, served = answer(request, window, 1_768_480_500_000, settings=SETTINGS, zones=ZONES)
         missing = "/last-game/" in path or "{game_id}" in route.path
         assert found == (404 if missing else 200), path
         assert msgspec.json.encode(served)
@@ -330,7 +333,7 @@ def test_every_route_answers_an_empty_window() -> None:
 def test_an_id_that_the_window_does_not_hold_is_404_however_large(game_id: str) -> None:
     rows = [Game(game_id=id_, crash_point=2.0, end_time=id_) for id_ in (17, 19)]
     window = Games.of(Bands([]), rows)
-    found, _ = answer(Request("GET", f"/api/games/{game_id}"), window, 0, limits=LIMITS, zones=ZONES)
+    found, _ = answer(ApiRequest("GET", f"/api/games/{game_id}"), window, 0, settings=SETTINGS, zones=ZONES)
     assert found == 404
 
 

@@ -12,10 +12,11 @@ from benchmarks.api_client import Answer
 from benchmarks.api_questions import Family, Question, families
 from benchmarks.measure import Figure
 from crashfold.engine.errors import CrashfoldError
-from crashfold.engine.read.questions import Limits
-from crashfold.engine.read.routes import Request, answer
+from crashfold.engine.http.requests import ApiRequest
+from crashfold.engine.http.routes import answer
 from crashfold.engine.read.times import Zones
 from crashfold.projections.games import Bands, Games
+from crashfold.projections.settings import ProjectionSettings
 from crashfold.schemas.chain import chain_of_games
 
 GAMES = ending_now(list(chain_of_games(1, 3_000)))
@@ -25,8 +26,8 @@ FAMILIES = families(datetime.now(UTC).date())
 
 def answered(question: Question) -> Answer:
     path, _, query = question.path.partition("?")
-    request = Request("GET" if question.body is None else "POST", path, query, question.body or b"")
-    status, body = answer(request, WINDOW, time.time_ns() // 1_000_000, limits=Limits(), zones=Zones())
+    request = ApiRequest("GET" if question.body is None else "POST", path, query, question.body or b"")
+    status, body = answer(request, WINDOW, time.time_ns() // 1_000_000, settings=ProjectionSettings(), zones=Zones())
     return Answer(0, 0.0, b"HTTP/1.1 %d" % status, msgspec.json.encode(body))
 
 

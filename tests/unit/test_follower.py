@@ -11,16 +11,11 @@ from crashfold.engine.adapters.memory.store import MemoryStore, Trouble
 from crashfold.engine.adapters.process.clock import SystemClock
 from crashfold.engine.errors import CrashfoldError, StateError, StoreRefused, StoreUnavailable
 from crashfold.engine.ports import Cursor, Standing, WindowPart
-from crashfold.engine.read.follower import (
-    CHANGE_GAMES_MAX,
-    Change,
-    Ended,
-    Follower,
-    Followers,
-    Subscription,
-    TooManyStreams,
-)
+from crashfold.engine.read.follower import Follower
+from crashfold.engine.read.followers import Followers, TooManyStreams
 from crashfold.engine.read.health import ApiHealth
+from crashfold.engine.read.held import CHANGE_GAMES_MAX, Change
+from crashfold.engine.read.subscription import Ended, Subscription
 from crashfold.projections.settings import ProjectionSettings
 from tests.support.api_server import Writer
 from tests.support.games import game

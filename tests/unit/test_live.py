@@ -5,7 +5,7 @@ import pytest
 
 from crashfold.engine.ports import Cursor
 from crashfold.engine.read.fairness import DEFAULT, TableFairness
-from crashfold.engine.read.follower import Change
+from crashfold.engine.read.held import Change
 from crashfold.engine.read.live import FORMS_MAX, FRAMES_MAX, Backlog, Frame
 from crashfold.engine.read.times import Zone, Zones
 from crashfold.schemas.fairness import Rule, TableRules

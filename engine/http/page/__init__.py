@@ -8,7 +8,7 @@ import hashlib
 from importlib import resources
 from typing import Final
 
-from crashfold.engine.read.answers import Reply
+from crashfold.engine.http.replies import Reply
 
 _TYPES: Final = {
     ".html": "text/html; charset=utf-8",

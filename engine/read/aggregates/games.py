@@ -1,20 +1,32 @@
 """Games as the API shows them: one, or a page of the window, newest first.
 
-Pure functions of a view and a question. Ids are strings, for JavaScript's sake; what follows from the hash is
-calculated here, whatever the crash point on the topic was.
+Pure functions of a view and a question; the window alone answers them. Ids are strings, for JavaScript's sake. The
+calculated point follows from the hash, whatever the crash point on the topic was.
 """
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 import numpy as np
 
-from crashfold.engine.read.questions import Nothing, PageQuestion
+from crashfold.engine.read.aggregate import Aggregate, Route, always_computed
+from crashfold.engine.read.questions import Nothing, Question
 from crashfold.engine.read.times import Instant
 from crashfold.engine.read.view import View
 from crashfold.projections.columns import Ints
 from crashfold.projections.games import ABSENT, games_of
 from crashfold.schemas.game import Game
+
+
+class PageQuestion(Question, frozen=True, kw_only=True):
+    """Page number `page`, from 1, of the window, newest first."""
+
+    page: int = 1
+    per_page: int = 10
+
+
+class GameQuestion(Nothing, frozen=True, kw_only=True):
+    """One game; its id stands in the path."""
 
 
 class GameObject(msgspec.Struct, frozen=True, rename="camel", gc=False):
@@ -62,7 +74,7 @@ def games_page(view: View, question: PageQuestion) -> GamesPage:
     return GamesPage(count=len(rows), pagination=pagination, data=game_objects(view, rows))
 
 
-def one_game(view: View, game_id: int, question: Nothing) -> GameObject | None:
+def one_game(view: View, game_id: int, question: GameQuestion) -> GameObject | None:
     """The game of that id; None when the window does not hold it."""
     ids = view.games.ids
     if not len(ids) or not ids[0] <= game_id <= ids[-1]:
@@ -109,3 +121,13 @@ def _printed(view: View, times_ms: Ints) -> list[str | None]:
         return [*view.zone.isoformats(times_ms)]
     printed = iter(view.zone.isoformats(times_ms[~absent]))
     return [None if missing else next(printed) for missing in absent.tolist()]
+
+
+GAMES: Final = Aggregate(
+    name="games",
+    routes=(
+        Route("GET", "/api/games", PageQuestion, games_page),
+        Route("GET", "/api/games/{game_id}", GameQuestion, one_game),
+    ),
+    source=always_computed,
+)

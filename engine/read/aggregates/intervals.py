@@ -1,34 +1,129 @@
 """Intervals: matches per bucket of time, and per set of neighbouring ids.
 
 Pure functions of a view and a question. Counts are real, never extrapolated, and a bucket without games is left out.
+The engine keeps buckets of its own grid; date ranges, sets and batches are computed from the window.
 """
 
 from collections.abc import Sequence
 from datetime import date
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 import numpy as np
 
-from crashfold.engine.read.questions import (
-    DateRangeBatch,
-    DateRangeQuestion,
-    GameSetsBatch,
-    GameSetsQuestion,
-    IntervalsBatch,
-    IntervalsQuestion,
-    Threshold,
-)
+from crashfold.engine.ports import AllFields, Standing
+from crashfold.engine.read.aggregate import ANALYTICS, Aggregate, Asked, Lack, Route, Stored
+from crashfold.engine.read.questions import Question, Threshold
+from crashfold.engine.read.refusals import OutOfBounds
 from crashfold.engine.read.times import MINUTE_S, Instant, Zone
-from crashfold.engine.read.view import View, counts_by_group
+from crashfold.engine.read.view import View, counts_by_group, percentage
 from crashfold.projections.columns import Ints
+from crashfold.projections.settings import DAY_MINUTES
+from crashfold.schemas import keys
+from crashfold.schemas.aggregates import Interval
 from crashfold.schemas.predicate import Predicate
 
+DAYS_MAX: Final = 7
 SETS_MAX: Final = 10_000
 """When there are more sets, those without games are left out."""
 
+_BUCKET: Final = len(keys.bucket(0)) - 1
+"""Characters before the number in the field of a bucket."""
 
 T = TypeVar("T")
+
+_decode_buckets = msgspec.json.Decoder(list[Interval]).decode
+
+
+class IntervalsQuestion(Question, frozen=True, kw_only=True):
+    """Buckets of `interval_minutes` over the last `hours` hours."""
+
+    interval_minutes: int = 10
+    hours: int = 24
+
+    @property
+    def by_clock(self) -> bool:
+        """The last bucket is the one of now."""
+        return True
+
+    @property
+    def changes_every_us(self) -> int | None:
+        """The grid of the buckets."""
+        return self.interval_minutes * MINUTE_S * 1_000_000
+
+    def items(self) -> int:
+        """A bucket each."""
+        return self.value_count * -(-self.hours * 60 // self.interval_minutes)
+
+    def cost(self, view: View) -> int:
+        """As many as it asks for."""
+        return self.items()
+
+
+class IntervalsBatch(IntervalsQuestion, frozen=True, kw_only=True):
+    """The same for several thresholds."""
+
+    values: tuple[float, ...]
+
+
+class DateRangeQuestion(Question, frozen=True, kw_only=True):
+    """Buckets of `interval_minutes` from the begin of one calendar day to the end of another."""
+
+    start_date: date
+    end_date: date
+    interval_minutes: int = 10
+
+    @property
+    def days(self) -> int:
+        """Both counted."""
+        return (self.end_date - self.start_date).days + 1
+
+    def check(self) -> None:
+        """The days are in order, and not too many."""
+        if self.days < 1:
+            raise OutOfBounds("end_date is before start_date", "end_date")
+        if self.days > DAYS_MAX:
+            raise OutOfBounds(f"from start_date to end_date are {self.days} days, more than {DAYS_MAX}", "end_date")
+
+    def items(self) -> int:
+        """A bucket each."""
+        return self.value_count * self.days * (DAY_MINUTES // self.interval_minutes)
+
+    def cost(self, view: View) -> int:
+        """As many as it asks for."""
+        return self.items()
+
+
+class DateRangeBatch(DateRangeQuestion, frozen=True, kw_only=True):
+    """The same for several thresholds."""
+
+    values: tuple[float, ...]
+
+
+class GameSetsQuestion(Question, frozen=True, kw_only=True):
+    """Sets of `games_per_set` neighbouring ids over the last `total_games` games."""
+
+    games_per_set: int = 10
+    total_games: int = 1000
+
+    def items(self) -> int:
+        """A set each, when no id is missing."""
+        return self.value_count * -(-self.total_games // self.games_per_set)
+
+    def items_in(self, view: View) -> int:
+        """Ids with holes make more sets than the question shows; at both ends a set may be cut."""
+        listed = sets_listed(view, self)
+        return self.value_count * listed if listed > self.total_games // self.games_per_set + 2 else 0
+
+    def cost(self, view: View) -> int:
+        """As many as it asks for."""
+        return self.items()
+
+
+class GameSetsBatch(GameSetsQuestion, frozen=True, kw_only=True):
+    """The same for several thresholds."""
+
+    values: tuple[float, ...]
 
 
 class IntervalItem(msgspec.Struct, frozen=True, gc=False):
@@ -245,3 +340,60 @@ def _sets(view: View, predicates: Sequence[Predicate], question: GameSetsQuestio
     columns = zip(matches.tolist(), (matches / np.maximum(totals, 1) * 100).tolist(), strict=True)
     whole, is_current = totals.tolist(), (listed == 0).tolist()
     return [[*map(GameSetItem, *known, counts, whole, shares, is_current, whole)] for counts, shares in columns]
+
+
+def _stored(asked: Asked, view: View) -> Stored | None:
+    (threshold,), question = asked.thresholds, asked.question
+    settings = view.settings
+    if question.interval_minutes != settings.interval_minutes or question.hours > settings.interval_hours:
+        return None
+    step_s = question.interval_minutes * MINUTE_S
+
+    def build(values: Sequence[Any], standing: Standing, view: View) -> IntervalsAnswer | Lack:
+        (fields,) = values
+        if not fields:
+            return Lack.MISSING
+        newest = view.now_us // 1_000_000 // step_s * step_s
+        oldest = (newest - question.hours * 3600) // step_s * step_s
+        stored = dict(
+            zip(
+                [int(name[_BUCKET:]) for name in fields],
+                _decode_buckets(b"[" + b",".join(fields.values()) + b"]"),
+                strict=True,
+            )
+        )
+        if max(stored) > newest:
+            return Lack.UNSUITABLE  # games of a clock ahead of ours have pushed out older buckets
+        starts = sorted(start for start in stored if start >= oldest)
+        lines = sorted({*starts, *(start + step_s for start in starts)})  # most buckets end where another begins
+        printed = dict(zip(lines, view.zone.isoformats(np.array(lines, np.int64) * 1000), strict=True)) if lines else {}
+        times = view.games.end_times
+        inside = np.count_nonzero((times >= oldest * 1000) & (times < (newest + step_s) * 1000))
+        if sum(stored[start].total_games for start in starts) < inside:
+            return Lack.MISSING  # the window alone has more
+        items = []
+        for start in starts:
+            count, total = stored[start].count, stored[start].total_games
+            if not 0 <= count <= total <= standing.total_games or start % step_s:
+                raise ValueError("a bucket is spoiled")
+            begin, end = printed[start], printed[start + step_s]
+            items.append(IntervalItem(begin, end, count, total, percentage(count, total)))
+        return IntervalsAnswer(threshold.value, question.interval_minutes, question.hours, len(items), items)
+
+    return Stored((AllFields(keys.intervals(threshold.predicate)),), build)
+
+
+_ROOT: Final = f"{ANALYTICS}/intervals/min-crash-point"
+
+INTERVALS: Final = Aggregate(
+    name="intervals",
+    routes=(
+        Route("GET", f"{_ROOT}/{{value}}", IntervalsQuestion, intervals, "min", _stored),
+        Route("GET", f"{_ROOT}/{{value}}/date-range", DateRangeQuestion, date_range, "min"),
+        Route("GET", f"{_ROOT}/{{value}}/game-sets", GameSetsQuestion, game_sets, "min"),
+        Route("POST", f"{_ROOT}s", IntervalsBatch, intervals_batch, "min"),
+        Route("POST", f"{_ROOT}s/date-range", DateRangeBatch, date_range_batch, "min"),
+        Route("POST", f"{_ROOT}s/game-sets", GameSetsBatch, game_sets_batch, "min"),
+    ),
+    source=lambda settings: settings.source_intervals,
+)

@@ -4,23 +4,62 @@ Pure functions of a view and a question. The window may have lost sight of a rar
 remembers: the view's past brings it along, and it counts exactly as if the window reached back to it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Final
+from itertools import pairwise
+from typing import Any, Final
 
 import msgspec
 import numpy as np
 
+from crashfold.engine.ports import AllFields, Fields, First, Piece, Pieces, Standing, Text
+from crashfold.engine.read.aggregate import ANALYTICS, NAMES, Aggregate, Asked, Lack, PastReader, Route, Stored
 from crashfold.engine.read.aggregates.games import GameObject, game_objects, shown
-from crashfold.engine.read.past import OlderMatch
-from crashfold.engine.read.questions import Echo, LastGameBatch, LastGamesQuestion, Nothing, Threshold
+from crashfold.engine.read.past import OlderMatch, Past
+from crashfold.engine.read.questions import Echo, Nothing, Question, Threshold
+from crashfold.engine.read.stored import count_of, decode_games, joined, only
 from crashfold.engine.read.view import View, matching
 from crashfold.projections.columns import Ints
-from crashfold.projections.games import games_of
+from crashfold.projections.games import Games, games_of
+from crashfold.projections.settings import GAPS_KEPT, LAST_GAMES_KEPT
+from crashfold.schemas import keys
+from crashfold.schemas.aggregates import LastGame
 from crashfold.schemas.game import Game
-from crashfold.schemas.predicate import Predicate
+from crashfold.schemas.predicate import Kind, Predicate
 
 _STRIDE: Final = 2048
+
+_decode_last_game = msgspec.json.Decoder(LastGame).decode
+
+
+class LastGamesQuestion(Question, frozen=True, kw_only=True):
+    """The newest `limit` matches."""
+
+    limit: int = 10
+
+    def items(self) -> int:
+        """A game each."""
+        return self.limit
+
+    def cost(self, view: View) -> int:
+        """A game each."""
+        return min(self.limit, len(view.games))
+
+
+class LastGameQuestion(Nothing, frozen=True, kw_only=True):
+    """The newest match; the threshold stands in the path."""
+
+
+class LastGameBatch(Question, frozen=True, kw_only=True):
+    """The newest match of several thresholds."""
+
+    values: tuple[float, ...]
+
+
+class FloorLastGameBatch(LastGameBatch, frozen=True, kw_only=True):
+    """The newest match of several floors."""
+
+    values: tuple[int, ...]
 
 
 class Probability(msgspec.Struct, frozen=True):
@@ -46,7 +85,7 @@ class LastGamesAnswer(Echo, frozen=True, kw_only=True):
     games: list[GameObject]
 
 
-def last_game(view: View, threshold: Threshold, question: Nothing) -> LastGameAnswer | None:
+def last_game(view: View, threshold: Threshold, question: Question) -> LastGameAnswer | None:
     """The newest match; None when none is known."""
     return _newest(view, [threshold])[0]
 
@@ -134,3 +173,167 @@ def newest_match(hundredths: Ints, predicate: Predicate) -> int | None:
             return start + int(rows[-1])
         stop, stride = start, 4 * stride
     return None
+
+
+def _stored(asked: Asked, view: View) -> Stored:
+    thresholds = asked.thresholds
+
+    def build(values: Sequence[Any], standing: Standing, view: View) -> LastGameAnswer | Lack:
+        found = _last_games_of(thresholds, values, standing, view)
+        return Lack.MISSING if found is None else found[0] or Lack.NO_MATCH
+
+    return Stored(_last_game_pieces(thresholds), build)
+
+
+def _batch_stored(asked: Asked, view: View) -> Stored:
+    thresholds = asked.thresholds
+
+    def build(values: Sequence[Any], standing: Standing, view: View) -> dict[str, LastGameAnswer | None] | Lack:
+        found = _last_games_of(thresholds, values, standing, view)
+        if found is None:
+            return Lack.MISSING
+        return dict(zip((threshold.label for threshold in thresholds), found, strict=True))
+
+    return Stored(_last_game_pieces(thresholds), build)
+
+
+def _last_game_pieces(thresholds: Sequence[Threshold]) -> tuple[Piece, ...]:
+    """Per threshold the last game; and how many matches there were, to know whether there must be one."""
+    pieces: list[Piece] = []
+    for threshold in thresholds:
+        predicate = threshold.predicate
+        pieces += (Text(keys.last_game(predicate)), Fields(keys.occurrences(predicate), ("count",)))
+    return tuple(pieces)
+
+
+def _last_games_of(
+    thresholds: Sequence[Threshold], values: Sequence[Any], standing: Standing, view: View
+) -> list[LastGameAnswer | None] | None:
+    """The last game of each threshold, None where there is none; None when one is missing that should be there."""
+    found: list[tuple[Game, int] | None] = []
+    for threshold, stored, (count,) in zip(thresholds, values[::2], values[1::2], strict=True):
+        if stored is not None:
+            last = _decode_last_game(stored)
+            _check_newest([last], threshold.predicate, view)
+            if not 1 <= last.ordinal <= standing.total_games:
+                raise ValueError("the last game is spoiled")
+            found.append((last, standing.total_games - last.ordinal))
+        elif count == b"0":
+            found.append(None)
+        else:
+            return None
+    return answers_of(view, thresholds, found)
+
+
+def _list_stored(asked: Asked, view: View) -> Stored | None:
+    (threshold,), limit = asked.thresholds, asked.question.limit
+    if limit > LAST_GAMES_KEPT:
+        return None
+    predicate = threshold.predicate
+
+    def build(values: Sequence[Any], standing: Standing, view: View) -> LastGamesAnswer | Lack:
+        stored, (count,) = values
+        if count is None or len(stored) != min(limit, count_of(count, standing.total_games)):
+            return Lack.MISSING
+        games = _descending(decode_games(joined(stored)), predicate)
+        _check_newest(games, predicate, view)
+        objects = shown(view, [*games])
+        return LastGamesAnswer(limit=limit, count=len(objects), games=objects, **threshold.echo)
+
+    return Stored((First(keys.last_games(predicate), limit), Fields(keys.occurrences(predicate), ("count",))), build)
+
+
+def _descending(games: Sequence[Game], predicate: Predicate) -> Sequence[Game]:
+    """Matches as they are stored. Raises ValueError for games that do not match, or stand in another order."""
+    if any(newer.game_id <= older.game_id for newer, older in pairwise(games)) or not all(
+        predicate.matches(round(game.crash_point * 100)) for game in games
+    ):
+        raise ValueError("the last games are spoiled")
+    return games
+
+
+def _check_newest(games: Sequence[Game], predicate: Predicate, view: View) -> None:
+    """Raise ValueError when these do not begin with the newest match: the window knows it, if it has one at all."""
+    row = newest_match(view.games.hundredths, predicate)
+    found = games[0].game_id if games else 0
+    if row is None:
+        if found and len(view.games) and found >= view.games.ids[0]:
+            raise ValueError("the last games are spoiled")
+    elif found != view.games.ids[row]:
+        raise ValueError("the last games are spoiled")
+
+
+def older_matches(
+    window: Games, total_games: int, newest: LastGame | None, stored: Sequence[Game], gaps: Mapping[int, int]
+) -> tuple[OlderMatch, ...]:
+    """The stored matches of a predicate from before the window, newest first.
+
+    `newest` is the last game, whose ordinal tells its distance; those of the others follow from the ids and the `gaps`
+    (first missing id → last), as far back as these are kept.
+    """
+    first = int(window.ids[0]) if len(window) else 0
+    known_from = min(gaps) if len(gaps) >= GAPS_KEPT else 0
+    older = []
+    for game in stored:
+        if game.game_id >= first:
+            continue
+        between: int | None = None
+        if newest is not None and game.game_id == newest.game_id:
+            between = total_games - len(window) - newest.ordinal
+        elif game.game_id >= known_from:
+            missing = sum(b - a + 1 for a, b in gaps.items() if game.game_id < a < first)
+            between = first - game.game_id - 1 - missing
+        older.append(OlderMatch(game, between))
+    return tuple(older)
+
+
+def _is_past_wanted(question: Question, view: View, predicate: Predicate) -> bool:
+    """Whether the window has fewer matches than are asked for."""
+    wanted = question.limit if isinstance(question, LastGamesQuestion) else 1
+    return int(np.count_nonzero(matching(view.games.hundredths, predicate))) < wanted
+
+
+def _past_pieces(predicates: Sequence[Predicate]) -> tuple[Piece, ...]:
+    pieces: list[Piece] = [AllFields(keys.GAPS)]
+    for predicate in predicates:
+        pieces += (
+            Fields(keys.occurrences(predicate), ("count",)),
+            Text(keys.last_game(predicate)),
+            First(keys.last_games(predicate), LAST_GAMES_KEPT),
+        )
+    return tuple(pieces)
+
+
+def _read_past(predicates: Sequence[Predicate], read: Pieces, window: Games) -> Past:
+    fields, *values = read.values
+    total = read.standing.total_games
+    if not isinstance(fields, dict):
+        raise ValueError("the gaps are spoiled")
+    holes = {int(first): int(last) for first, last in fields.items()}
+    matches = {}
+    for predicate, counted, newest, stored in zip(predicates, values[::3], values[1::3], values[2::3], strict=True):
+        last = _decode_last_game(newest) if isinstance(newest, bytes) else None
+        games = _descending(decode_games(joined(stored)), predicate)
+        count = count_of(only(counted), total)
+        if len(games) != min(count, LAST_GAMES_KEPT) or (last is None) != (count == 0):
+            raise ValueError("last games are missing")
+        matches[predicate] = older_matches(window, total, last, games, holes)
+    return Past(matches=matches)
+
+
+def _routes(kind: Kind, name: str) -> tuple[Route, ...]:
+    one, many = f"{ANALYTICS}/last-game/{name}", f"{ANALYTICS}/last-games/{name}"
+    batch = FloorLastGameBatch if kind == "floor" else LastGameBatch
+    return (
+        Route("GET", f"{one}/{{value}}", LastGameQuestion, last_game, kind, _stored),
+        Route("GET", f"{many}/{{value}}", LastGamesQuestion, last_games, kind, _list_stored),
+        Route("POST", f"{many}s", batch, last_game_batch, kind, _batch_stored),
+    )
+
+
+LAST_GAMES: Final = Aggregate(
+    name="last_games",
+    routes=tuple(route for kind, name in NAMES.items() for route in _routes(kind, name)),
+    source=lambda settings: settings.source_last_games,
+    past=PastReader(_is_past_wanted, _past_pieces, _read_past),
+)

@@ -1,19 +1,54 @@
 """Occurrences: how many of the last games, or of the games of the last hours, match.
 
-Pure functions of a view and a question. Counts are real: of the games that are there.
+Pure functions of a view and a question. Counts are real: of the games that are there. The engine keeps the counts of
+the last N games. A sample of hours ends now and not with the newest game, so the window answers it.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from crashfold.engine.read.questions import Echo, OccurrencesBatch, OccurrencesQuestion, Threshold
+from crashfold.engine.ports import Fields, Standing
+from crashfold.engine.read.aggregate import ANALYTICS, NAMES, Aggregate, Asked, Lack, Route, Stored
+from crashfold.engine.read.questions import Echo, Question, Threshold
+from crashfold.engine.read.stored import count_of
 from crashfold.engine.read.times import Instant
 from crashfold.engine.read.view import View, counts, percentage
 from crashfold.projections.columns import Ints
 from crashfold.projections.games import Games
+from crashfold.schemas import keys
+from crashfold.schemas.aggregates import Sample
+from crashfold.schemas.predicate import Kind
+
+_decode_sample = msgspec.json.Decoder(Sample).decode
+
+
+class OccurrencesQuestion(Question, frozen=True, kw_only=True):
+    """The last `games` games or, by time, the last `hours` hours."""
+
+    games: int = 100
+    by_time: bool = False
+    hours: int = 1
+
+    @property
+    def by_clock(self) -> bool:
+        """By time it does."""
+        return self.by_time
+
+
+class OccurrencesBatch(OccurrencesQuestion, frozen=True, kw_only=True):
+    """The same for several thresholds, if wanted in comparison with the period before."""
+
+    values: tuple[float, ...]
+    comparison: bool = True
+
+
+class FloorOccurrencesBatch(OccurrencesBatch, frozen=True, kw_only=True):
+    """The same for several floors."""
+
+    values: tuple[int, ...]
 
 
 class SampleParams(msgspec.Struct, frozen=True):
@@ -23,7 +58,7 @@ class SampleParams(msgspec.Struct, frozen=True):
     hours: int | UnsetType = UNSET
 
 
-class Occurrences(msgspec.Struct, frozen=True, kw_only=True):
+class OccurrencesData(msgspec.Struct, frozen=True, kw_only=True):
     """Of `total_games` games `count` match, which is `percentage` per cent.
 
     By games, the end times of the oldest and newest game of the sample, null when it is empty; by time, the window
@@ -39,14 +74,14 @@ class Occurrences(msgspec.Struct, frozen=True, kw_only=True):
     end_time: Instant | UnsetType = UNSET
 
 
-class EarlierOccurrences(Occurrences, frozen=True, kw_only=True):
+class EarlierOccurrences(OccurrencesData, frozen=True, kw_only=True):
     """The period before, and what has changed since; `percentage_change` is in points."""
 
     count_change: int
     percentage_change: float
 
 
-class ComparedOccurrences(Occurrences, frozen=True, kw_only=True):
+class ComparedOccurrences(OccurrencesData, frozen=True, kw_only=True):
     """With the period before, if that was asked for and holds a game."""
 
     comparison: EarlierOccurrences | UnsetType = UNSET
@@ -57,7 +92,7 @@ class OccurrencesAnswer(Echo, frozen=True, kw_only=True):
 
     by_time: bool
     params: SampleParams
-    occurrences: Occurrences
+    occurrences: OccurrencesData
 
 
 class OccurrencesBatchAnswer(msgspec.Struct, frozen=True):
@@ -89,7 +124,7 @@ def occurrences(view: View, threshold: Threshold, question: OccurrencesQuestion)
     return OccurrencesAnswer(
         by_time=question.by_time,
         params=_params(question),
-        occurrences=Occurrences(**sample.fields(count)),
+        occurrences=OccurrencesData(**sample.fields(count)),
         **threshold.echo,
     )
 
@@ -150,3 +185,72 @@ def _compared(now: dict[str, Any], before: dict[str, Any]) -> EarlierOccurrences
         percentage_change=now["percentage"] - before["percentage"],
         **before,
     )
+
+
+def _stored(asked: Asked, view: View) -> Stored | None:
+    question: OccurrencesQuestion = asked.question
+    if question.by_time or question.games not in view.settings.samples_games:
+        return None
+    (threshold,), games, field = asked.thresholds, question.games, keys.sample_games(question.games)
+
+    def build(values: Sequence[Any], standing: Standing, view: View) -> OccurrencesAnswer | Lack:
+        sample, count = values[0][0], values[1][0]
+        if sample is None or count is None:
+            return Lack.MISSING
+        fields = _stored_fields(sample, count, games, standing, view)
+        params = SampleParams(games=games)
+        return OccurrencesAnswer(by_time=False, params=params, occurrences=OccurrencesData(**fields), **threshold.echo)
+
+    return Stored((Fields(keys.SAMPLES, (field,)), Fields(keys.occurrences(threshold.predicate), (field,))), build)
+
+
+def _batch_stored(asked: Asked, view: View) -> Stored | None:
+    question: OccurrencesBatch = asked.question
+    if question.by_time or question.comparison or question.games not in view.settings.samples_games:
+        return None
+    thresholds, games, field = asked.thresholds, question.games, keys.sample_games(question.games)
+
+    def build(values: Sequence[Any], standing: Standing, view: View) -> OccurrencesBatchAnswer | Lack:
+        sample, *counted = (found[0] for found in values)
+        if sample is None or None in counted:
+            return Lack.MISSING
+        results = {
+            threshold.label: ComparedOccurrences(**_stored_fields(sample, count, games, standing, view))
+            for threshold, count in zip(thresholds, counted, strict=True)
+        }
+        return OccurrencesBatchAnswer(False, SampleParams(games=games), False, results)
+
+    pieces = [Fields(keys.occurrences(predicate), (field,)) for predicate in asked.predicates]
+    return Stored((Fields(keys.SAMPLES, (field,)), *pieces), build)
+
+
+def _stored_fields(stored: bytes, counted: bytes, games: int, standing: Standing, view: View) -> dict[str, Any]:
+    sample = _decode_sample(stored)
+    if sample.total_games != min(games, standing.total_games):
+        raise ValueError("the sample is of another size")
+    count = count_of(counted, sample.total_games)
+    times = (sample.first_game_time, sample.last_game_time)
+    first, last = (None if time_ms is None else view.zone.isoformat(time_ms * 1000) for time_ms in times)
+    return {
+        "count": count,
+        "total_games": sample.total_games,
+        "percentage": percentage(count, sample.total_games),
+        "first_game_time": first,
+        "last_game_time": last,
+    }
+
+
+def _routes(kind: Kind, name: str) -> tuple[Route, ...]:
+    root = f"{ANALYTICS}/occurrences/{name}"
+    batch = FloorOccurrencesBatch if kind == "floor" else OccurrencesBatch
+    return (
+        Route("GET", f"{root}/{{value}}", OccurrencesQuestion, occurrences, kind, _stored),
+        Route("POST", f"{root}s/batch", batch, occurrences_batch, kind, _batch_stored),
+    )
+
+
+OCCURRENCES: Final = Aggregate(
+    name="occurrences",
+    routes=tuple(route for kind, name in NAMES.items() for route in _routes(kind, name)),
+    source=lambda settings: settings.source_occurrences,
+)

@@ -1,12 +1,14 @@
 """Problems: what a request gets that cannot be answered, as RFC 9457 describes it (`application/problem+json`).
 
-Imports msgspec only. Problems are values, not exceptions; a problem's `type` is stable, so clients may match on it, and
-its `detail` is always words of our own: never an exception's text, never what was sent.
+Imports msgspec and the read side's refusals. Problems are values; a problem's `type` is stable, so clients may match on
+it, and its `detail` is always words of our own: never an exception's text, never what was sent.
 """
 
 from typing import Final
 
 import msgspec
+
+from crashfold.engine.read.refusals import Malformed, NotFound, NotNow, OutOfBounds, Refusal
 
 MEDIA_TYPE: Final = "application/problem+json"
 
@@ -22,6 +24,20 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     detail: str
     parameter: str | None = None
     retry_after_s: int | None = None
+
+
+def problem_of(refusal: Refusal) -> Problem:
+    """The problem that stands for a refusal of the read side."""
+    match refusal:
+        case Malformed():
+            return malformed(refusal.detail, refusal.parameter)
+        case OutOfBounds():
+            return out_of_bounds(refusal.detail, refusal.parameter)
+        case NotFound():
+            return not_found(refusal.detail)
+        case NotNow():
+            return unavailable(refusal.detail, refusal.retry_after_s)
+    raise AssertionError(f"no problem stands for {type(refusal).__name__}")
 
 
 def malformed(detail: str, parameter: str | None = None) -> Problem:
