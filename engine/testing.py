@@ -2,7 +2,7 @@
 
     from crashfold.engine.testing import game, given
 
-    given(game(1, 2.0), game(2, 11.5)).with_projection(Records()).expect("records", {"highest": game(2, 11.5)})
+    given(game(1, 2.0), game(2, 11.5)).with_projection(Peak()).expect("peak", {"highest": game(2, 11.5)})
 
 Imports projections and schemas only; no servers, no clients, no event loop. Beside what is expected every `expect`
 checks what the engine asks of each projection: that neither batches nor late games nor restarts show in its keys.

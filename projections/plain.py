@@ -23,12 +23,12 @@ from crashfold.projections.settings import (
 )
 from crashfold.projections.sift import Reason
 from crashfold.schemas import keys
-from crashfold.schemas.aggregates import FollowGame, FollowStreak, Interval, LastGame, Sample, Series
+from crashfold.schemas.aggregates import FollowGame, FollowStreak, Interval, LastGame, LongestRun, Sample, Series
 from crashfold.schemas.game import Game, encode
 from crashfold.schemas.predicate import Predicate
 
 AGGREGATES: Final = frozenset(
-    ("occurrences", keys.SAMPLES, "intervals", "series", "last_game", "last_games", keys.GAMES, keys.GAPS)
+    ("occurrences", keys.SAMPLES, "intervals", "series", "last_game", "last_games", "records", keys.GAMES, keys.GAPS)
 )
 """What is recomputed here; projections of a user's own are not."""
 
@@ -95,6 +95,7 @@ def read_model(settings: ProjectionSettings, games: Sequence[Game]) -> dict[str,
         model[keys.intervals(predicate)] = _intervals(buckets, matches)
         if series := _series(games, matches):
             model[keys.series(predicate)] = [msgspec.json.encode(one) for one in reversed(series)]
+        model[keys.records(predicate)] = _records(games, matches)
         matching = list(compress(range(len(games)), matches))
         if matching:
             newest = matching[-1]
@@ -188,3 +189,23 @@ def _series(games: Sequence[Game], matches: Sequence[bool]) -> list[Series]:
             )
         )
     return series
+
+
+def _records(games: Sequence[Game], matches: Sequence[bool]) -> dict[str, bytes]:
+    """The longest run of games that do not match, and the highest game that does; of equal ones the oldest."""
+    start = length = 0
+    first = last = highest = None
+    for i, (game, is_match) in enumerate(zip(games, matches, strict=True)):
+        if is_match:
+            start = i + 1
+            if highest is None or game.hundredths > highest.hundredths:
+                highest = game
+        elif i + 1 - start > length:
+            first, last, length = games[start], game, i + 1 - start
+    fields: dict[str, bytes] = {}
+    if first is not None and last is not None:
+        found = LongestRun(first.game_id, first.end_time, last.game_id, last.end_time, length)
+        fields[keys.LONGEST_RUN] = msgspec.json.encode(found)
+    if highest is not None:
+        fields[keys.HIGHEST_GAME] = encode(highest)
+    return fields

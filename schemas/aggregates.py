@@ -55,6 +55,16 @@ class LastGame(Game, frozen=True, kw_only=True, gc=False):
     ordinal: int
 
 
+class LongestRun(msgspec.Struct, frozen=True, gc=False):
+    """The field `longest_run` of `P:records:<predicate>`: the longest run of games that do not match."""
+
+    start_game: int
+    start_time: int
+    end_game: int
+    end_time: int
+    length: int
+
+
 class Update(msgspec.Struct, frozen=True, gc=False):
     """A message on the channel `P:updates`: the commit that was just made; `newest` is a game id."""
 

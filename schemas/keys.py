@@ -16,6 +16,9 @@ STREAM_PLACE: Final = "{stream}"
 SAMPLES: Final = "samples"
 GAMES: Final = "games"
 GAPS: Final = "gaps"
+LONGEST_RUN: Final = "longest_run"
+HIGHEST_GAME: Final = "highest_game"
+"""The fields of the records of a predicate."""
 VERSION: Final = "version"
 CHECKPOINT: Final = "checkpoint"
 RESERVED: Final = frozenset(
@@ -50,6 +53,11 @@ def last_game(predicate: Predicate) -> str:
 def last_games(predicate: Predicate) -> str:
     """List of the newest matches, newest first."""
     return f"last_games:{predicate}"
+
+
+def records(predicate: Predicate) -> str:
+    """Hash of `longest_run` and `highest_game`."""
+    return f"records:{predicate}"
 
 
 def sample_games(games: int) -> str:

@@ -256,7 +256,7 @@ async def test_a_stream_that_takes_long_to_read_holds_nobody_else_up(
     sick: _Sick, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor those who ask for it: they are told to come again, and it is read on meanwhile."""
-    monkeypatch.setattr("crashfold.engine.read.follower.START_WAIT_S", 0.05)
+    monkeypatch.setattr("crashfold.engine.read.followers.START_WAIT_S", 0.05)
     with anyio.fail_after(PATIENCE_S):
         async with Followers(sick, SystemClock()).running() as followers:
             for _ in range(2):

@@ -8,6 +8,7 @@ from crashfold.engine.read.aggregates.gaps import GAPS
 from crashfold.engine.read.aggregates.intervals import INTERVALS
 from crashfold.engine.read.aggregates.last_games import LAST_GAMES
 from crashfold.engine.read.aggregates.occurrences import OCCURRENCES
+from crashfold.engine.read.aggregates.records import RECORDS
 from crashfold.engine.read.aggregates.series import SERIES
 
 AGGREGATES: Final[tuple[Aggregate, ...]] = (
@@ -15,6 +16,7 @@ AGGREGATES: Final[tuple[Aggregate, ...]] = (
     GAPS,
     OCCURRENCES,
     LAST_GAMES,
+    RECORDS,
     SERIES,
     INTERVALS,
 )
