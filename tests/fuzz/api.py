@@ -17,13 +17,13 @@ from crashfold.engine.adapters.memory.limits import MemoryRateLimits
 from crashfold.engine.adapters.memory.reader import MemoryReader
 from crashfold.engine.adapters.memory.store import MemoryStore
 from crashfold.engine.adapters.process.clock import SystemClock
+from crashfold.engine.http.answers import Answers
 from crashfold.engine.http.app import create_app
 from crashfold.engine.http.edge import Edge
-from crashfold.engine.read.answers import Answers
-from crashfold.engine.read.follower import Followers
+from crashfold.engine.http.routes import ROUTES
+from crashfold.engine.read.followers import Followers
 from crashfold.engine.read.health import ApiHealth
 from crashfold.engine.read.meter import NullApiMeter
-from crashfold.engine.read.routes import ROUTES
 from crashfold.engine.read.times import Zones
 from crashfold.engine.settings import LogSettings, Settings
 from crashfold.projections.settings import ProjectionSettings

@@ -260,7 +260,7 @@ def redis() -> Iterator[RedisServer]:
 def clients(redis: RedisServer) -> Iterator[tuple[httpx.Client, httpx.Client]]:
     with ExitStack() as stack:
         running, found = [], []
-        for more in ([], COMPUTED):
+        for more in (["--api.source_series=precomputed"], COMPUTED):
             server = stack.enter_context(
                 api_server(redis.url, f"--redis.key_prefix={PREFIX}", NO_KAFKA, *FLAGS, *more, ready=False)
             )
