@@ -30,6 +30,7 @@ from crashfold.engine.read.questions import Limits
 from crashfold.engine.read.routes import ROUTES, Route
 from crashfold.engine.read.times import Zones
 from crashfold.engine.settings import Settings, masked_text
+from crashfold.engine.tracing import Tracer
 
 MetricsText = Callable[[str], Awaitable[tuple[bytes, str]]]
 """The metrics for a client that sends this `Accept`, and their content type."""
@@ -66,6 +67,7 @@ def create_app(
     handlers: Callable[[], Sequence[HTTPRouteHandler | WebsocketRouteHandler]] = list,
     files_at: Mapping[str, Reply] = MappingProxyType({}),
     rate_limits: RateLimits | None = None,
+    tracer: Tracer | None = None,
 ) -> Edge:
     """The ASGI application. `handlers` makes the live routes, `files_at` are files by path, which need no token."""
     limits = Limits(settings.projections.window_games)
@@ -90,6 +92,7 @@ def create_app(
         pages={**_probes(health, metrics), **static, **{path: _always(reply) for path, reply in files_at.items()}},
         open_paths=(*REFERENCE, *files_at),
         rate_limits=rate_limits,
+        tracer=tracer,
     )
 
 

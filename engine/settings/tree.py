@@ -528,6 +528,19 @@ class LogSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = "auto"
 
 
+class TracingSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Traces of steps and requests; they need the extra `otel`."""
+
+    endpoint: Annotated[
+        str,
+        Meta(
+            pattern=r"^(https?://[^\s?#]+)?$",
+            description="Where a collector takes OTLP over HTTP, such as `http://127.0.0.1:4318`; empty: no traces.",
+            extra={"wants": "http://HOST:PORT or https://HOST:PORT"},
+        ),
+    ] = ""
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """All of them."""
 
@@ -538,6 +551,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     api: ApiSettings = msgspec.field(default_factory=ApiSettings)
     fairness: FairnessSettings = msgspec.field(default_factory=FairnessSettings)
     log: LogSettings = msgspec.field(default_factory=LogSettings)
+    tracing: TracingSettings = msgspec.field(default_factory=TracingSettings)
 
 
 def _is_topic(name: str) -> bool:

@@ -17,6 +17,7 @@ from crashfold.engine.runtime.pacing import EngineLimits
 from crashfold.engine.runtime.rebuild import Progress, Rebuild, RebuildReport, Request
 from crashfold.engine.runtime.service import Service
 from crashfold.engine.runtime.verify import VerifyReport, verify
+from crashfold.engine.tracing import Tracer
 from crashfold.projections import Plan, plan
 from crashfold.projections.settings import ProjectionSettings
 from crashfold.schemas.game import DEFAULT_STREAM, Game, encode
@@ -134,6 +135,7 @@ class Deployment:
         accept_gap: bool = False,
         metrics: Metrics | None = None,
         health: HealthBoard | None = None,
+        tracer: Tracer | None = None,
     ) -> Service:
         metrics, health = metrics or Metrics(), health or HealthBoard(self.clock)
         return Service(
@@ -147,6 +149,7 @@ class Deployment:
             limits=limits,
             fairness=self.fairness,
             accept_gap=accept_gap,
+            tracer=tracer,
         )
 
     @asynccontextmanager
