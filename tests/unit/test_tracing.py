@@ -118,11 +118,9 @@ async def test_a_request_is_a_span_within_the_trace_of_its_client(
         await client.get("/api/games/1", headers={"traceparent": f"00-{TRACE}-b7ad6b7169203331-01"})
         await client.get("/api/games/77", headers={"traceparent": "spoiled"})
     first, second = of(exporter, "GET")
-    assert first.attributes == {
-        "http.route": "/api/games/{game_id}",
-        "http.response.status_code": 200,
-        "crashfold.source": "computed",
-    }
+    told = dict(first.attributes or {})
+    assert told.pop("crashfold.source") in ("computed", "replica")  # as soon as the follower is
+    assert told == {"http.route": "/api/games/{game_id}", "http.response.status_code": 200}
     assert f"{first.context.trace_id:032x}" == TRACE
     assert first.parent is not None
     assert second.attributes is not None
