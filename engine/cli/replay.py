@@ -39,6 +39,7 @@ def replay(
     to_offset: Annotated[int | None, Parameter(validator=validators.Number(gte=0))] = None,
     dry_run: bool = False,
     accept_gap: bool = False,
+    drop_keys: bool = False,
     file: Path | None = None,
     port: int | None = None,
     json: bool = False,
@@ -58,6 +59,8 @@ def replay(
         Read and fold, but write nothing.
     accept_gap
         Swap in even if that has fewer games than the live state, or records that it was folded from are gone.
+    drop_keys
+        Swap in even if the live state has keys of a projection that is not installed or not in projections.own.
     file
         Read games from this JSONL or CSV file instead of the topic.
     port
@@ -66,7 +69,7 @@ def replay(
         Print the result as JSON.
     """
     settings = options.settings(common)
-    request = Request(stream, to_offset, dry_run, accept_gap)
+    request = Request(stream, to_offset, dry_run, accept_gap, drop_keys)
     report = options.run(replay_topic, settings, request, file, port)
     if json:
         output.print_json(report)
