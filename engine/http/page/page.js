@@ -241,7 +241,7 @@ function show() {
   if (!$("engine").hidden) engineView.update({ stream: api.stream, engine, streams, head });
   if ($("players").hidden) return;
   for (const panel of panels) {
-    if (!panel.isSeen) continue;
+    if (!panel.isSeen && !panel.isAlways) continue;
     ask(panel);
     if (has(panel.games())) panel.show(panel.answers);
   }
