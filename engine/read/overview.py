@@ -14,7 +14,7 @@ from crashfold.engine.read.deployment import DeploymentAnswer
 from crashfold.engine.read.questions import Nothing
 from crashfold.engine.read.times import Instant, Zone
 from crashfold.schemas.game import Game, Unreadable, decode
-from crashfold.schemas.reports import EngineReport, RebuildProgress, Verification, read
+from crashfold.schemas.reports import EngineReport, RebuildProgress, RedisReport, Verification, read
 
 
 class Overview(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +70,7 @@ class EngineItem(msgspec.Struct, frozen=True):
     commits: dict[str, int]
     rejected: dict[str, int]
     games_per_second: float
+    redis: list[RedisReport]
 
 
 class VerificationItem(msgspec.Struct, frozen=True):
@@ -161,6 +162,7 @@ def _engine(report: EngineReport, zone: Zone) -> EngineItem:
         report.commits,
         report.rejected,
         report.games_per_second,
+        report.redis,
     )
 
 
