@@ -26,8 +26,6 @@ from tests.support.servers import RedisServer
 
 RUNBOOKS = ROOT / "docs" / "runbooks"
 PAGES = sorted(page for page in RUNBOOKS.glob("*.md") if page.name != "README.md")
-NOT_RUN = frozenset({"retention", "task-topic-recreated"})
-"""Pages whose commands are only parsed as yet."""
 ALERT_PARTS = ("**What users see.**", "## First look", "## What to do", "**It is over when**")
 
 Scenario = Generator[dict[str, int], None, None]
@@ -385,9 +383,7 @@ SCENARIOS: dict[str, Callable[[Place], Scenario]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if page.stem not in {"tour", *NOT_RUN}], ids=lambda page: page.stem
-)
+@pytest.mark.parametrize("page", [page for page in PAGES if page.stem != "tour"], ids=lambda page: page.stem)
 def test_the_commands_of_a_runbook_work_where_it_is_needed(
     page: Path, new_deployment: NewDeployment, own_redis: RedisServer
 ) -> None:
