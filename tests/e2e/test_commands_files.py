@@ -94,7 +94,7 @@ def test_the_demo_tells_where_its_page_is_and_leaves_nothing_behind(tmp_path: Pa
     said = tmp_path / "said"
     with said.open("wb") as output:
         demo = subprocess.Popen(
-            [COMMAND, "demo", "--games", "500"],
+            [COMMAND, "demo", "--games", "500", "--redis.timeout_ms", "5000"],
             cwd=tmp_path,
             env={name: value for name, value in os.environ.items() if not name.startswith("CRASHFOLD")} | NARROW,
             stdin=subprocess.DEVNULL,
