@@ -99,6 +99,7 @@ class Running:
         self.ended = asyncio.Event()
         self.error: BaseException | None = None
         self.log: MemoryLog | None = None
+        self.simulated: SimulatedLog | None = None
         self.is_told = False
         """Whether it was told to stop."""
 
@@ -363,8 +364,9 @@ class Play:
             await engine.ended.wait()
             if isinstance(engine.error, StateError | ConfigurationError):
                 self._excuse(engine.error)
+            if isinstance(engine.error, StateError):
                 self._down[number] = f"{type(engine.error).__name__}: {engine.error}"
-            elif engine.error is not None:
+            elif engine.error is not None and not isinstance(engine.error, ConfigurationError):
                 self._wrong = self._wrong or Wrong(f"{engine.process.name} ended: {engine.error!r}")
                 return
             await asyncio.sleep(self._back_s.pop(number, 0.5 + self._chance.random()))
@@ -414,7 +416,7 @@ class Play:
         group = self._schedule.groups[number]
         twin = MemoryLog(self._topic, group)
         self._engines[number].log = twin
-        log = SimulatedLog(self._network, twin)
+        log = self._engines[number].simulated = SimulatedLog(self._network, twin)
         health = HealthBoard(self._clock)
         store = self._new_store()
         service = Service(
@@ -540,6 +542,15 @@ class Play:
                 self._weather.away[server] = self._loop.time() + for_s
             case s.ReadOnly(for_s):
                 self._weather.read_only_until_s = self._loop.time() + for_s
+            case s.Forbid(server, for_s):
+                self._excuses.add("refused")
+                self._weather.forbidden[server] = self._loop.time() + for_s
+            case s.ListenerFails(number):
+                if (engine := self._engines.get(number)) and engine.simulated is not None:
+                    engine.simulated.listener_failed = True
+                    self._topic.evict(engine.simulated.twin)  # it joins again with its next poll
+            case s.AddPartition(games):
+                self._add_partition(games)
             case s.Remember():
                 self._replicas.append(self._store.snapshot())
             case s.RollBack(replica):
@@ -633,7 +644,7 @@ class Play:
         before = self._there.records
         self._excuses.add("recreated")
         self._topic.recreate()
-        self._history[self._topic.topic_id] = Topic(SMALL, self._schedule.only, self._schedule.partitions)
+        self._history[self._topic.topic_id] = Topic(SMALL, self._schedule.only, len(before))
         for number, records in enumerate(before):
             for record in records[: int(same * len(records))]:
                 self._append(number, record.key, record.value)
@@ -642,6 +653,13 @@ class Play:
             key = None if self._schedule.only == "crash" else self._streams[stream].encode()
             value = json_game(game_id=1_000 + turn, crash_point=3.0 + turn)
             self._append(stream % self._schedule.partitions, key, value)
+
+    def _add_partition(self, games: int) -> None:
+        self._topic.add_partitions()
+        self._there.records.append([])
+        number = len(self._there.records) - 1
+        for game_id in range(1, games + 1):
+            self._append(number, f"of-{number}".encode(), json_game(game_id=game_id, crash_point=1.5 * game_id))
 
     # --- the topic ---------------------------------------------------------------------------------------------------
 
