@@ -202,6 +202,11 @@ async def test_what_was_fetched_and_read_is_freed_without_the_collector(kafka: K
     assert len(parsers) <= 1
 
 
+@pytest.mark.fault(
+    "A transaction stays open",
+    user="nothing of it, nor behind it",
+    operator="end the transaction; lag shows it",
+)
 async def test_records_of_an_open_transaction_do_not_count(kafka: KafkaCluster, unique: Unique) -> None:
     async with kafka_topic(kafka.bootstrap_servers, unique("games"), 1) as topic:
         await topic.append(b"0")
