@@ -542,7 +542,7 @@ def test_a_full_disk_under_the_log_stops_nothing(deployment: Deployment, small_d
 
 
 NGINX = """
-upstream api {{ server 127.0.0.1:{one}; server 127.0.0.1:{other}; }}
+upstream api {{ server 127.0.0.1:{one} max_fails=0; server 127.0.0.1:{other} max_fails=0; }}
 server {{ listen {{port}}; location / {{ proxy_pass http://api; }} }}
 """
 
@@ -550,7 +550,7 @@ server {{ listen {{port}}; location / {{ proxy_pass http://api; }} }}
 @pytest.mark.fault(
     "Behind nginx: API instances restart one after another",
     user="nothing",
-    operator="nothing: nginx asks the other one",
+    operator="nothing: nginx asks the other one (`max_fails=0`, or pauses of `fail_timeout` between restarts)",
 )
 async def test_behind_nginx_restarts_of_one_instance_after_another_are_not_noticed(
     new_redis: Callable[..., RedisServer], record_property: Callable[[str, object], None]
