@@ -30,6 +30,7 @@ EVERY_S: Final = 3.0
 INSTANCES: Final = 3
 ASKERS: Final = 4
 COMPARE_EVERY_S: Final = 20.0
+STARTED_WITHIN_S: Final = 180.0
 SETTLED_WITHIN_S: Final = 60.0
 LOOK_EVERY_S: Final = 0.1
 
@@ -69,9 +70,11 @@ class Soak:
             for thread in work:
                 thread.start()
             try:
-                eventually(lambda: self._errors or watcher.stands("crash")[0], "the first commit")
+                eventually(lambda: self._errors or watcher.stands("crash")[0], "the first commit", STARTED_WITHIN_S)
                 for port in made.ports:
-                    eventually(lambda port=port: self._errors or _is_ready(port), "an instance is ready")  # type: ignore[misc]
+                    eventually(
+                        lambda port=port: self._errors or _is_ready(port), "an instance is ready", STARTED_WITHIN_S
+                    )  # type: ignore[misc]
                 self._let_faults_happen(made, findings)
                 self._end_well(made, truth, watcher, findings)
             finally:
