@@ -71,10 +71,9 @@ class Soak:
                 thread.start()
             try:
                 eventually(lambda: self._errors or watcher.stands("crash")[0], "the first commit", STARTED_WITHIN_S)
-                for port in made.ports:
-                    eventually(
-                        lambda port=port: self._errors or _is_ready(port), "an instance is ready", STARTED_WITHIN_S
-                    )  # type: ignore[misc]
+                eventually(
+                    lambda: self._errors or all(map(_is_ready, made.ports)), "all instances are ready", STARTED_WITHIN_S
+                )
                 self._let_faults_happen(made, findings)
                 self._end_well(made, truth, watcher, findings)
             finally:
