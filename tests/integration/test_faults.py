@@ -43,7 +43,7 @@ from tests.support.deployment import (
     traffic,
 )
 from tests.support.proxy import Proxy
-from tests.support.servers import KafkaCluster, RedisCluster, RedisServer
+from tests.support.servers import KafkaCluster, RedisServer
 
 GAMES = chain(3_000)
 PREFIX = "analytics:{stream}"
@@ -142,7 +142,8 @@ def test_sigterm_in_the_middle_of_everything_loses_nothing_and_doubles_nothing(
     with Watcher(deployment), deployment.flow(messages, per_second=300) as flow:
         for life in range(lives):
             with deployment.engine("--kafka.group_id", f"{deployment.topic}-{life}") as engine:
-                due_s = time.monotonic() + chance.uniform(0.3, 2.5)
+                engine.until(lambda: engine.events, "it says its first word")
+                due_s = time.monotonic() + chance.uniform(0, 1.5)
                 engine.until(lambda due_s=due_s: time.monotonic() >= due_s, "the moment")  # type: ignore[misc]
                 code, took_s = engine.terminate()
                 assert code == 0, engine.said[-3000:]
@@ -358,38 +359,6 @@ def test_a_full_disk_under_redis_is_waited_for(
         folded(deployment, engine, 1_100)
         assert engine.terminate()[0] == 0
     assert deployment.verified()["crash"]["games"] == 1_100
-
-
-@pytest.mark.fault(
-    "Redis Cluster loses one primary after another under 300 streams",
-    user="answers as `replica` until the fail-over is done",
-    operator="nothing",
-)
-def test_primaries_that_die_under_hundreds_of_streams_lose_no_game(
-    new_deployment: NewDeployment, new_redis_cluster: Callable[..., RedisCluster]
-) -> None:
-    streams = [f"table-{number}" for number in range(300)]
-    cluster = new_redis_cluster(replicas=1)
-    deployment = new_deployment(
-        cluster.url, partitions=2, key_prefix=PREFIX, cluster=True, settings={"redis": {"timeout_ms": 1_000}}
-    )
-    messages = [
-        Message(number % 2, stream.encode(), message.value)
-        for message in in_order(GAMES[:12])
-        for number, stream in enumerate(streams)
-    ]
-    with deployment.flow(messages, per_second=400) as flow, deployment.engine() as engine:
-        for number in (0, 1):
-            count = flow.count
-            engine.until(lambda count=count: flow.count > count + 600, "games arrive")  # type: ignore[misc]
-            cluster.primaries[number].kill()
-        flow.finish()
-        engine.until(
-            lambda: [engine.metrics().get(f'crashfold_lag_records{{partition="{n}"}}') for n in (0, 1)] == [0, 0],
-            "all is folded",
-        )
-        assert engine.terminate()[0] == 0, engine.said[-3000:]
-    assert {name: one["games"] for name, one in deployment.verified().items()} == dict.fromkeys(streams, 12)
 
 
 # --- Kafka -----------------------------------------------------------------------------------------------------------
