@@ -143,7 +143,7 @@ def main() -> None:
             "by_name": report["faults"],
         }
         write_results(results)
-    PAGE.write_text(page(results))
+    PAGE.write_text(page(read_results()))
 
 
 if __name__ == "__main__":
