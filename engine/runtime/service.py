@@ -174,8 +174,10 @@ class Service:
         return folded.letters
 
     def _is_due(self, polled: Polled) -> bool:
-        """Whether what is folded is to be committed now."""
-        if polled.count < self._limits.batch_games_max or polled.gained or polled.lost:
+        """Whether what is folded is to be committed now. The rest of a fetch is no sign that the engine has caught up:
+        while the log has more, the engine is behind, however few records a poll brought."""
+        is_behind = polled.count > 0 and (polled.has_more or polled.count >= self._limits.batch_games_max)
+        if not is_behind or polled.gained or polled.lost:
             return True
         return self._folder.is_full or self._pacing.is_due(self._clock.monotonic_s())
 

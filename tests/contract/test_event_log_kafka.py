@@ -224,6 +224,17 @@ async def test_records_of_an_open_transaction_do_not_count(kafka: KafkaCluster, 
             await reader.until_read(b"0", b"1", b"2")
 
 
+async def test_a_poll_says_whether_the_topic_goes_on(kafka: KafkaCluster, unique: Unique) -> None:
+    async with kafka_topic(kafka.bootstrap_servers, unique("games"), 1) as topic:
+        await topic.append(*numbered(5))
+        async with topic.log(None) as log:
+            reader, said = Reader(log), list[bool]()
+            while len(reader.values.get(0, ())) < 5:
+                polled = await reader.poll(games_max=2)
+                said += [polled.has_more] if polled.records else []
+            assert said == [True, True, False]
+
+
 async def test_a_report_is_what_lag_dashboards_see(kafka: KafkaCluster, unique: Unique) -> None:
     async with kafka_topic(kafka.bootstrap_servers, unique("games"), 2) as topic, topic.log() as log:
         await Reader(log).until_holding(0, 1)
