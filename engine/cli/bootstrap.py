@@ -25,7 +25,7 @@ from crashfold.engine.adapters.web.probes import serve_probes
 from crashfold.engine.core.fairness import FairnessCheck
 from crashfold.engine.core.health import Health
 from crashfold.engine.errors import ConfigurationError, CrashfoldError
-from crashfold.engine.meter import Meter, Meters, NullMeter
+from crashfold.engine.meter import Meter, Meters
 from crashfold.engine.ports import DeadLetters, EventLog, StateStore
 from crashfold.engine.runtime.folder import Folder
 from crashfold.engine.runtime.health import HealthBoard
@@ -141,7 +141,7 @@ def new_folder(
         new_generation=new_generation,
         new_commit=new_commit,
         clock=CLOCK,
-        meter=meter or NullMeter(),
+        meter=meter or Meter(),
         health=health or HealthBoard(CLOCK),
         limits=_limits(settings),
         fairness=fairness_of(settings),
@@ -161,7 +161,7 @@ def new_service(
     tracer: Tracer | None = None,
 ) -> Service:
     """The loop over these ports, by these settings."""
-    meter, health = meter or NullMeter(), health or HealthBoard(CLOCK)
+    meter, health = meter or Meter(), health or HealthBoard(CLOCK)
     return Service(
         event_log,
         store,

@@ -25,7 +25,7 @@ from crashfold.engine.cli.replay import replay_topic
 from crashfold.engine.cli.verify import verify_topic
 from crashfold.engine.errors import CrashfoldError
 from crashfold.engine.publisher import GamePublisher
-from crashfold.engine.runtime.rebuild import Request
+from crashfold.engine.runtime.rebuild import RebuildRequest
 from crashfold.engine.settings import Settings, load
 from crashfold.projections.delta import Value
 from crashfold.schemas import keys
@@ -89,7 +89,7 @@ async def _show_once(common: Common, games: int, rate: float, seed: int) -> int:
         done("fold", games, started_s, "each committed with its offset")
 
         started_s = monotonic()
-        rebuilt = await replay_topic(settings, Request())
+        rebuilt = await replay_topic(settings, RebuildRequest())
         done("replay", games, started_s, f"{sum(one.games for one in rebuilt.streams)} games rebuilt and swapped in")
 
         started_s = monotonic()

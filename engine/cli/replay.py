@@ -24,7 +24,7 @@ from crashfold.engine.cli.bootstrap import (
     serve_metrics,
 )
 from crashfold.engine.cli.options import Common
-from crashfold.engine.runtime.rebuild import Progress, Rebuild, RebuildReport, Request
+from crashfold.engine.runtime.rebuild import Progress, Rebuild, RebuildReport, RebuildRequest
 from crashfold.engine.runtime.reporting import RebuildNotes
 from crashfold.engine.settings import Settings
 
@@ -69,7 +69,7 @@ def replay(
         Print the result as JSON.
     """
     settings = options.settings(common)
-    request = Request(stream, to_offset, dry_run, accept_gap, drop_keys)
+    request = RebuildRequest(stream, to_offset, dry_run, accept_gap, drop_keys)
     report = options.run(replay_topic, settings, request, file, port)
     if json:
         output.print_json(report)
@@ -86,7 +86,7 @@ def replay(
 
 
 async def replay_topic(
-    settings: Settings, request: Request, file: Path | None = None, port: int | None = None
+    settings: Settings, request: RebuildRequest, file: Path | None = None, port: int | None = None
 ) -> RebuildReport:
     """Rebuild as asked, showing how far it is."""
     metrics, notes = Metrics(), RebuildNotes(request.stream or only_stream(settings), CLOCK)

@@ -94,7 +94,7 @@ class RebuildReport(msgspec.Struct, frozen=True):
     duration_s: float
 
 
-class Request(msgspec.Struct, frozen=True):
+class RebuildRequest(msgspec.Struct, frozen=True):
     """What to rebuild: all streams or one, up to an offset (exclusive) or to the end, swapped in or only tried."""
 
     stream: str | None = None
@@ -119,7 +119,7 @@ class Rebuild:
         live: StateStore,
         shadow: ShadowStore,
         folder: Folder,
-        request: Request,
+        request: RebuildRequest,
         clock: Clock,
         progressed: Callable[[Progress], None],
         *,

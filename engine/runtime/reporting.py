@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from crashfold.engine.errors import CrashfoldError, StoreUnavailable, Unavailable
-from crashfold.engine.meter import NullMeter
+from crashfold.engine.meter import Meter
 from crashfold.engine.ports import Bounds, Clock, Outcome, Reports, ServerUsage
 from crashfold.engine.runtime.rebuild import Progress, RebuildReport
 from crashfold.engine.runtime.verify import VerifyReport
@@ -44,7 +44,7 @@ Heard = Callable[[Sequence[Verification], Sequence[RebuildProgress]], None]
 log = structlog.get_logger()
 
 
-class EngineNotes(NullMeter):
+class EngineNotes(Meter):
     """A meter that remembers what the engine's report says. `writer` names the engine in its commits."""
 
     def __init__(self, writer: str, clock: Clock) -> None:

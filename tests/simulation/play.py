@@ -21,7 +21,7 @@ import msgspec
 import structlog
 
 from crashfold.engine.adapters.memory.log import GROUP_ID, MemoryDeadLetters, MemoryLog, MemoryTopic
-from crashfold.engine.adapters.memory.store import MemoryStore, Snapshot
+from crashfold.engine.adapters.memory.store import MemoryStore, StoreContents
 from crashfold.engine.errors import (
     ConfigurationError,
     CrashfoldError,
@@ -30,12 +30,12 @@ from crashfold.engine.errors import (
     StreamMoved,
     TopicRecreated,
 )
-from crashfold.engine.meter import NullMeter
+from crashfold.engine.meter import Meter
 from crashfold.engine.ports import Checkpoint
 from crashfold.engine.read.follower import Held
 from crashfold.engine.runtime.folder import Folder
 from crashfold.engine.runtime.health import HealthBoard
-from crashfold.engine.runtime.rebuild import Rebuild, Request
+from crashfold.engine.runtime.rebuild import Rebuild, RebuildRequest
 from crashfold.engine.runtime.service import Service
 from crashfold.engine.runtime.supervisor import Supervisor
 from crashfold.engine.runtime.verify import compared
@@ -131,7 +131,7 @@ class Play:
         """The same of all times: readers may hold what is long gone."""
         self._begins: dict[tuple[str | None, int], set[int]] = defaultdict(lambda: {0})
         """Where the partitions of each topic have begun so far."""
-        self._replicas: list[Snapshot] = []
+        self._replicas: list[StoreContents] = []
         self._excuses: set[str] = set()
         self._spoiled: set[str] = set()
         self._seen: dict[str, tuple[int, int]] = {}
@@ -224,7 +224,7 @@ class Play:
         self._bases = {stream: begin | self._bases.get(stream, {0}) for stream, begin in rebuilt.items()}
         for name, begin in rebuilt.items():
             self._ever_begun[name] |= begin
-        replay = self._start("replay", lambda: self._rebuild(Request(accept_gap=True)))
+        replay = self._start("replay", lambda: self._rebuild(RebuildRequest(accept_gap=True)))
         await replay.ended.wait()
         if replay.error is not None:
             raise Wrong(
@@ -425,12 +425,12 @@ class Play:
             self._new_letters(),
             self._folder(log, store, health),
             clock=self._clock,
-            meter=NullMeter(),
+            meter=Meter(),
             health=health,
             limits=self._schedule.limits,
             accept_gap=self._accept_gap,
         )
-        await Supervisor(service, log, clock=self._clock, meter=NullMeter(), health=health).run()
+        await Supervisor(service, log, clock=self._clock, meter=Meter(), health=health).run()
 
     def _folder(self, log: SimulatedLog, store: SimulatedStore, health: HealthBoard) -> Folder:
         return Folder(
@@ -442,12 +442,12 @@ class Play:
             new_generation=lambda: f"g{next(self._numbers)}",
             new_commit=lambda: f"{next(self._numbers):016x}",
             clock=self._clock,
-            meter=NullMeter(),
+            meter=Meter(),
             health=health,
             limits=self._schedule.limits,
         )
 
-    async def _rebuild(self, request: Request) -> None:
+    async def _rebuild(self, request: RebuildRequest) -> None:
         log = SimulatedLog(self._network, MemoryLog(self._topic, None))
         shadow = SimulatedShadow(self._network, self._store.shadow(), self._committed)
         async with log:
@@ -590,7 +590,7 @@ class Play:
         to_offset = None
         if event.to_offset is not None and (self._schedule.partitions == 1 or stream is not None):
             to_offset = int(event.to_offset * self._end(0 if stream is None else self._home(stream)))
-        request = Request(stream=stream or only, to_offset=to_offset, dry_run=event.dry_run)
+        request = RebuildRequest(stream=stream or only, to_offset=to_offset, dry_run=event.dry_run)
         replay = self._replay = self._start("replay", lambda: self._rebuild(request))
         if event.killed_after is not None:
             self._loop.spawn(self._kill_after(replay, event.killed_after))
@@ -599,7 +599,7 @@ class Play:
         await _turns(turns)
         self._kill(running)
 
-    def _restore(self, snapshot: Snapshot) -> None:
+    def _restore(self, snapshot: StoreContents) -> None:
         self._store.restore(snapshot)
         self._seen.clear()
         self._met = set(snapshot.live)

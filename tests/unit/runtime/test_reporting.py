@@ -8,7 +8,7 @@ import msgspec
 from crashfold.engine.adapters.memory.clock import MemoryClock
 from crashfold.engine.adapters.memory.store import MemoryReports
 from crashfold.engine.errors import StoreRefused, StoreUnavailable
-from crashfold.engine.meter import Meters, NullMeter
+from crashfold.engine.meter import Meters, Meter
 from crashfold.engine.ports import Applied, Bounds, Conflict, ServerUsage
 from crashfold.engine.runtime.rebuild import Progress, RebuildReport, Rebuilt
 from crashfold.engine.runtime.reporting import EngineNotes, RebuildNotes, keep_hearing, tell_verified
@@ -19,7 +19,7 @@ from crashfold.schemas.reports import EngineReport, PartitionReport, RebuildProg
 async def test_an_engine_tells_what_its_meter_heard() -> None:
     clock = MemoryClock()
     notes = EngineNotes("w", clock)
-    meter, started_ms = Meters(NullMeter(), notes), clock.now_ms()
+    meter, started_ms = Meters(Meter(), notes), clock.now_ms()
     meter.committed(0.1, [Applied(1), Applied(2), Conflict(None)])
     meter.commit_failed(StoreRefused("full"))
     meter.commit_failed(StoreUnavailable("away"))
