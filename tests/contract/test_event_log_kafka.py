@@ -224,8 +224,8 @@ async def test_records_of_an_open_transaction_do_not_count(kafka: KafkaCluster, 
             await reader.until_read(b"0", b"1", b"2")
 
 
-async def test_a_poll_says_whether_the_topic_goes_on(kafka: KafkaCluster, unique: Unique) -> None:
-    async with kafka_topic(kafka.bootstrap_servers, unique("games"), 1) as topic:
+async def test_a_poll_says_whether_the_topic_goes_on(each_kafka: str, unique: Unique) -> None:
+    async with kafka_topic(each_kafka, unique("games"), 1, groups=False) as topic:
         await topic.append(*numbered(5))
         async with topic.log(None) as log:
             reader, said = Reader(log), list[bool]()
