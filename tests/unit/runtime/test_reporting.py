@@ -8,7 +8,7 @@ import msgspec
 from crashfold.engine.adapters.memory.clock import MemoryClock
 from crashfold.engine.adapters.memory.store import MemoryReports
 from crashfold.engine.errors import StoreRefused, StoreUnavailable
-from crashfold.engine.meter import Meters, Meter
+from crashfold.engine.meter import Meter, Meters
 from crashfold.engine.ports import Applied, Bounds, Conflict, ServerUsage
 from crashfold.engine.runtime.rebuild import Progress, RebuildReport, Rebuilt
 from crashfold.engine.runtime.reporting import EngineNotes, RebuildNotes, keep_hearing, tell_verified
