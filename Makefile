@@ -19,7 +19,7 @@ READY = .venv/.ready
 # Commands start a second sooner when Python may keep what it has compiled, and the tests start hundreds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup check docs test test-quick e2e bench bench-api bench-growth bench-guard bench-peers demo simulate fuzz clean coverage build soak
+.PHONY: help setup check docs test test-quick e2e bench bench-api bench-growth bench-guard bench-peers demo simulate fuzz audit clean coverage build soak failures
 
 help:
 	@echo 'make setup       .venv from uv.lock; again only when that or pyproject.toml changed'
@@ -32,6 +32,8 @@ help:
 	@echo 'make simulate    the engine on simulated servers that fail: SEEDS=1..2000, or the seed that failed'
 	@echo 'make soak        everything on real servers, a fault every few seconds: MINUTES=20 SEED=1'
 	@echo 'make fuzz        records, settings, addresses and questions that a fuzzer makes up: SECONDS=10 for each target'
+	@echo 'make audit       SBOM, licences and known vulnerabilities of the packages that are shipped'
+	@echo 'make failures    docs/failures.md: bring about every fault that the tests know, and write down how it went'
 	@echo 'make bench       the benchmarks'
 	@echo 'make bench-api   answers over HTTP, and how soon readers see a commit'
 	@echo 'make bench-growth how cost grows: with predicates, streams, windows, history'
@@ -79,6 +81,14 @@ soak: $(READY)
 
 fuzz: $(READY)
 	@.venv/bin/python -m tests.fuzz --seconds $(SECONDS) $(ARGS)
+
+audit: $(READY)
+	@.venv/bin/python tools/audit.py
+
+failures: $(READY)
+	@tools/install-servers
+	.venv/bin/pytest -m fault --failures $(ARGS)
+	.venv/bin/python -m tests.support.failures
 
 bench: $(READY)
 	.venv/bin/crashfold bench $(ARGS)

@@ -336,10 +336,17 @@ async def filled(redis_url: str, history: History, generation: str) -> AsyncIter
 @contextmanager
 def serving(redis_url: str, *flags: str) -> Iterator[int]:
     """`crashfold serve` on that Redis, once it is ready; its port."""
+    with served(redis_url, *flags) as (port, _):
+        yield port
+
+
+@contextmanager
+def served(redis_url: str, *flags: str) -> Iterator[tuple[int, int]]:
+    """The same; its port and its process id."""
     port = free_port()
     command = ("-m", "crashfold.engine.cli", "serve", "--redis.url", redis_url, "--api.port", str(port), *flags)
-    with _process(command, port, "/readyz"):
-        yield port
+    with _process(command, port, "/readyz") as pid:
+        yield port, pid
 
 
 @contextmanager
@@ -351,7 +358,7 @@ def peers(redis_url: str) -> Iterator[int]:
 
 
 @contextmanager
-def _process(arguments: Sequence[str], port: int, path: str) -> Iterator[None]:
+def _process(arguments: Sequence[str], port: int, path: str) -> Iterator[int]:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("CRASHFOLD_")}
     environ["CRASHFOLD_LOG__LEVEL"] = "warning"
     with ExitStack() as stack:
@@ -363,7 +370,7 @@ def _process(arguments: Sequence[str], port: int, path: str) -> Iterator[None]:
             if process.poll() is not None or time.monotonic() > deadline_s:
                 raise CrashfoldError(f"{arguments[1]} did not start")
             time.sleep(0.05)
-        yield
+        yield process.pid
 
 
 def _answers(port: int, path: str) -> bool:

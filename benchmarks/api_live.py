@@ -1,7 +1,8 @@
 """How soon what is committed is seen: by a live client while others ask without pause, and by several processes.
 
 The first on Kafka, with an engine: from the call that publishes a game to the event of `/api/stream` that has it. The
-second on Redis alone: from the moment that a commit is sent to when the last of the processes has answered from it.
+second on Redis alone: from the moment that a commit is sent to when the last of the processes has answered from it. And
+what a hundred pages that are left open take of a core, on Redis alone.
 """
 
 import itertools
@@ -9,7 +10,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from typing import Final
 
@@ -18,10 +19,10 @@ import anyio.to_thread
 import msgspec
 from redis.asyncio import Redis
 
-from benchmarks.api import CLIENTS, History, Timed, ending_now, filled, serving
+from benchmarks.api import CLIENTS, History, Timed, ending_now, filled, served, serving
 from benchmarks.api_client import HOST, Answer, Clients, request
 from benchmarks.api_questions import ROOT
-from benchmarks.measure import Figure, announce
+from benchmarks.measure import Figure, announce, cpu_s_of
 from benchmarks.servers import Servers, assignments, check
 from benchmarks.topics import fill, one_stream
 from crashfold.engine.cli.bootstrap import run_engine
@@ -38,6 +39,12 @@ COMMITS: Final = 150
 GAMES_PER_S: Final = 20
 SECONDS: Final = 8.0
 DEADLINE_S: Final = 30.0
+TABS: Final = 100
+TAB_GAMES: Final = 8
+TAB_GAMES_PER_S: Final = 0.4
+"""What a table plays."""
+TAB_LOOKS_S: Final = 5.0
+"""How often the page asks engines how they are."""
 AT_THE_SERVER_S: Final = 0.005
 """So long before a commit those who wait for it have asked."""
 
@@ -133,6 +140,66 @@ async def agreement_figures(redis_url: str, games: Sequence[Game], count: int, r
         *_delays("commit to all processes, quiet", quiet, note),
         *_delays("commit to all processes, busy", busy, f"{note}, {CLIENTS} clients ask for new default intervals"),
     ]
+
+
+async def tab_figures(redis_url: str, games: Sequence[Game], count: int, runs: int) -> list[Figure]:
+    """What a hundred live connections take of a core of the API; alone, and with what pages ask for beside."""
+    found: dict[str, list[float]] = {"live connections": [], "pages": []}
+    for run in range(runs + 1):
+        announce("api-live, pages left open", run, runs)
+        for kind, shares in found.items():
+            async with filled(redis_url, History.of(games, count), "tabs") as committer:
+                with served(redis_url) as (port, pid):
+                    async with _tabs(port, asking=kind == "pages"):
+                        share = await _core_share(pid, committer.commit)
+            if run:
+                shares.append(100 * share)
+    note = f"{TAB_GAMES_PER_S} games/s for {TAB_GAMES / TAB_GAMES_PER_S:.0f} s"
+    notes = {"live connections": note, "pages": f"{note}, each asks for the engines every {TAB_LOOKS_S:.0f} s"}
+    return [Figure(f"{TABS} {kind}: of a core", "%", tuple(shares), notes[kind]) for kind, shares in found.items()]
+
+
+async def _core_share(pid: int, commit: Callable[[], Awaitable[object]]) -> float:
+    """What the process takes of a core while games are committed at the pace of a table."""
+    began_s, began_cpu_s = time.perf_counter(), cpu_s_of(pid)
+    for number in range(1, TAB_GAMES + 1):
+        await commit()
+        await anyio.sleep(max(0.0, began_s + number / TAB_GAMES_PER_S - time.perf_counter()))
+    return (cpu_s_of(pid) - began_cpu_s) / (time.perf_counter() - began_s)
+
+
+@asynccontextmanager
+async def _tabs(port: int, *, asking: bool) -> AsyncIterator[None]:
+    """A hundred clients of `/api/stream`, each with its snapshot; and as many that ask as pages do."""
+    listening = 0
+
+    async def listen() -> None:
+        nonlocal listening
+        async with await anyio.connect_tcp(HOST, port) as stream:
+            await stream.send(request("/api/stream", headers="Accept-Encoding: br\r\n"))
+            await stream.receive()
+            listening += 1
+            async for _ in stream:
+                pass
+
+    async def look(delay_s: float) -> None:
+        await anyio.sleep(delay_s)
+        async with await anyio.connect_tcp(HOST, port) as stream:
+            while True:
+                await stream.send(request("/api/engine", headers="Accept-Encoding: br\r\n"))
+                await stream.receive()
+                await anyio.sleep(TAB_LOOKS_S)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(TABS):
+            tasks.start_soon(listen)
+        with anyio.fail_after(DEADLINE_S):
+            while listening < TABS:
+                await anyio.sleep(0.01)
+        for number in range(TABS if asking else 0):
+            tasks.start_soon(look, number * TAB_LOOKS_S / TABS)
+        yield
+        tasks.cancel_scope.cancel()
 
 
 async def _all_answer(clients: Clients, wire: bytes, version: int, answered_s: list[float]) -> None:

@@ -19,7 +19,7 @@ from benchmarks.sampler import Profile, Sampler
 from crashfold.engine import logs
 from crashfold.engine.cli import options
 from crashfold.engine.cli.bootstrap import CLOCK, new_folder, open_log, open_store, run_engine
-from crashfold.engine.runtime.rebuild import Rebuild, Request
+from crashfold.engine.runtime.rebuild import Rebuild, RebuildRequest
 from crashfold.engine.settings import Settings, load
 from crashfold.projections.decoding import decode_cells
 from crashfold.projections.games import Bands
@@ -74,15 +74,15 @@ async def batches(settings: Settings, records: int) -> None:
 
 async def replay(settings: Settings, records: int) -> None:
     """`crashfold replay`: everything folded, written to a shadow, promoted."""
-    await _rebuild(settings, records, Request())
+    await _rebuild(settings, records, RebuildRequest())
 
 
 async def replay_to(settings: Settings, records: int) -> None:
     """`crashfold replay --to-offset`: the same of the first so many records of a longer topic."""
-    await _rebuild(settings, records, Request(to_offset=records))
+    await _rebuild(settings, records, RebuildRequest(to_offset=records))
 
 
-async def _rebuild(settings: Settings, records: int, request: Request) -> None:
+async def _rebuild(settings: Settings, records: int, request: RebuildRequest) -> None:
     async with open_store(settings) as store, open_log(settings) as event_log:
         shadow = store.shadow()
         folder = new_folder(settings, event_log.topic, shadow)

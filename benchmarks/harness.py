@@ -238,4 +238,5 @@ async def _measure(
             if "api-live" in parts:
                 found += await api_live.agreement_figures(servers.redis_url, chain, games, runs)
                 found += await api_live.stream_figures(servers, chain, games, runs)
+                found += await api_live.tab_figures(servers.redis_url, chain, games, runs)
     return Report(machine=machine(names), seed=seed, runs=runs, figures=tuple(found), functions=functions)

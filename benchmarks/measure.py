@@ -146,3 +146,10 @@ def _cpu() -> str:
             return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or "unknown"
+
+
+def cpu_s_of(pid: int) -> float:
+    """The processor time that a process has taken."""
+    with open(f"/proc/{pid}/stat", encoding="ascii") as line:
+        fields = line.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Self
 
+import msgspec
 from redis.asyncio import Redis
 
 from benchmarks.curves import Costs
@@ -48,7 +49,8 @@ class Rounds(MemoryLog):
 
     async def poll(self, games_max: int, wait_s: float) -> Polled:
         """What has come, but for a poll that only looks by."""
-        return await super().poll(min(games_max, self._at_once) if wait_s else 0, wait_s)
+        polled = await super().poll(min(games_max, self._at_once) if wait_s else 0, wait_s)
+        return msgspec.structs.replace(polled, has_more=False)
 
 
 class Tables:

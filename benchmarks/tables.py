@@ -3,7 +3,6 @@
 The moment of a commit is when a subscriber of the streams' updates hears of it, as in `live`.
 """
 
-import os
 import random
 import statistics
 import sys
@@ -15,7 +14,7 @@ import anyio
 import msgspec
 from redis.asyncio import Redis
 
-from benchmarks.measure import Figure, announce
+from benchmarks.measure import Figure, announce, cpu_s_of
 from benchmarks.servers import Assignments, Servers, assignments, forget
 from benchmarks.stages import Commits
 from benchmarks.topics import make_topic
@@ -70,11 +69,11 @@ async def figures(servers: Servers, games: Sequence[Game], count: int, rate: flo
                 await _send(sink, given, [(name, next(coming[name])) for name in names])
             await seen.until_all(names, GAMES_BEFORE)
             after_kib = _resident_kib(engine.pid)
-            cpu_s, redis_cpu_s, began_s = _cpu_s(engine.pid), await _redis_cpu_s(client), time.perf_counter()
+            cpu_s, redis_cpu_s, began_s = cpu_s_of(engine.pid), await _redis_cpu_s(client), time.perf_counter()
             sent = await _at_rate(sink, given, names, coming, rate, seconds)
             await seen.until_committed(sent)
             took_s = time.perf_counter() - began_s
-            cpu_s, redis_cpu_s = _cpu_s(engine.pid) - cpu_s, await _redis_cpu_s(client) - redis_cpu_s
+            cpu_s, redis_cpu_s = cpu_s_of(engine.pid) - cpu_s, await _redis_cpu_s(client) - redis_cpu_s
             tasks.cancel_scope.cancel()
             engine.terminate()
             await engine.wait()
@@ -206,12 +205,6 @@ def _settings(predicates: int) -> ProjectionSettings:
 def _resident_kib(pid: int) -> int:
     with open(f"/proc/{pid}/status", encoding="ascii") as lines:
         return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
-
-
-def _cpu_s(pid: int) -> float:
-    with open(f"/proc/{pid}/stat", encoding="ascii") as line:
-        fields = line.read().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 async def _redis_cpu_s(client: Redis) -> float:

@@ -11,6 +11,7 @@
     │   ├── LostRange                 records that the checkpoint needs are gone: accept the gap or rebuild
     │   ├── TopicRecreated            the topic is not the one that was read: rebuild
     │   ├── FewerGames                a rebuild would bring fewer games than the live state has: accept the gap
+    │   ├── DroppedKeys               a rebuild would drop the keys of a projection: install it, or say so
     │   ├── TopicCompacted            the topic drops records that a rebuild would need: mend its settings
     │   └── StreamMoved               a known stream turned up on another partition: rebuild
     └── Unavailable              75   a server cannot be reached or refuses for now: try again
@@ -73,6 +74,10 @@ class TopicRecreated(StateError):
 
 class FewerGames(StateError):
     """A rebuild would bring fewer games than the live state has, or none at all."""
+
+
+class DroppedKeys(StateError):
+    """A rebuild would drop keys of a projection that these settings do not have."""
 
 
 class TopicCompacted(StateError):

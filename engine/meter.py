@@ -4,7 +4,7 @@ Imports facts and errors only, so that the runtime never imports a metrics libra
 """
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Literal
 
 from crashfold.engine.errors import Unavailable
 from crashfold.engine.ports import Bounds, Outcome, ServerUsage
@@ -13,8 +13,8 @@ FairnessFault = Literal["hash", "chain"]
 """The crash point does not follow from the hash, or the hash does not lead to the one before."""
 
 
-class Meter(Protocol):
-    """Hears of everything worth counting. All durations are in seconds."""
+class Meter:
+    """Hears of everything worth counting, and counts nothing: subclasses do. All durations are in seconds."""
 
     def step_took(self, duration_s: float, games: int) -> None:
         """One turn of the loop is over, which took in so many records."""
@@ -66,59 +66,7 @@ class Meter(Protocol):
         """The event loop woke so much later than it was asked to."""
 
 
-class NullMeter:
-    """Counts nothing."""
-
-    def step_took(self, duration_s: float, games: int) -> None:
-        """Nothing."""
-
-    def folded(self, accepted: int, duplicates: int, late: int) -> None:
-        """Nothing."""
-
-    def committed(self, duration_s: float, outcomes: Sequence[Outcome]) -> None:
-        """Nothing."""
-
-    def stands(self, stream: str, newest_end_time_ms: int | None) -> None:
-        """Nothing."""
-
-    def moved(self, partition: int, now_ms: int) -> None:
-        """Nothing."""
-
-    def commit_failed(self, error: Unavailable) -> None:
-        """Nothing."""
-
-    def rejected(self, reason: str, count: int = 1) -> None:
-        """Nothing."""
-
-    def buried(self, reason: str, count: int = 1) -> None:
-        """Nothing."""
-
-    def unfair(self, fault: FairnessFault, games: int = 1) -> None:
-        """Nothing."""
-
-    def rebalanced(self) -> None:
-        """Nothing."""
-
-    def holding(self, *, partitions: int, streams: int) -> None:
-        """Nothing."""
-
-    def lagging(self, partition: int, next_offset: int, bounds: Bounds, freshness_s: float = 0.0) -> None:
-        """Nothing."""
-
-    def store_used(self, servers: Sequence[ServerUsage]) -> None:
-        """Nothing."""
-
-    def stream_takes(self, stream: str, memory_bytes: int) -> None:
-        """Nothing."""
-
-    def released(self, partition: int) -> None:
-        """Nothing."""
-
-    def loop_lagged(self, duration_s: float) -> None:
-        """Nothing."""
-
-
-class Meters:
+class Meters(Meter):
     """Several meters as one."""
 
     def __init__(self, *meters: Meter) -> None:

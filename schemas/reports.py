@@ -25,6 +25,18 @@ class PartitionReport(msgspec.Struct, frozen=True):
     last_commit: int | None
 
 
+class RedisReport(msgspec.Struct, frozen=True):
+    """A server of the store, as it says itself; where it is, is nobody's business. Counts are since it was started; no
+    limit of memory is 0."""
+
+    memory_bytes: int
+    memory_max_bytes: int
+    evicted_keys: int
+    hits: int
+    misses: int
+    clients: int
+
+
 class EngineReport(msgspec.Struct, frozen=True):
     """`R:engine:<writer>`: renewed every second, gone 15 s after the last."""
 
@@ -35,6 +47,8 @@ class EngineReport(msgspec.Struct, frozen=True):
     """How many by outcome: applied, duplicate, conflict; refused and unknown, which were sent again."""
     rejected: dict[str, int]
     games_per_second: float
+    redis: list[RedisReport] = []
+    """None where its user may not ask."""
 
 
 class RebuildProgress(msgspec.Struct, frozen=True):

@@ -22,16 +22,31 @@ from typing import Any, TypeVar
 
 import pytest
 
-from tests.support import servers
+from tests.support import failures, servers
 from tests.support.deployment import PREDICATES, Deployment, NewDeployment
 from tests.support.servers import KafkaCluster, RedisCluster, RedisServer, TansuBroker
 
 T = TypeVar("T")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--failures`: write down how often each fault was tried."""
+    parser.addoption("--failures", action="store_true", help="write docs/figures/failures.json")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Count where the tests are started, not in each of xdist's workers."""
+    if config.getoption("--failures") and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(failures.Counting())
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test that runs on Apache Kafka, so that `-m "not kafka"` leaves it out."""
+    """Mark each test that runs on Apache Kafka, so that `-m "not kafka"` leaves it out; name those with a fault."""
     for item in items:
+        if item.get_closest_marker("fault") is not None:
+            item.user_properties.append(
+                ("fault", item.originalname if isinstance(item, pytest.Function) else item.name)
+            )
         if {"kafka", "new_kafka"} & set(getattr(item, "fixturenames", ())) or "apache-kafka" in item.name:
             item.add_marker(pytest.mark.kafka)
 

@@ -69,6 +69,31 @@ async def embedded_kafka() -> AsyncIterator[str]:
         yield f"127.0.0.1:{port}"
 
 
+@asynccontextmanager
+async def embedded_api(command: list[str], environment: Mapping[str, str], port: int) -> AsyncIterator[int]:
+    """Run the API by that command while the block lasts, and give its port: the one that is wanted, if nobody has it.
+    `{port}` in the command stands for it.
+
+    Raises:
+        CrashfoldError: it does not start; the message holds the end of its log.
+    """
+
+    async def is_live(port: int, _pid: int) -> bool:
+        try:
+            stream = await anyio.connect_tcp("127.0.0.1", port)
+        except OSError:
+            return False
+        async with stream:
+            await stream.send(b"GET /livez HTTP/1.0\r\n\r\n")
+            return b" 200 " in (await stream.receive())[:32]
+
+    def command_of(port: int, _directory: Path) -> list[str]:
+        return [word.replace("{port}", str(port)) for word in command]
+
+    async with _server("API", command_of, is_live, environment=environment, wanted=port) as found:
+        yield found
+
+
 async def create_topic(bootstrap_servers: str, topic: str, partitions: int = 1, *, replication_factor: int = 1) -> None:
     """Create the topic unless there is one of that name, and wait until each partition has a leader.
 
@@ -165,10 +190,15 @@ def tansu_command(port: int, directory: Path, cluster_id: str) -> list[str]:
 
 @asynccontextmanager
 async def _server(
-    name: str, command: Callable[[int, Path], list[str]], is_ours: Callable[[int, int], Awaitable[bool]]
+    name: str,
+    command: Callable[[int, Path], list[str]],
+    is_ours: Callable[[int, int], Awaitable[bool]],
+    *,
+    environment: Mapping[str, str] | None = None,
+    wanted: int | None = None,
 ) -> AsyncIterator[int]:
     with TemporaryDirectory(prefix="crashfold-", ignore_cleanup_errors=True) as directory:
-        process, port = await _start(name, Path(directory), command, is_ours)
+        process, port = await _start(name, Path(directory), command, is_ours, environment, wanted)
         try:
             yield port
         finally:
@@ -180,10 +210,12 @@ async def _start(
     directory: Path,
     command: Callable[[int, Path], list[str]],
     is_ours: Callable[[int, int], Awaitable[bool]],
+    environment: Mapping[str, str] | None,
+    wanted: int | None,
 ) -> tuple[Process, int]:
     log = directory / "log"
-    for _ in range(_ATTEMPTS):
-        port = free_port()
+    for attempt in range(_ATTEMPTS):
+        port = wanted if wanted and attempt == 0 and _is_free(wanted) else free_port()
         with log.open("wb") as output:
             # A session of its own: Ctrl-C in the terminal is for the demo, which then ends its servers last.
             process = await anyio.open_process(
@@ -191,6 +223,7 @@ async def _start(
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                env=environment,
                 start_new_session=True,
             )
         try:
@@ -208,6 +241,16 @@ async def _start(
             break
     tail = log.read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace")
     raise CrashfoldError(f"the embedded {name} did not start; the end of its log:\n{tail}")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 async def _end(process: Process) -> None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequenc
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+import anyio
 import structlog
 
 from crashfold.engine.adapters.files.dead_letters import FileDeadLetters
@@ -24,7 +25,7 @@ from crashfold.engine.adapters.web.probes import serve_probes
 from crashfold.engine.core.fairness import FairnessCheck
 from crashfold.engine.core.health import Health
 from crashfold.engine.errors import ConfigurationError, CrashfoldError
-from crashfold.engine.meter import Meter, Meters, NullMeter
+from crashfold.engine.meter import Meter, Meters
 from crashfold.engine.ports import DeadLetters, EventLog, StateStore
 from crashfold.engine.runtime.folder import Folder
 from crashfold.engine.runtime.health import HealthBoard
@@ -37,6 +38,7 @@ from crashfold.engine.runtime.supervisor import Supervisor
 from crashfold.engine.runtime.tasks import task_group
 from crashfold.engine.runtime.workers import Workers
 from crashfold.engine.settings import Settings
+from crashfold.engine.tracing import NullTracer, Tracer
 from crashfold.projections import Plan, ProjectionFault, plan
 from crashfold.schemas.game import is_stream_name
 
@@ -80,6 +82,26 @@ def open_dead_letters(settings: Settings, file: Path | None = None) -> KafkaDead
     return KafkaDeadLetters.from_settings(settings.kafka, idempotent=settings.kafka.enable_idempotence)
 
 
+@asynccontextmanager
+async def open_tracer(settings: Settings, service: str) -> AsyncIterator[Tracer]:
+    """What records traces while the block lasts; nothing does when no endpoint is set. What waits at its end is sent
+    within two seconds, or lost."""
+    endpoint = settings.tracing.endpoint
+    if not endpoint:
+        yield NullTracer()
+        return
+    try:
+        from crashfold.engine.adapters.otel import OtelTracer
+    except ImportError:
+        raise ConfigurationError("tracing.endpoint needs the extra otel: install crashfold[otel]") from None
+    tracer = OtelTracer.to(service, endpoint)
+    try:
+        yield tracer
+    finally:
+        with anyio.move_on_after(2, shield=True):
+            await tracer.aclose()
+
+
 def only_stream(settings: Settings) -> str | None:
     """The stream of a deployment of one stream; None when there may be many."""
     return None if settings.redis.many_streams else settings.engine.stream
@@ -119,7 +141,7 @@ def new_folder(
         new_generation=new_generation,
         new_commit=new_commit,
         clock=CLOCK,
-        meter=meter or NullMeter(),
+        meter=meter or Meter(),
         health=health or HealthBoard(CLOCK),
         limits=_limits(settings),
         fairness=fairness_of(settings),
@@ -136,9 +158,10 @@ def new_service(
     health: HealthBoard | None = None,
     accept_gap: bool = False,
     writer: str | None = None,
+    tracer: Tracer | None = None,
 ) -> Service:
     """The loop over these ports, by these settings."""
-    meter, health = meter or NullMeter(), health or HealthBoard(CLOCK)
+    meter, health = meter or Meter(), health or HealthBoard(CLOCK)
     return Service(
         event_log,
         store,
@@ -150,6 +173,7 @@ def new_service(
         limits=_limits(settings),
         fairness=fairness_of(settings),
         accept_gap=accept_gap,
+        tracer=tracer,
     )
 
 
@@ -176,6 +200,7 @@ async def run_engine(
         AsyncExitStack() as stack,
         open_store(settings, metrics) as store,
         dead_letters,
+        open_tracer(settings, "crashfold-engine") as tracer,
     ):
         service = new_service(
             settings,
@@ -186,6 +211,7 @@ async def run_engine(
             health=health,
             accept_gap=accept_gap,
             writer=writer,
+            tracer=tracer,
         )
         supervisor = Supervisor(
             service,

@@ -16,7 +16,7 @@ from crashfold.engine.adapters.prometheus.shared import SharedPlaces
 from crashfold.engine.adapters.redis.limits import RedisRateLimits
 from crashfold.engine.adapters.redis.reader import RedisReader
 from crashfold.engine.adapters.web import server as web
-from crashfold.engine.cli.bootstrap import CLOCK, only_stream, open_log, redis_watch
+from crashfold.engine.cli.bootstrap import CLOCK, only_stream, open_log, open_tracer, redis_watch
 from crashfold.engine.core.fairness import FairnessCheck
 from crashfold.engine.http import page
 from crashfold.engine.http.answers import Answers
@@ -31,6 +31,7 @@ from crashfold.engine.read.health import ApiHealth
 from crashfold.engine.read.replica import Replica
 from crashfold.engine.read.times import Zones
 from crashfold.engine.settings import Settings
+from crashfold.engine.tracing import Tracer
 
 log = structlog.get_logger()
 
@@ -40,6 +41,13 @@ async def serve_api(
 ) -> None:
     """The read side as a service on the reserved address, until it is told to stop. Worker `worker` of several says in
     `beats` that it is at work, and leaves in `shared` what it has counted."""
+    async with open_tracer(settings, "crashfold-api") as tracer:
+        await _serve(settings, reserved, beats, shared, worker, tracer)
+
+
+async def _serve(
+    settings: Settings, reserved: socket.socket, beats: Beats, shared: SharedPlaces, worker: int, tracer: Tracer
+) -> None:
     only, metrics, zones = only_stream(settings), ApiMetrics(worker, shared), Zones()
     fairness = FairnessCheck.of(settings.fairness.check, settings.fairness.rules)
     redis = settings.redis
@@ -86,6 +94,7 @@ async def serve_api(
         handlers=lambda: live_routes(live),
         files_at=page.pages(),
         rate_limits=rate_limits,
+        tracer=tracer,
     )
     proxies = Proxies(settings.api.trusted_proxies)
     connections = settings.api.connections_max

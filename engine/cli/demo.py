@@ -1,7 +1,9 @@
 """`crashfold demo`: everything on embedded servers, with a provably fair chain of games."""
 
+import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, nullcontext
+from dataclasses import replace
 from itertools import islice
 from os import environ
 from time import monotonic, time
@@ -15,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from crashfold.engine import logs
-from crashfold.engine.adapters.embedded import create_topic, embedded_kafka, embedded_redis
+from crashfold.engine.adapters.embedded import create_topic, embedded_api, embedded_kafka, embedded_redis
 from crashfold.engine.cli import options, output
 from crashfold.engine.cli.bootstrap import only_stream, open_store, run_engine
 from crashfold.engine.cli.options import Common
@@ -23,7 +25,7 @@ from crashfold.engine.cli.replay import replay_topic
 from crashfold.engine.cli.verify import verify_topic
 from crashfold.engine.errors import CrashfoldError
 from crashfold.engine.publisher import GamePublisher
-from crashfold.engine.runtime.rebuild import Request
+from crashfold.engine.runtime.rebuild import RebuildRequest
 from crashfold.engine.settings import Settings, load
 from crashfold.projections.delta import Value
 from crashfold.schemas import keys
@@ -44,9 +46,9 @@ SHOWN: Final = tuple(
 def demo(
     *, games: int = 20_000, rate: float = 2.0, seed: int = 1, once: bool = False, common: Common | None = None
 ) -> int:
-    """Start an embedded broker and Valkey, publish a provably fair chain of games, fold it, and show what is going on.
+    """Start an embedded broker and Valkey, publish a provably fair chain of games, fold it, and show it on the page.
 
-    Nothing is left behind. Ctrl-C ends it.
+    The address of the page comes first. Nothing is left behind. Ctrl-C ends it.
 
     Parameters
     ----------
@@ -87,7 +89,7 @@ async def _show_once(common: Common, games: int, rate: float, seed: int) -> int:
         done("fold", games, started_s, "each committed with its offset")
 
         started_s = monotonic()
-        rebuilt = await replay_topic(settings, Request())
+        rebuilt = await replay_topic(settings, RebuildRequest())
         done("replay", games, started_s, f"{sum(one.games for one in rebuilt.streams)} games rebuilt and swapped in")
 
         started_s = monotonic()
@@ -104,7 +106,7 @@ async def _show_once(common: Common, games: int, rate: float, seed: int) -> int:
 
 async def _show_live(common: Common, games: int, rate: float, seed: int) -> int:
     """History, then games at the chosen rate, until Ctrl-C."""
-    async with _servers(common) as settings, anyio.create_task_group() as tasks:
+    async with _servers(common) as settings, _api(common, settings), anyio.create_task_group() as tasks:
 
         async def engine() -> None:
             await run_engine(settings)
@@ -133,9 +135,26 @@ async def _servers(common: Common) -> AsyncIterator[Settings]:
         }
         settings = load(common.config, environ, overrides).settings
         logs.configure(settings.log)
-        output.print_error(f"Redis: {redis_url}   Kafka: {bootstrap_servers}   (gone when the demo ends)")
+        output.print_error(f"Redis {redis_url}, Kafka {bootstrap_servers}")
         await create_topic(bootstrap_servers, settings.kafka.topic)
         yield settings
+
+
+@asynccontextmanager
+async def _api(common: Common, settings: Settings) -> AsyncIterator[None]:
+    """The API and its page as a process of its own, beside whatever the engine has to do; its address is told."""
+    servers = {
+        "kafka.bootstrap_servers": settings.kafka.bootstrap_servers,
+        "kafka.security_protocol": settings.kafka.security_protocol,
+        "redis.url": settings.redis.url,
+        "log.level": settings.log.level,
+    }
+    given = replace(common, set=(*common.set, *(f"{name}={value}" for name, value in servers.items())))
+    words = ["serve", *options.tokens_of(common), "--api.host", "127.0.0.1", "--api.port", "{port}"]
+    command = [sys.executable, "-m", "crashfold.engine.cli", *words]
+    async with embedded_api(command, options.environment_of(given), settings.api.port) as port:
+        output.print_line(f"The page: http://127.0.0.1:{port}/")
+        yield
 
 
 async def _publish(publisher: GamePublisher, games: Iterator[Game]) -> None:
@@ -191,7 +210,7 @@ async def _read_model(settings: Settings) -> dict[str, Value]:
 def _results(model: dict[str, Value]) -> Sequence[Table]:
     """What a reader of the keys finds in them."""
     table = Table(title="from Redis", title_justify="left")
-    for column in ("predicate", "games", "share", "last seen", "games since", "longest series"):
+    for column in ("predicate", "games", "share", "last seen", "since", "longest series"):
         table.add_column(column, justify="left" if column == "predicate" else "right")
     for predicate in SHOWN:
         occurrences, series = model.get(keys.occurrences(predicate)), model.get(keys.series(predicate))
@@ -199,11 +218,12 @@ def _results(model: dict[str, Value]) -> Sequence[Table]:
         if not isinstance(occurrences, dict):
             continue
         count, total = int(occurrences["count"]), int(occurrences["total_games"])
-        row = [str(predicate), f"{count:,} of {total:,}", f"{count / total:.2%}", "–", "–", "–"]
+        row = [str(predicate), f"{count:,}", f"{count / total:.2%}", "–", "–", "–"]
         if isinstance(last_game, bytes):
             newest = msgspec.json.decode(last_game, type=LastGame)
             row[3:5] = [f"#{newest.game_id} at {newest.crash_point:.2f}", f"{total - newest.ordinal:,}"]
         if isinstance(series, list):
-            row[5] = f"{max(msgspec.json.decode(one, type=Series).length for one in series):,} games"
+            row[5] = f"{max(msgspec.json.decode(one, type=Series).length for one in series):,}"
         table.add_row(*row)
+        table.title = f"from Redis, {total:,} games"
     return [table]

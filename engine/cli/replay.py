@@ -24,7 +24,7 @@ from crashfold.engine.cli.bootstrap import (
     serve_metrics,
 )
 from crashfold.engine.cli.options import Common
-from crashfold.engine.runtime.rebuild import Progress, Rebuild, RebuildReport, Request
+from crashfold.engine.runtime.rebuild import Progress, Rebuild, RebuildReport, RebuildRequest
 from crashfold.engine.runtime.reporting import RebuildNotes
 from crashfold.engine.settings import Settings
 
@@ -39,6 +39,7 @@ def replay(
     to_offset: Annotated[int | None, Parameter(validator=validators.Number(gte=0))] = None,
     dry_run: bool = False,
     accept_gap: bool = False,
+    drop_keys: bool = False,
     file: Path | None = None,
     port: int | None = None,
     json: bool = False,
@@ -58,6 +59,8 @@ def replay(
         Read and fold, but write nothing.
     accept_gap
         Swap in even if that has fewer games than the live state, or records that it was folded from are gone.
+    drop_keys
+        Swap in even if the live state has keys of a projection that is not installed or not in projections.own.
     file
         Read games from this JSONL or CSV file instead of the topic.
     port
@@ -66,7 +69,7 @@ def replay(
         Print the result as JSON.
     """
     settings = options.settings(common)
-    request = Request(stream, to_offset, dry_run, accept_gap)
+    request = RebuildRequest(stream, to_offset, dry_run, accept_gap, drop_keys)
     report = options.run(replay_topic, settings, request, file, port)
     if json:
         output.print_json(report)
@@ -83,7 +86,7 @@ def replay(
 
 
 async def replay_topic(
-    settings: Settings, request: Request, file: Path | None = None, port: int | None = None
+    settings: Settings, request: RebuildRequest, file: Path | None = None, port: int | None = None
 ) -> RebuildReport:
     """Rebuild as asked, showing how far it is."""
     metrics, notes = Metrics(), RebuildNotes(request.stream or only_stream(settings), CLOCK)

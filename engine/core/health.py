@@ -53,7 +53,7 @@ class Server(msgspec.Struct, frozen=True):
     since_s: float
 
 
-class Progress(msgspec.Struct, frozen=True):
+class PartitionProgress(msgspec.Struct, frozen=True):
     """A partition: its position, its lag in records, and when (monotonic seconds) it last moved or had no lag."""
 
     next_offset: int
@@ -66,7 +66,7 @@ class Facts(msgspec.Struct, frozen=True):
 
     store: Mapping[Subject, Server] = {}
     log: Mapping[Subject, Server] = {}
-    partitions: Mapping[int, Progress | None] = {}
+    partitions: Mapping[int, PartitionProgress | None] = {}
     asked: Sequence[tuple[str, Subject, float]] = ()
     """What is being waited for: of which server, in which thing, since when (monotonic seconds)."""
 
@@ -78,12 +78,12 @@ def heard(before: Server | None, fault: str | None, now_s: float) -> Server:
     return Server(fault, now_s)
 
 
-def moved(before: Progress | None, next_offset: int, end: int, now_s: float) -> Progress:
+def moved(before: PartitionProgress | None, next_offset: int, end: int, now_s: float) -> PartitionProgress:
     """What is known of a partition once it stands at `next_offset` of `end`. Going back is a move too."""
     lag = max(0, end - next_offset)
     if before is None or lag == 0 or before.lag == 0 or next_offset != before.next_offset:
-        return Progress(next_offset, lag, now_s)
-    return Progress(next_offset, lag, before.moved_s)
+        return PartitionProgress(next_offset, lag, now_s)
+    return PartitionProgress(next_offset, lag, before.moved_s)
 
 
 def live(facts: Facts, now_s: float, stall_s: float) -> list[str]:

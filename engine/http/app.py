@@ -23,7 +23,8 @@ from litestar.openapi.spec import Components, Reference, SecurityScheme, Server
 from crashfold.engine.http import operations
 from crashfold.engine.http.answers import Answers
 from crashfold.engine.http.edge import Edge, Page
-from crashfold.engine.http.replies import JSON, VARY_CODING, Reply
+from crashfold.engine.http.page import file_reply
+from crashfold.engine.http.replies import JSON, Reply
 from crashfold.engine.http.routes import ROUTES
 from crashfold.engine.ports import Clock, RateLimits
 from crashfold.engine.read.aggregate import Route
@@ -31,18 +32,27 @@ from crashfold.engine.read.health import ApiHealth
 from crashfold.engine.read.meter import ApiMeter
 from crashfold.engine.read.times import Zones
 from crashfold.engine.settings import Settings, masked_text
+from crashfold.engine.tracing import Tracer
 
 MetricsText = Callable[[str], Awaitable[tuple[bytes, str]]]
 """The metrics for a client that sends this `Accept`, and their content type."""
 
 REFERENCE: Final = {
     "/docs": ("index.html", "text/html; charset=utf-8"),
-    "/docs/reference.js": ("reference.js", "text/javascript; charset=utf-8"),
-    "/docs/reference.css": ("reference.css", "text/css; charset=utf-8"),
+    **{
+        f"/docs/{name}": (name, kind)
+        for name, kind in {
+            "reference.js": "text/javascript; charset=utf-8",
+            "reference.css": "text/css; charset=utf-8",
+            "swagger-ui.js": "text/javascript; charset=utf-8",
+            "swagger-ui.css": "text/css; charset=utf-8",
+        }.items()
+    },
 }
+"""The reference: Swagger UI as it is published, and what starts it."""
 _POLICY: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none';"
-    " frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _DESCRIPTION: Final = """Precomputed analytics for crash games. Answers are `{"status":"success","data":…}`; errors are
 RFC 9457 problems. `X-Crashfold-Version` names the version that an answer is of."""
@@ -67,6 +77,7 @@ def create_app(
     handlers: Callable[[], Sequence[HTTPRouteHandler | WebsocketRouteHandler]] = list,
     files_at: Mapping[str, Reply] = MappingProxyType({}),
     rate_limits: RateLimits | None = None,
+    tracer: Tracer | None = None,
 ) -> Edge:
     """The ASGI application. `handlers` makes the live routes, `files_at` are files by path, which need no token."""
     window_games = settings.projections.window_games
@@ -77,10 +88,9 @@ def create_app(
     described = Litestar(routed, openapi_config=_openapi(settings), logging_config=None)
     description = msgspec.json.encode(operations.finished(described.openapi_schema.to_schema(), Zones()))
     folder = files("crashfold.engine.http").joinpath("reference")
-    static = {
-        **{path: _static(path, folder.joinpath(file).read_bytes(), kind) for path, (file, kind) in REFERENCE.items()},
-        "/schema/openapi.json": _static("/schema/openapi.json", description, "application/vnd.oai.openapi+json"),
-    }
+    content = {path: (folder.joinpath(file).read_bytes(), kind) for path, (file, kind) in REFERENCE.items()}
+    content["/schema/openapi.json"] = (description, "application/vnd.oai.openapi+json")
+    static = {path: _always(file_reply(path, body, kind, _POLICY)) for path, (body, kind) in content.items()}
     live = Litestar(handlers(), openapi_config=None, logging_config=None, exception_handlers={Exception: _refuse})
     return Edge(
         live,
@@ -91,6 +101,7 @@ def create_app(
         pages={**_probes(health, metrics), **static, **{path: _always(reply) for path, reply in files_at.items()}},
         open_paths=(*REFERENCE, *files_at),
         rate_limits=rate_limits,
+        tracer=tracer,
     )
 
 
@@ -176,14 +187,6 @@ def _described_probes() -> list[HTTPRouteHandler]:
         )(handle)
         for path, summary in summaries.items()
     ]
-
-
-def _static(path: str, content: bytes, content_type: str) -> Page:
-    """A file of the reference."""
-    reply = _plain(
-        path, 200, content_type.encode(), content, (b"content-security-policy", _POLICY.encode()), VARY_CODING
-    )
-    return _always(reply)
 
 
 def _always(reply: Reply) -> Page:

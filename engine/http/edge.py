@@ -27,6 +27,7 @@ from crashfold.engine.http.routes import plain
 from crashfold.engine.ports import Clock, RateLimits
 from crashfold.engine.read.meter import ApiMeter, Source
 from crashfold.engine.settings import ApiSettings
+from crashfold.engine.tracing import NullTracer, Tracer
 
 BODY_BYTES_MAX: Final = 64 << 10
 """A hundred values take 2 KiB."""
@@ -97,7 +98,9 @@ class Edge:
         pages: Mapping[str, Page],
         open_paths: Iterable[str] = (),
         rate_limits: RateLimits | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
+        self._tracer = tracer or NullTracer()
         self._live = live
         self._answers = answers
         self._clock = clock
@@ -153,7 +156,11 @@ class Edge:
             elif path in LIVE:
                 await self._serve_live(scope, path, receive, send_on, note)
             else:
-                await self._answer(scope, path, headers, receive, send_on, note)
+                with self._tracer.request(scope["method"], headers) as span:
+                    await self._answer(scope, path, headers, receive, send_on, note)
+                    span.note("http.route", note.route)
+                    span.note("http.response.status_code", note.status)
+                    span.note("crashfold.source", note.source)
         except Exception:
             self._log_defect(method=scope["method"], route=note.route)
             if note.status == 0:

@@ -20,7 +20,7 @@ from crashfold.engine.settings import Settings
 from crashfold.projections.games import Bands, Games
 from crashfold.projections.settings import ProjectionSettings
 from crashfold.schemas.game import Game
-from crashfold.schemas.reports import EngineReport, PartitionReport, RebuildProgress, Verification
+from crashfold.schemas.reports import EngineReport, PartitionReport, RebuildProgress, RedisReport, Verification
 
 NEWEST_END_MS: Final = 1_768_480_491_000
 """2026-01-15T12:34:51Z."""
@@ -69,7 +69,8 @@ def overview() -> Overview:
     newest = msgspec.json.encode(games.to_games()[-1])
     started_ms = NEWEST_END_MS - 3_600_000
     partition = PartitionReport(0, 0, 20_117, 20_118, 1, 0.25, NEWEST_END_MS)
-    told = EngineReport("host-1-c0ffee", started_ms, [partition], {"applied": 1742}, {"late": 3}, 0.05)
+    redis = RedisReport(48_234_496, 268_435_456, 0, 91_402, 3_118, 7)
+    told = EngineReport("host-1-c0ffee", started_ms, [partition], {"applied": 1742}, {"late": 3}, 0.05, [redis])
     return Overview(
         zone=Zones().utc,
         streams={"crash": StreamOverview(standing, newest, {"8001500": b"8001502"})},

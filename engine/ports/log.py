@@ -113,6 +113,8 @@ class Polled(msgspec.Struct, frozen=True):
     gained: frozenset[int] = frozenset()
     lost: frozenset[int] = frozenset()
     records: tuple[Records, ...] = ()
+    has_more: bool = False
+    """Whether the log held records behind these, as far as it knows."""
 
     @property
     def count(self) -> int:
@@ -126,7 +128,8 @@ class Polled(msgspec.Struct, frozen=True):
 
     def with_more(self, more: "Polled") -> "Polled":
         """This and what the next poll brought. Partitions have changed hands in one of the two at most."""
-        return Polled(self.gained | more.gained, self.lost | more.lost, (*self.records, *more.records))
+        records = (*self.records, *more.records)
+        return Polled(self.gained | more.gained, self.lost | more.lost, records, more.has_more)
 
 
 class Bounds(msgspec.Struct, frozen=True):

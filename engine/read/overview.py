@@ -27,7 +27,7 @@ from crashfold.engine.read.refusals import NotNow
 from crashfold.engine.read.times import Instant, Zone
 from crashfold.engine.settings import Settings
 from crashfold.schemas.game import TIME_MAX_MS, Game, Unreadable, decode
-from crashfold.schemas.reports import EngineReport, RebuildProgress, ReportKind, Verification, read
+from crashfold.schemas.reports import EngineReport, RebuildProgress, RedisReport, ReportKind, Verification, read
 
 WAIT_S: Final = 10.0
 STREAMS_AT_ONCE: Final = 64
@@ -168,6 +168,7 @@ class EngineItem(msgspec.Struct, frozen=True):
     commits: dict[str, int]
     rejected: dict[str, int]
     games_per_second: float
+    redis: list[RedisReport]
 
 
 class VerificationItem(msgspec.Struct, frozen=True):
@@ -278,6 +279,7 @@ def _engine(report: EngineReport, zone: Zone) -> EngineItem:
         report.commits,
         report.rejected,
         report.games_per_second,
+        report.redis,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Final
 import structlog
 
 from crashfold.engine.core import health
-from crashfold.engine.core.health import READING, TOPIC, Facts, Progress, Server, Subject
+from crashfold.engine.core.health import READING, TOPIC, Facts, PartitionProgress, Server, Subject
 from crashfold.engine.ports import Clock
 
 STALL_S: Final = 120.0
@@ -32,7 +32,7 @@ class HealthBoard:
         self._stall_s = stall_s
         self._servers: dict[str, dict[Subject, Server]] = {"store": {}, "log": {}}
         self._said_s: dict[str, float] = {}
-        self._partitions: dict[int, Progress | None] = {}
+        self._partitions: dict[int, PartitionProgress | None] = {}
         self._started = False
         self._asked: dict[object, tuple[str, Subject, float]] = {}
 

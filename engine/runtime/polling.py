@@ -9,6 +9,8 @@ from contextlib import suppress
 from functools import partial
 from typing import Final
 
+import msgspec
+
 from crashfold.engine.core.health import POLLING
 from crashfold.engine.errors import LostRange, Unavailable
 from crashfold.engine.ports import Clock, EventLog, Polled
@@ -57,7 +59,7 @@ class Poller:
         if self.ahead is None:
             return
         kept = tuple(records for records in self.ahead.records if records.partition not in partitions)
-        self.ahead = Polled(self.ahead.gained, self.ahead.lost, kept)
+        self.ahead = msgspec.structs.replace(self.ahead, records=kept)
         if not (kept or self.ahead.gained or self.ahead.lost):
             self.ahead = None
 

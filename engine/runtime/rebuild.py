@@ -18,6 +18,7 @@ from crashfold.engine.core.start import Begin, Lost, was_recreated, where_to_beg
 from crashfold.engine.errors import (
     ConfigurationError,
     CrashfoldError,
+    DroppedKeys,
     FewerGames,
     LostRange,
     StateError,
@@ -93,13 +94,15 @@ class RebuildReport(msgspec.Struct, frozen=True):
     duration_s: float
 
 
-class Request(msgspec.Struct, frozen=True):
+class RebuildRequest(msgspec.Struct, frozen=True):
     """What to rebuild: all streams or one, up to an offset (exclusive) or to the end, swapped in or only tried."""
 
     stream: str | None = None
     to_offset: int | None = None
     dry_run: bool = False
     accept_gap: bool = False
+    drop_keys: bool = False
+    """Swap in even if the live state has keys of a projection that these settings do not have."""
 
 
 class Rebuild:
@@ -116,7 +119,7 @@ class Rebuild:
         live: StateStore,
         shadow: ShadowStore,
         folder: Folder,
-        request: Request,
+        request: RebuildRequest,
         clock: Clock,
         progressed: Callable[[Progress], None],
         *,
@@ -392,8 +395,20 @@ class Rebuild:
             self._damaged.add(stream)
             return
         if stored is not None:
+            self._refuse_dropped_keys(stream, stored.checkpoint)
             self._lives[stream] = _Live(stored.checkpoint, stored.total_games)
             self._count_at[stream] = stored.checkpoint.next_offset
+
+    def _refuse_dropped_keys(self, stream: str, live: Checkpoint) -> None:
+        """Raise DroppedKeys when the live state has aggregates that no projection of these settings makes, unless that
+        was asked for."""
+        dropped = sorted(set(live.aggregates) - set(self._folder.plan.aggregates))
+        if dropped and not (self._request.drop_keys or self._request.dry_run):
+            raise DroppedKeys(
+                f"a rebuild of stream {stream} would drop its keys {', '.join(dropped)}: no projection of these "
+                "settings makes them. Install the package that has it or name it in projections.own; if the keys are "
+                "not wanted any more, add --drop-keys."
+            )
 
     async def _refuse_fewer_games(self) -> None:
         """Raise FewerGames when a stream would have fewer games than its live state has, or nothing was found at all,

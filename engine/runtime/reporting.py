@@ -14,11 +14,19 @@ import msgspec
 import structlog
 
 from crashfold.engine.errors import CrashfoldError, StoreUnavailable, Unavailable
-from crashfold.engine.meter import NullMeter
-from crashfold.engine.ports import Bounds, Clock, Outcome, Reports
+from crashfold.engine.meter import Meter
+from crashfold.engine.ports import Bounds, Clock, Outcome, Reports, ServerUsage
 from crashfold.engine.runtime.rebuild import Progress, RebuildReport
 from crashfold.engine.runtime.verify import VerifyReport
-from crashfold.schemas.reports import EngineReport, PartitionReport, RebuildProgress, ReportKind, Verification, read
+from crashfold.schemas.reports import (
+    EngineReport,
+    PartitionReport,
+    RebuildProgress,
+    RedisReport,
+    ReportKind,
+    Verification,
+    read,
+)
 
 TELL_EVERY_S: Final = 1.0
 HEAR_EVERY_S: Final = 5.0
@@ -36,7 +44,7 @@ Heard = Callable[[Sequence[Verification], Sequence[RebuildProgress]], None]
 log = structlog.get_logger()
 
 
-class EngineNotes(NullMeter):
+class EngineNotes(Meter):
     """A meter that remembers what the engine's report says. `writer` names the engine in its commits."""
 
     def __init__(self, writer: str, clock: Clock) -> None:
@@ -47,6 +55,7 @@ class EngineNotes(NullMeter):
         self._moved_ms: dict[int, int] = {}
         self._commits: Counter[str] = Counter()
         self._rejected: Counter[str] = Counter()
+        self._redis: list[RedisReport] = []
         self._games = 0
         self._looks: deque[tuple[float, int]] = deque([(clock.monotonic_s(), 0)], maxlen=RATE_S + 1)
 
@@ -82,6 +91,20 @@ class EngineNotes(NullMeter):
         self._partitions.pop(partition, None)
         self._moved_ms.pop(partition, None)
 
+    def store_used(self, servers: Sequence[ServerUsage]) -> None:
+        """See `Meter`."""
+        self._redis = [
+            RedisReport(
+                one.memory_bytes,
+                one.memory_max_bytes,
+                one.evicted_keys,
+                one.hits,
+                one.misses,
+                one.clients,
+            )
+            for one in servers
+        ]
+
     def report(self) -> EngineReport:
         """What there is to tell now. Called once a report: the rate of games is that since some reports ago."""
         now_s = self._clock.monotonic_s()
@@ -90,7 +113,13 @@ class EngineNotes(NullMeter):
         rate = (self._games - games) / (now_s - then_s) if now_s > then_s else 0.0
         partitions = [self._partitions[number] for number in sorted(self._partitions)]
         return EngineReport(
-            self._writer, self._started_ms, partitions, dict(self._commits), dict(self._rejected), round(rate, 3)
+            self._writer,
+            self._started_ms,
+            partitions,
+            dict(self._commits),
+            dict(self._rejected),
+            round(rate, 3),
+            self._redis,
         )
 
     async def keep_telling(self, reports: Reports) -> None:

@@ -25,6 +25,7 @@ from crashfold.engine.runtime.placement import Placement
 from crashfold.engine.runtime.polling import Poller
 from crashfold.engine.runtime.tasks import task_group
 from crashfold.engine.runtime.upkeep import Upkeep
+from crashfold.engine.tracing import NULL_SPAN, NullTracer, Span, Tracer
 
 log = structlog.get_logger()
 
@@ -32,7 +33,7 @@ log = structlog.get_logger()
 class Service:
     """One engine over the partitions it holds: `folder` folds and commits, `store` is the folder's.
 
-    With `accept_gap` records that are gone are done without.
+    With `accept_gap` records that are gone are done without. `tracer` records each step that took records in.
     """
 
     def __init__(
@@ -48,7 +49,11 @@ class Service:
         limits: EngineLimits,
         fairness: FairnessCheck | None = None,
         accept_gap: bool = False,
+        tracer: Tracer | None = None,
     ) -> None:
+        self._tracer = tracer or NullTracer()
+        self._uncommitted: list[Span] = []
+        """The steps of which games are folded and not committed."""
         self._log = event_log
         self._folder = folder
         self._partitions = folder.partitions
@@ -98,6 +103,17 @@ class Service:
         Raises StateError when going on would be wrong.
         """
         polled = await self._poller.take()
+        if not polled.count:
+            await self._take_in(polled)
+            return 0
+        with self._tracer.span("step") as span:
+            span.note("crashfold.records", polled.count)
+            self._uncommitted.append(span)
+            await self._take_in(polled)
+        return polled.count
+
+    async def _take_in(self, polled: Polled) -> None:
+        """The step after its poll."""
         started_s = self._clock.monotonic_s()
         await self._reassign(polled)
         letters: list[DeadLetter] = []
@@ -116,13 +132,15 @@ class Service:
                 tasks.cancel_scope.cancel()
         await self._return_to_range()
         await self._seek()
-        return polled.count
 
     async def settle(self) -> None:
         """Make what was folded lasting: the commits, then, now and then, the manifests."""
         await self._upkeep.look_after_the_log()
         started_s = self._clock.monotonic_s()
-        if clashes := await self._folder.commit():
+        with self._tracer.span("commit", self._uncommitted) if self._uncommitted else NULL_SPAN:
+            clashes = await self._folder.commit()
+        self._uncommitted.clear()
+        if clashes:
             await self._placement.reconcile(clashes)
         self._partitions.commit()
         self._pacing.committed(started_s, self._clock.monotonic_s())
@@ -147,15 +165,19 @@ class Service:
         will be read from elsewhere."""
         if not self._partitions.is_read(records.partition):
             return []
-        batch = self._folder.sort_out(records)
+        with self._tracer.span("decode"):
+            batch = self._folder.sort_out(records)
         await self._placement.open(batch.streams, records.partition)
-        folded = await self._folder.fold(records, batch)
+        with self._tracer.span("fold"):
+            folded = await self._folder.fold(records, batch)
         self._fairness.count(records.partition, batch, folded)
         return folded.letters
 
     def _is_due(self, polled: Polled) -> bool:
-        """Whether what is folded is to be committed now."""
-        if polled.count < self._limits.batch_games_max or polled.gained or polled.lost:
+        """Whether what is folded is to be committed now. The rest of a fetch is no sign that the engine has caught up:
+        while the log has more, the engine is behind, however few records a poll brought."""
+        is_behind = polled.count > 0 and (polled.has_more or polled.count >= self._limits.batch_games_max)
+        if not is_behind or polled.gained or polled.lost:
             return True
         return self._folder.is_full or self._pacing.is_due(self._clock.monotonic_s())
 

@@ -32,6 +32,7 @@ from crashfold.engine.settings.tree import (
     LogSettings,
     RedisSettings,
     Settings,
+    TracingSettings,
 )
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "Row",
     "Setting",
     "Settings",
+    "TracingSettings",
     "describe",
     "host_of",
     "is_loopback",

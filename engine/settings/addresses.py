@@ -44,7 +44,8 @@ def _masked_option(found: re.Match[str]) -> str:
 
 
 class RedisAddress(NamedTuple):
-    """Where a server is and how to log in there. `path` is that of a Unix socket, and then host and port are none."""
+    """Where a server is and how to log in there. `path` is that of a Unix socket, and then host and port are none. With
+    `sentinels`, host and port are those of the first of them, and they say where the server of `service` is."""
 
     tls: bool
     host: str
@@ -56,8 +57,14 @@ class RedisAddress(NamedTuple):
     client_name: str
     tls_options: dict[str, str | bool]
     """By redis-py's names, without the `ssl_` they begin with."""
+    sentinels: tuple[tuple[str, int], ...] = ()
+    service: str = ""
+    sentinel_username: str = ""
+    sentinel_password: str = ""
 
 
+_SENTINEL: Final = "+sentinel"
+_SENTINEL_PORT: Final = 26379
 _TLS_OPTIONS: Final = ("cert_reqs", "check_hostname", "ca_certs", "certfile", "keyfile", "password")
 _YES_NO: Final = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
@@ -68,6 +75,8 @@ def redis_address(url: str) -> RedisAddress:
         raise ValueError("has blanks around it, or characters that cannot be seen")
     if _IN_NO_ADDRESS.search(url):  # a text in which such an address is quoted could not be masked
         raise ValueError("has a blank or a quote in it: write a blank as %20, quotes as %22 and %27")
+    if url.partition(":")[0] in ("redis+sentinel", "rediss+sentinel"):
+        return _sentinel_address(url)
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
@@ -76,7 +85,7 @@ def redis_address(url: str) -> RedisAddress:
             "is no address: is the port a number up to 65535, and are the password's special characters written as %XX?"
         ) from None
     if parts.scheme not in ("redis", "rediss", "unix"):
-        raise ValueError("does not begin with redis://, rediss:// (TLS) or unix://")
+        raise ValueError("does not begin with redis://, rediss:// (TLS), redis+sentinel:// or unix://")
     is_unix = parts.scheme == "unix"
     if is_unix and (host or not parts.path.strip("/")):
         raise ValueError("is not unix:///path")
@@ -115,6 +124,44 @@ def redis_address(url: str) -> RedisAddress:
         password=password,
         client_name=client_name,
         tls_options=tls_options,
+    )
+
+
+def _sentinel_address(url: str) -> RedisAddress:
+    """`redis+sentinel://user:password@host:port,host:port/service?db=…`: user and password are those of the server; a
+    login to the sentinels is given by the options `sentinel_username` and `sentinel_password`. Raises ValueError."""
+    begin, _, rest = url.partition("://")
+    place, question, query = rest.partition("?")
+    login, at, hosts = place.partition("/")[0].rpartition("@")
+    service = place.partition("/")[2]
+    sentinels = []
+    for sentinel in hosts.split(","):
+        host = host_of(sentinel) or host_of(f"{sentinel}:{_SENTINEL_PORT}")
+        if host is None:
+            raise ValueError(
+                "names no sentinels: it is redis+sentinel://host:port,host:port/service, and a password's special"
+                " characters are written as %XX"
+            )
+        sentinels.append((host, urlsplit(f"//{sentinel}").port or _SENTINEL_PORT))
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,200}", service, re.ASCII):
+        raise ValueError("names no service: it is redis+sentinel://host:port,host:port/service, the database is ?db=")
+    own: dict[str, str] = {}
+    others = []
+    for word in query.split("&") if question else []:
+        name, _, value = word.partition("=")
+        if name not in ("sentinel_username", "sentinel_password"):
+            others.append(word)
+        elif own.setdefault(name, unquote(value)) != unquote(value):
+            raise ValueError("has an option twice")
+    # What is left is the address of a server: its login, its options.
+    server = redis_address(f"{begin.removesuffix(_SENTINEL)}://{login}{at}{hosts.split(',')[0]}?{'&'.join(others)}")
+    return server._replace(
+        host=sentinels[0][0],
+        port=sentinels[0][1],
+        sentinels=tuple(sentinels),
+        service=service,
+        sentinel_username=own.get("sentinel_username", ""),
+        sentinel_password=own.get("sentinel_password", ""),
     )
 
 

@@ -222,8 +222,9 @@ class RedisSettings(msgspec.Struct, frozen=True, kw_only=True):
     url: Annotated[
         str,
         Meta(
-            description="Where Redis or Valkey is: `redis://`, `rediss://` (TLS) or `unix://`.",
-            extra=_URL | {"wants": "redis://, rediss:// or unix://"},
+            description="Where Redis or Valkey is: `redis://`, `rediss://` (TLS), `unix://`, or"
+            " `redis+sentinel://host:port,host:port/service`.",
+            extra=_URL | {"wants": "redis://, rediss://, redis+sentinel:// or unix://"},
         ),
     ] = "redis://127.0.0.1:6379/0"
     password: Annotated[str, Meta(description="The password; goes before one in `url`.", extra=_SECRET)] = ""
@@ -262,6 +263,11 @@ class RedisSettings(msgspec.Struct, frozen=True, kw_only=True):
             "has a user without a password; a password alone is written redis://:password@host",
         )
         _require(
+            not self.cluster or not address.sentinels,
+            "url",
+            "leads to sentinels, and redis.cluster is true: a cluster fails over by itself, name one of its nodes",
+        )
+        _require(
             not self.cluster or (not address.path and address.db == 0),
             "url",
             "must lead to a node of the cluster by redis:// or rediss://, and to its only database, 0",
@@ -272,10 +278,12 @@ class RedisSettings(msgspec.Struct, frozen=True, kw_only=True):
             f"must have {STREAM_PLACE} in it with redis.cluster, such as analytics:{STREAM_PLACE}: the keys of a stream"
             " have to share a slot",
         )
+        hosts = [host for host, _ in address.sentinels] or [address.host]
+        far = next((host for host in hosts if not is_loopback(host)), "")
         _require(
-            address.tls or bool(address.path) or is_loopback(address.host) or self.allow_plaintext,
+            address.tls or bool(address.path) or not far or self.allow_plaintext,
             "url",
-            f"leads to {address.host}, which is not loopback, without TLS: use rediss://, or say"
+            f"leads to {far}, which is not loopback, without TLS: use rediss:// (or rediss+sentinel://), or say"
             " redis.allow_plaintext = true",
         )
 
@@ -528,6 +536,19 @@ class LogSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = "auto"
 
 
+class TracingSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Traces of steps and requests; they need the extra `otel`."""
+
+    endpoint: Annotated[
+        str,
+        Meta(
+            pattern=r"^(https?://[^\s?#]+)?$",
+            description="Where a collector takes OTLP over HTTP, such as `http://127.0.0.1:4318`; empty: no traces.",
+            extra={"wants": "http://HOST:PORT or https://HOST:PORT"},
+        ),
+    ] = ""
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """All of them."""
 
@@ -538,6 +559,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     api: ApiSettings = msgspec.field(default_factory=ApiSettings)
     fairness: FairnessSettings = msgspec.field(default_factory=FairnessSettings)
     log: LogSettings = msgspec.field(default_factory=LogSettings)
+    tracing: TracingSettings = msgspec.field(default_factory=TracingSettings)
 
 
 def _is_topic(name: str) -> bool:

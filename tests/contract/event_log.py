@@ -190,6 +190,7 @@ class EventLogContract:
                 polled = await reader.poll(games_max=7)
                 assert sum(len(records) for records in polled.records) <= 7
             assert reader.values == {0: numbered(50)}
+            assert not polled.has_more
 
     async def test_a_seek_forgets_what_was_fetched(self, topic: Topic) -> None:
         await topic.append(*numbered(50))

@@ -202,6 +202,11 @@ async def test_what_was_fetched_and_read_is_freed_without_the_collector(kafka: K
     assert len(parsers) <= 1
 
 
+@pytest.mark.fault(
+    "A transaction stays open",
+    user="nothing of it, nor behind it",
+    operator="end the transaction; lag shows it",
+)
 async def test_records_of_an_open_transaction_do_not_count(kafka: KafkaCluster, unique: Unique) -> None:
     async with kafka_topic(kafka.bootstrap_servers, unique("games"), 1) as topic:
         await topic.append(b"0")
@@ -217,6 +222,17 @@ async def test_records_of_an_open_transaction_do_not_count(kafka: KafkaCluster, 
             assert await log.record(0, 1) is None
             await producer.commit_transaction()
             await reader.until_read(b"0", b"1", b"2")
+
+
+async def test_a_poll_says_whether_the_topic_goes_on(each_kafka: str, unique: Unique) -> None:
+    async with kafka_topic(each_kafka, unique("games"), 1, groups=False) as topic:
+        await topic.append(*numbered(5))
+        async with topic.log(None) as log:
+            reader, said = Reader(log), list[bool]()
+            while len(reader.values.get(0, ())) < 5:
+                polled = await reader.poll(games_max=2)
+                said += [polled.has_more] if polled.records else []
+            assert said == [True, True, False]
 
 
 async def test_a_report_is_what_lag_dashboards_see(kafka: KafkaCluster, unique: Unique) -> None:

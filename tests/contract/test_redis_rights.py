@@ -80,6 +80,11 @@ async def test_a_user_with_the_rights_that_are_tried_may_do_everything(
     assert not redis.keys("*rights*")
 
 
+@pytest.mark.fault(
+    "A right is missing in Redis",
+    user="nothing new",
+    operator="exit 78 names command and key before anything is written",
+)
 @pytest.mark.parametrize("command", COMMANDS)
 async def test_a_command_that_is_forbidden_is_named_before_anything_is_written(
     store: RedisStore, redis: Redis, command: str
@@ -118,6 +123,11 @@ async def test_keys_and_channels_that_are_forbidden_are_named_too(
     assert not redis.keys("*")
 
 
+@pytest.mark.fault(
+    "A right in Redis is taken away under the engine",
+    user="answers, or 503",
+    operator="give it back, then `replay` where the engine ends with 78",
+)
 @pytest.mark.parametrize("command", ["HSET", "INCR", "LPUSH", "SET", "ZADD"])
 async def test_a_right_that_is_taken_away_meanwhile_leaves_no_commit_that_passes_for_whole(
     store: RedisStore, redis: Redis, command: str

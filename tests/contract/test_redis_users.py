@@ -20,7 +20,7 @@ from crashfold.engine.cli.status import read_status
 from crashfold.engine.cli.verify import verify_topic
 from crashfold.engine.errors import StoreForbidden
 from crashfold.engine.ports.read import AllFields, CachedAnswer, Fields, First, Text
-from crashfold.engine.runtime.rebuild import Request
+from crashfold.engine.runtime.rebuild import RebuildRequest
 from crashfold.engine.settings import EngineSettings, RedisSettings, Settings
 from crashfold.projections.settings import ProjectionSettings
 from crashfold.schemas.game import encode
@@ -91,7 +91,7 @@ class Command:
         await run_engine(self.settings, file=self.file, until_caught_up=True)
 
     async def _replay(self) -> None:
-        await replay_topic(self.settings, Request(), self.file)
+        await replay_topic(self.settings, RebuildRequest(), self.file)
 
     async def _verify(self) -> None:
         assert (await verify_topic(self.settings, None, self.file)).differences == ()

@@ -1,15 +1,21 @@
 """Without Kafka: games out of a file, and the demo on embedded servers."""
 
 import json
+import os
+import signal
+import subprocess
+import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from crashfold.engine.adapters.embedded import free_port
 from crashfold.schemas.game import encode
-from tests.support.deployment import PREDICATES, Deployment, chain
+from tests.support.deployment import COMMAND, PREDICATES, Deployment, chain, eventually
 
 GAMES = chain(3_000)
+NARROW = {"COLUMNS": "80", "CRASHFOLD_API__PORT": "0"}
 
 
 @pytest.fixture
@@ -82,3 +88,44 @@ def test_the_demo_ends_with_everything_equal(deployment: Deployment) -> None:
     assert "equal" in done.out
     assert "500" in done.out
     assert deployment.redis.dbsize() == 0, "it has servers of its own"
+
+
+def test_the_demo_tells_where_its_page_is_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    said = tmp_path / "said"
+    with said.open("wb") as output:
+        demo = subprocess.Popen(
+            [COMMAND, "demo", "--games", "500", "--redis.timeout_ms", "5000"],
+            cwd=tmp_path,
+            env={name: value for name, value in os.environ.items() if not name.startswith("CRASHFOLD")} | NARROW,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            start_new_session=True,
+        )
+    try:
+        first = eventually(
+            lambda: said.read_text().partition("\n")[1] and said.read_text().splitlines()[0], "it speaks"
+        )
+        address = first.removeprefix("The page: ")
+        with urllib.request.urlopen(address, timeout=20) as page:
+            assert page.status == 200
+
+        def games() -> int:
+            with urllib.request.urlopen(f"{address}api/games", timeout=20) as answer:
+                return int(json.load(answer)["pagination"]["total_items"])
+
+        eventually(lambda: (is_answered(games) and games() > 500) or None, "the history and a live game are folded")
+        eventually(lambda: "from Redis" in said.read_text(), "it shows them")
+    finally:
+        demo.send_signal(signal.SIGINT)
+        code = demo.wait(30)
+    assert code == 0
+    assert not is_answered(games), "the API ended with it"
+    assert max(map(len, said.read_text().splitlines())) <= 80
+
+
+def is_answered(ask: Callable[[], int]) -> bool:
+    try:
+        ask()
+    except OSError:
+        return False
+    return True

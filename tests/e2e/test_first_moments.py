@@ -54,6 +54,11 @@ def children(pid: int) -> list[int]:
 SERVICES = [["run"], ["run", "--workers", "2"], ["serve"], ["serve", "--api.workers", "2"]]
 
 
+@pytest.mark.fault(
+    "SIGTERM at the first moment",
+    user="nothing",
+    operator="nothing: exit 0",
+)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="looks into /proc")
 @pytest.mark.parametrize("tokens", SERVICES, ids=" ".join)
 def test_sigterm_ends_a_service_with_0_from_the_first_moment_on(nowhere: Deployment, tokens: list[str]) -> None:
@@ -72,6 +77,11 @@ def test_sigterm_ends_a_service_with_0_while_its_workers_begin(nowhere: Deployme
         assert process.wait(20) == 0, (nowhere.directory / "said").read_text()
 
 
+@pytest.mark.fault(
+    "SIGTERM while servers are looked for",
+    user="nothing",
+    operator="nothing: exit 0",
+)
 @pytest.mark.parametrize("tokens", [["run"], ["serve"]], ids=" ".join)
 def test_sigterm_ends_a_service_with_0_while_it_looks_for_its_servers(nowhere: Deployment, tokens: list[str]) -> None:
     with started(nowhere, *tokens) as process:

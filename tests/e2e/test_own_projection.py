@@ -101,6 +101,15 @@ def test_without_the_package_nothing_goes_on_unseen(
     started = deployment.run("run", "--until-caught-up")
     assert started.code == 78
     assert "crashfold replay" in started.err
+    refused = deployment.run("replay")
+    assert refused.code == 78, refused.err
+    assert "highest" in refused.err
+    assert "hours" in refused.err
+    assert "--drop-keys" in refused.err
+    assert by_the_hour(deployment) == 50
+    assert deployment.run("replay", "--drop-keys").code == 0
+    assert by_the_hour(deployment) == 0
+    assert deployment.run("verify").code == 0
 
 
 def test_a_projection_that_cannot_be_kept_is_refused_by_name(

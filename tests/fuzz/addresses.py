@@ -81,6 +81,6 @@ def with_mark(text: str) -> list[str]:
     if at:
         user, colon, password = login.partition(":")
         made.append(text.replace(parts.netloc, f"{user}{colon or ':'}{MARK}{password}{at}{host}", 1))
-    if parts.scheme in ("redis", "rediss") and not parts.fragment:
+    if parts.scheme in ("redis", "rediss", "redis+sentinel") and not parts.fragment:
         made.append(f"{text}{'&' if parts.query else '?'}password={MARK}")
     return made

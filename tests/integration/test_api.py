@@ -492,6 +492,8 @@ async def test_the_reference_needs_no_other_host_and_describes_every_route(clien
         told = await client.get(url)
         assert told.status_code == 200
         assert "//" not in told.text.replace("// ", "")
+        known = {"If-None-Match": told.headers["etag"]}
+        assert (await client.get(url, headers=known)).status_code == 304
 
 
 async def test_a_token_is_asked_for_and_never_written_down(redis: RedisServer) -> None:

@@ -33,6 +33,11 @@ def durable(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
         yield enter(stack, start(DURABLE))
 
 
+@pytest.mark.fault(
+    "The API without Redis",
+    user="answers as `replica`, with their age",
+    operator="bring Redis back",
+)
 async def test_answers_go_on_without_redis_and_say_how_old_they_are(durable: RedisServer) -> None:
     async with _running(durable, NO_KAFKA) as (writer, _, client):
         await writer.commit([game(1, 2.0), game(2, 7.5)])
@@ -65,6 +70,11 @@ async def test_answers_go_on_without_redis_and_say_how_old_they_are(durable: Red
         assert (await client.get("/readyz")).json()["notes"] == []
 
 
+@pytest.mark.fault(
+    "The API with a Redis that hangs",
+    user="answers as `replica`",
+    operator="look after Redis",
+)
 async def test_a_silent_redis_is_as_good_as_away(durable: RedisServer) -> None:
     async with _running(durable, NO_KAFKA) as (writer, _, client):
         await writer.commit([game(1, 2.0)])
@@ -78,6 +88,11 @@ async def test_a_silent_redis_is_as_good_as_away(durable: RedisServer) -> None:
         await _until(client, "/api/games", lambda told: not _is_replica(told))
 
 
+@pytest.mark.fault(
+    "The API starts without Redis",
+    user="503 with `Retry-After`",
+    operator="bring Redis back",
+)
 async def test_a_process_that_starts_without_redis_waits_for_it(durable: RedisServer) -> None:
     async with _store(durable) as store:
         await Writer(store).commit([game(1, 2.0)])
@@ -116,6 +131,11 @@ async def test_a_redis_that_lost_everything_is_waited_for_until_it_has_caught_up
         assert told.headers["etag"].startswith('"g2-2-')
 
 
+@pytest.mark.fault(
+    "The API without Redis, with Kafka",
+    user="new games all the same, without a tag",
+    operator="bring Redis back",
+)
 async def test_the_topic_is_followed_while_redis_is_away(
     durable: RedisServer, tansu: TansuBroker, unique: Callable[[str], str]
 ) -> None:
@@ -155,6 +175,11 @@ async def test_the_topic_is_followed_while_redis_is_away(
         assert (told.headers["etag"][:6], told.json()["pagination"]["total_items"]) == ('"g1-2-', 6)
 
 
+@pytest.mark.fault(
+    "Version numbers come again with other games",
+    user="tags and event ids are others",
+    operator="nothing",
+)
 async def test_versions_that_come_again_are_not_taken_for_those_that_were_lost(
     new_redis: Callable[..., RedisServer],
 ) -> None:
@@ -201,6 +226,11 @@ async def test_versions_that_come_again_are_not_taken_for_those_that_were_lost(
         assert {event.id for event in told}.isdisjoint(event.id for event in since)
 
 
+@pytest.mark.fault(
+    "Live clients change instances during an outage",
+    user="every game once and in order, or a snapshot",
+    operator="nothing",
+)
 async def test_a_client_goes_on_with_another_process_in_the_outage_and_misses_nothing(
     durable: RedisServer, tansu: TansuBroker, unique: Callable[[str], str]
 ) -> None:

@@ -133,6 +133,11 @@ BORNE: Final[dict[str, Damage]] = {
 """What a restart goes on from."""
 
 
+@pytest.mark.fault(
+    "Keys of the state are lost or spoiled",
+    user="what can be computed, `replica`, or 503",
+    operator="exit 78 names the stream: `replay`",
+)
 @pytest.mark.parametrize("name", [*REFUSED, *BORNE])
 async def test_a_damaged_state_is_refused_and_mended_by_a_replay(
     deployment: Deployment, redis: Redis, name: str
@@ -164,6 +169,11 @@ async def test_a_damaged_state_is_refused_and_mended_by_a_replay(
     assert await deployment.games() == len(GAMES)
 
 
+@pytest.mark.fault(
+    "A manifest is spoiled",
+    user="nothing new",
+    operator="exit 78: `replay`",
+)
 @pytest.mark.parametrize(
     "damage",
     [
@@ -209,6 +219,11 @@ SPOILED: Final[dict[str, Damage]] = {
 """What is missing of a key, by its name."""
 
 
+@pytest.mark.fault(
+    "A key loses elements under a running engine",
+    user="what can be computed, or 503",
+    operator="exit 78 names the key: `replay`",
+)
 @pytest.mark.parametrize("restarted", [False, True], ids=["live", "restarted"])
 @pytest.mark.parametrize("name", SPOILED)
 async def test_a_key_that_lost_elements_is_named_by_the_next_commit_that_writes_it(

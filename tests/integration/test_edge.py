@@ -378,6 +378,11 @@ server {{
 """
 
 
+@pytest.mark.fault(
+    "Behind nginx: bodies that are too large",
+    user="413 for the sender, nothing for others",
+    operator="nothing",
+)
 @pytest.mark.parametrize("buffering", ["", "proxy_request_buffering off;"])
 async def test_behind_nginx_nobody_pays_for_bodies_that_are_too_large(buffering: str, redis: RedisServer) -> None:
     with ExitStack() as stack:

@@ -26,6 +26,11 @@ def on_cluster(new_deployment: NewDeployment) -> Callable[[RedisCluster], Deploy
     )
 
 
+@pytest.mark.fault(
+    "Redis Cluster moves slots under load",
+    user="nothing",
+    operator="nothing",
+)
 def test_slots_move_while_games_arrive_and_every_command_works(
     on_cluster: Callable[[RedisCluster], Deployment], new_redis_cluster: Callable[..., RedisCluster]
 ) -> None:
@@ -64,6 +69,11 @@ def test_slots_move_while_games_arrive_and_every_command_works(
     assert {stream: one["games"] for stream, one in deployment.verified().items()} == games
 
 
+@pytest.mark.fault(
+    "Redis Cluster loses a primary",
+    user="answers as `replica` until the fail-over is done",
+    operator="nothing",
+)
 def test_a_replica_takes_over_and_nothing_is_lost_or_counted_twice(
     on_cluster: Callable[[RedisCluster], Deployment], new_redis_cluster: Callable[..., RedisCluster]
 ) -> None:

@@ -8,6 +8,11 @@ STREAMS = [f"table-{number}" for number in range(12)]
 PARTITIONS = 4
 
 
+@pytest.mark.fault(
+    "Engines join, stop and are killed under load",
+    user="nothing",
+    operator="nothing",
+)
 def test_engines_join_stop_and_die_while_games_arrive(new_deployment: NewDeployment, redis_url: str) -> None:
     deployment = new_deployment(redis_url, partitions=PARTITIONS, key_prefix="analytics:{stream}")
     messages = traffic(3, 12_000, STREAMS, PARTITIONS)
@@ -57,6 +62,11 @@ def test_engines_join_stop_and_die_while_games_arrive(new_deployment: NewDeploym
     assert set(deployment.dead_letters()) == wanted.letters
 
 
+@pytest.mark.fault(
+    "Two groups fold the same partition",
+    user="nothing",
+    operator="stop one of them: both do all the work; conflicts are counted",
+)
 def test_two_engines_with_the_same_partition_never_count_twice(new_deployment: NewDeployment, redis_url: str) -> None:
     """Two groups: each engine holds everything, and every commit is a race."""
     deployment = new_deployment(redis_url, settings={"engine": {"batch_games_max": 100}})
@@ -97,6 +107,11 @@ def test_engines_that_follow_each_other_in_good_order_hand_no_letter_over_twice(
     deployment.verified()
 
 
+@pytest.mark.fault(
+    "A static member, or an engine without a group, is killed and started again",
+    user="new games a moment later",
+    operator="nothing",
+)
 @pytest.mark.parametrize(
     "membership", [{"group_instance_id": "engine-0"}, {"assignment": "all"}], ids=["static-member", "no-group"]
 )

@@ -3,9 +3,16 @@
 `tests/soak` kills engines beside everything else.
 """
 
+import pytest
+
 from tests.support.deployment import NewDeployment, Watcher, expected, traffic
 
 
+@pytest.mark.fault(
+    "The engine is killed (SIGKILL) under load",
+    user="nothing",
+    operator="nothing",
+)
 def test_a_single_stream_too_comes_back_from_its_own_checkpoint(
     new_deployment: NewDeployment, each_redis_url: str
 ) -> None:

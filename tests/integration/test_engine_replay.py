@@ -21,6 +21,11 @@ def generation(deployment: Deployment, stream: str = "crash") -> bytes:
     return found
 
 
+@pytest.mark.fault(
+    "`replay` beside a live engine",
+    user="the old state, then the new one",
+    operator="nothing",
+)
 def test_a_replay_swaps_under_a_live_engine_and_readers_see_nothing_of_it(
     new_deployment: NewDeployment, each_redis_url: str
 ) -> None:
@@ -50,6 +55,11 @@ def test_a_replay_swaps_under_a_live_engine_and_readers_see_nothing_of_it(
     assert not any(":shadow:" in key for key in deployment.all_keys())
 
 
+@pytest.mark.fault(
+    "`replay` is killed half-way",
+    user="nothing",
+    operator="run it again",
+)
 def test_a_replay_killed_half_way_changes_nothing_and_can_be_run_again(deployment: Deployment) -> None:
     deployment.configure({"projections": {"min": [1 + n / 10 for n in range(1, 200)]}})  # a big shadow
     deployment.publish(in_order(chain(6_000)))

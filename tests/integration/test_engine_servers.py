@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import pytest
 from redis import Redis
 
 from tests.support.deployment import Deployment, Engine, NewDeployment, Watcher, chain, eventually, in_order
@@ -25,6 +26,11 @@ def not_ready_but_live(engine: Engine, of: str) -> None:
     assert engine.is_live
 
 
+@pytest.mark.fault(
+    "Redis lost everything (FLUSHALL, a restart without persistence)",
+    user="the last answers, as `replica`, until the rebuilt state reaches as far",
+    operator="nothing: it is rebuilt from the topic; turn persistence on",
+)
 def test_a_redis_that_lost_everything_is_filled_again(new_deployment: NewDeployment, new_redis: NewRedis) -> None:
     redis = new_redis()
     deployment = new_deployment(redis.url, settings=QUICK)
@@ -43,6 +49,11 @@ def test_a_redis_that_lost_everything_is_filled_again(new_deployment: NewDeploym
     assert deployment.verified()["crash"]["games"] == 3_001
 
 
+@pytest.mark.fault(
+    "Redis went back to an older state (a dump, a replica that was behind)",
+    user="totals stay; versions come again under other tags",
+    operator="nothing: the engine goes back in the topic",
+)
 def test_a_redis_that_went_back_takes_the_engine_back_with_it(
     new_deployment: NewDeployment, new_redis: NewRedis
 ) -> None:
@@ -69,6 +80,11 @@ def test_a_redis_that_went_back_takes_the_engine_back_with_it(
     assert deployment.verified()["crash"]["games"] == 2_100
 
 
+@pytest.mark.fault(
+    "Redis went back, with many streams, also idle ones",
+    user="nothing",
+    operator="nothing",
+)
 def test_streams_that_went_back_are_all_read_again(new_deployment: NewDeployment, new_redis: NewRedis) -> None:
     """Also those of which no more records come."""
     redis = new_redis()
@@ -90,6 +106,11 @@ def test_streams_that_went_back_are_all_read_again(new_deployment: NewDeployment
     assert {name: one["games"] for name, one in deployment.verified().items()} == {"one": 601, "two": 600, "three": 600}
 
 
+@pytest.mark.fault(
+    "Redis hangs (SIGSTOP)",
+    user="answers as `replica`, with their age",
+    operator="look after Redis; `/readyz` says what is waited for",
+)
 def test_a_redis_that_hangs_makes_the_engine_wait(new_deployment: NewDeployment, new_redis: NewRedis) -> None:
     redis = new_redis()
     deployment = new_deployment(redis.url, settings=QUICK)
@@ -114,6 +135,11 @@ def test_a_redis_that_hangs_makes_the_engine_wait(new_deployment: NewDeployment,
     assert deployment.verified()["crash"]["games"] == flow.count
 
 
+@pytest.mark.fault(
+    "Redis is away when the engine starts or stops",
+    user="503 from a process that holds nothing yet",
+    operator="bring Redis back; stopping works without it",
+)
 def test_a_redis_that_is_gone_does_not_keep_the_engine_from_stopping(
     new_deployment: NewDeployment, new_redis: NewRedis
 ) -> None:
@@ -133,6 +159,11 @@ def test_a_redis_that_is_gone_does_not_keep_the_engine_from_stopping(
         assert took_s < 10
 
 
+@pytest.mark.fault(
+    "Redis is out of memory (`maxmemory`, noeviction)",
+    user="nothing new; answers stay right",
+    operator="give it memory; the alert names it",
+)
 def test_a_full_redis_refuses_until_it_is_given_more(new_deployment: NewDeployment, new_redis: NewRedis) -> None:
     redis = new_redis()
     deployment = new_deployment(redis.url)
@@ -151,6 +182,11 @@ def test_a_full_redis_refuses_until_it_is_given_more(new_deployment: NewDeployme
     assert deployment.verified()["crash"]["games"] == 1_000
 
 
+@pytest.mark.fault(
+    "The broker hangs, is killed, restarts",
+    user="nothing new meanwhile",
+    operator="bring it back; nothing else",
+)
 def test_a_kafka_that_hangs_or_dies_is_waited_for(
     new_deployment: NewDeployment, new_kafka: Callable[..., KafkaCluster], redis_url: str
 ) -> None:
@@ -202,6 +238,11 @@ def test_the_password_of_redis_comes_out_of_a_file(new_deployment: NewDeployment
     assert deployment.total() == 10
 
 
+@pytest.mark.fault(
+    "Fail-over to a stale replica, and back to the old primary",
+    user="totals stay; versions come again under other tags",
+    operator="nothing",
+)
 def test_after_a_failover_and_back_no_game_is_missing(new_deployment: NewDeployment, new_redis: NewRedis) -> None:
     """The old primary was not resynced: at the offset that the engine reached on the replica it has another history,
     folded in other pieces, with another base, other blocks and another version."""

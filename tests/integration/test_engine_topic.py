@@ -16,6 +16,11 @@ GAMES = chain(2_000)
 OTHERS = chain(4_000, seed=77)
 
 
+@pytest.mark.fault(
+    "Retention removed records that are still needed",
+    user="nothing new",
+    operator="exit 78 names the range: `--accept-gap`, or restore the records",
+)
 def test_records_that_retention_took_stop_the_engine_until_the_gap_is_accepted(deployment: Deployment) -> None:
     messages = in_order(GAMES)
     deployment.publish(messages[:500])
@@ -50,6 +55,11 @@ def test_records_that_retention_took_stop_the_engine_until_the_gap_is_accepted(d
     assert deployment.verified()["crash"]["games"] == 400
 
 
+@pytest.mark.fault(
+    "Batches that unpack to gigabytes",
+    user="nothing",
+    operator="find the producer; they are dead letters",
+)
 def test_batches_that_unpack_to_gigabytes_cost_neither_memory_nor_the_group(deployment: Deployment) -> None:
     games = iter(GAMES)
 
@@ -94,6 +104,11 @@ def _peak_bytes(pid: int) -> int:
     return next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM"))
 
 
+@pytest.mark.fault(
+    "Retention overtakes a slow engine",
+    user="nothing new",
+    operator="exit 78 names the range: `--accept-gap`, or restore the records",
+)
 def test_retention_that_overtakes_a_slow_engine_stops_it_too(deployment: Deployment) -> None:
     """The records are gone between two polls: the engine is frozen meanwhile."""
     messages = in_order(GAMES)
@@ -112,6 +127,11 @@ def test_retention_that_overtakes_a_slow_engine_stops_it_too(deployment: Deploym
     assert deployment.next_offset() == 2_000
 
 
+@pytest.mark.fault(
+    "The topic was made anew while the engine was stopped",
+    user="nothing new; the old state stays",
+    operator="exit 78: `replay --accept-gap`, or go on by `run --accept-gap`",
+)
 def test_a_topic_made_anew_stops_the_engine(deployment: Deployment) -> None:
     deployment.publish(in_order(GAMES[:500]))
     deployment.caught_up()
@@ -142,6 +162,11 @@ def refused(engine: Engine) -> None:
     assert "Traceback" not in engine.said
 
 
+@pytest.mark.fault(
+    "The topic is made anew under a running or frozen engine",
+    user="nothing new; the old state stays",
+    operator="exit 78: `replay --accept-gap`, or go on by `run --accept-gap`",
+)
 @pytest.mark.parametrize(
     ("state", "anew"),
     [("at rest", "nothing"), ("at rest", "the same and more"), ("frozen", "fewer"), ("frozen", "the same and more")],
@@ -167,6 +192,11 @@ def test_a_topic_made_anew_under_an_engine_stops_it(deployment: Deployment, stat
         assert (deployment.total(), deployment.next_offset()) == (2_000, 2_000)
 
 
+@pytest.mark.fault(
+    "The topic is made anew while the engine waits for Redis",
+    user="nothing new; the old state stays",
+    operator="exit 78, as above",
+)
 def test_a_topic_made_anew_while_the_engine_waits_for_redis_stops_it(
     new_redis: Callable[..., RedisServer], new_deployment: NewDeployment
 ) -> None:
@@ -212,6 +242,11 @@ def test_a_running_engine_goes_on_with_a_topic_made_anew_when_the_operator_says_
         assert engine.terminate()[0] == 0
 
 
+@pytest.mark.fault(
+    "The topic is deleted",
+    user="nothing new",
+    operator="make it again, and say `--accept-gap`",
+)
 def test_a_topic_that_was_deleted_is_waited_for_and_is_another_one(deployment: Deployment) -> None:
     deployment.publish(in_order(GAMES[:500]))
     with deployment.engine() as engine:
@@ -223,6 +258,11 @@ def test_a_topic_that_was_deleted_is_waited_for_and_is_another_one(deployment: D
         refused(engine)
 
 
+@pytest.mark.fault(
+    "Keys of a stream are gone, and retention removed its first records",
+    user="404 for that stream, or what was held",
+    operator="exit 78 names range and stream: restore Redis, or `--accept-gap`",
+)
 def test_a_stream_whose_keys_are_gone_and_that_retention_cut_stops_the_engine(
     new_deployment: NewDeployment, redis_url: str
 ) -> None:
@@ -249,6 +289,11 @@ def test_a_stream_whose_keys_are_gone_and_that_retention_cut_stops_the_engine(
     deployment.caught_up()
 
 
+@pytest.mark.fault(
+    "`replay` of a topic that compaction has thinned out",
+    user="the live state stays",
+    operator="exit 78: it would bring fewer games",
+)
 def test_a_rebuild_from_what_compaction_left_is_refused(new_deployment: NewDeployment, redis_url: str) -> None:
     """All records of the stream have one key. Asked for fewer games, it tells; the policy alone is told before."""
     deployment = new_deployment(redis_url, partitions=0)
@@ -275,6 +320,11 @@ def test_a_rebuild_from_what_compaction_left_is_refused(new_deployment: NewDeplo
     assert deployment.total() < 300
 
 
+@pytest.mark.fault(
+    "The topic is compacted",
+    user="nothing new",
+    operator="exit 78: set `cleanup.policy=delete`",
+)
 def test_a_compacted_topic_is_refused(new_deployment: NewDeployment, redis_url: str) -> None:
     deployment = new_deployment(redis_url, partitions=0)
     deployment.create_topic(configs={"cleanup.policy": "compact,delete"})
@@ -312,6 +362,11 @@ def test_a_state_goes_on_with_a_topic_made_anew_when_the_operator_says_so(deploy
     assert (deployment.total(), deployment.next_offset()) == (700, 300)
 
 
+@pytest.mark.fault(
+    "Partitions were added, and a stream moved",
+    user="nothing new of that stream",
+    operator="exit 78 and what to do: a new topic, `replay`",
+)
 def test_a_stream_that_turns_up_on_another_partition_stops_the_engine(
     new_deployment: NewDeployment, redis_url: str
 ) -> None:

@@ -4,6 +4,8 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.support.deployment import Engine, NewDeployment, Watcher, eventually, expected, traffic
 
 STREAMS = [f"table-{number}" for number in range(40)]
@@ -31,6 +33,11 @@ def is_running(pid: int) -> bool:
     return state not in "ZX"
 
 
+@pytest.mark.fault(
+    "A worker process is killed",
+    user="nothing",
+    operator="nothing",
+)
 def test_a_worker_that_is_killed_is_started_again_and_nothing_is_lost(
     new_deployment: NewDeployment, redis_url: str
 ) -> None:
@@ -93,6 +100,11 @@ def test_a_second_signal_ends_parent_and_workers_at_once(new_deployment: NewDepl
         eventually(lambda: not any(map(is_running, pids)), "they have ended")
 
 
+@pytest.mark.fault(
+    "The parent of the workers is killed",
+    user="nothing new until it is started again",
+    operator="nothing: the workers end with it",
+)
 def test_workers_end_when_their_parent_is_killed(new_deployment: NewDeployment, redis_url: str) -> None:
     deployment = new_deployment(redis_url, partitions=PARTITIONS, **MANY)
     with deployment.engine("--workers", "2") as engine:

@@ -32,6 +32,11 @@ def unable_to_save(server: RedisServer) -> Iterator[None]:
         eventually(lambda: saved("ok"), "a snapshot works again")
 
 
+@pytest.mark.fault(
+    "Redis cannot save its snapshot (MISCONF)",
+    user="nothing new; answers stay right",
+    operator="mend its disk; `/readyz` and `doctor` name it",
+)
 def test_a_redis_that_takes_no_writes_is_said_while_nothing_comes_and_while_games_wait(
     tmp_path: Path, new_redis: Callable[..., RedisServer]
 ) -> None:
@@ -59,6 +64,11 @@ def test_a_redis_that_takes_no_writes_is_said_while_nothing_comes_and_while_game
         engine.until(lambda: engine.is_ready and deployment.total() == 20, "it goes on")
 
 
+@pytest.mark.fault(
+    "Two of three brokers are gone, each partition on one of them",
+    user="nothing new",
+    operator="bring them back; `/readyz` is 503 all the time",
+)
 @pytest.mark.kafka
 def test_two_of_three_brokers_gone_is_not_ready_all_the_time(
     tmp_path: Path, new_kafka: Callable[..., KafkaCluster], redis_url: str

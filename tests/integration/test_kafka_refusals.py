@@ -175,6 +175,11 @@ async def test_a_broker_that_is_down_is_away() -> None:
             pass
 
 
+@pytest.mark.fault(
+    "Kafka refuses for good: password, mechanism, certificate",
+    user="nothing new",
+    operator="exit 78 names the setting",
+)
 @pytest.mark.parametrize(
     "command", [["run"], ["replay"], ["verify"], ["publish", "games.jsonl"], ["dead-letters", "list"]], ids=" ".join
 )
@@ -203,6 +208,11 @@ RIGHTS: Final[dict[str, list[tuple[int, str, int]]]] = {
 }
 
 
+@pytest.mark.fault(
+    "A right on the topic or group is missing",
+    user="nothing new",
+    operator="exit 78 names the right",
+)
 @pytest.mark.parametrize(
     ("user", "named"),
     [("topicless", "kafka.topic"), ("groupless", "kafka.group_id"), ("writeless", "kafka.dead_letter_topic")],

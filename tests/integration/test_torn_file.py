@@ -34,6 +34,11 @@ def tear(server: RedisServer, at: float) -> None:
     file.write_bytes(data[: begin + int((end - begin) * at)])
 
 
+@pytest.mark.fault(
+    "The append-only file is cut at any byte, twice",
+    user="answers, or 503",
+    operator="where the engine ends with 78: `replay`",
+)
 @pytest.mark.parametrize("torn", ["commit", "promotion"])
 @pytest.mark.parametrize("cut", range(CUTS))
 async def test_a_transaction_torn_again_and_again_is_made_or_refused(

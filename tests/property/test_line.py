@@ -19,11 +19,11 @@ import structlog
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from crashfold.engine.adapters.memory.store import MemoryStore, Snapshot, Trouble
+from crashfold.engine.adapters.memory.store import MemoryStore, StoreContents, Trouble
 from crashfold.engine.core.fairness import FairnessCheck
 from crashfold.engine.errors import CrashfoldError, Unavailable
 from crashfold.engine.runtime.pacing import EngineLimits
-from crashfold.engine.runtime.rebuild import Request
+from crashfold.engine.runtime.rebuild import RebuildRequest
 from crashfold.projections import plain
 from crashfold.schemas.chain import chain_of_games
 from crashfold.schemas.fairness import Mismatch, RuleBook
@@ -243,7 +243,7 @@ class Teller:
         self._coming = [list(games) for games in story.games]
         self._reader = Reader(self._deployment.store)
         self._engines: dict[int, tuple[Engine, AsyncExitStack]] = {}
-        self._snapshot: Snapshot = self._deployment.store.snapshot()
+        self._snapshot: StoreContents = self._deployment.store.snapshot()
         self._rebuilding = False
 
     async def tell(self) -> None:
@@ -386,7 +386,7 @@ class Teller:
         name = None if stream is None else self._streams[stream % len(self._streams)]
         # There is nothing of the stream yet, or the shadow was forgotten.
         with suppress(CrashfoldError):
-            await self._deployment.rebuild(Request(stream=name))
+            await self._deployment.rebuild(RebuildRequest(stream=name))
 
     async def _until_killed(self, after: int | None, do: Callable[[], Awaitable[None]]) -> bool:
         """Whether it came to its end before so many awaits."""

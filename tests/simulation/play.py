@@ -21,7 +21,7 @@ import msgspec
 import structlog
 
 from crashfold.engine.adapters.memory.log import GROUP_ID, MemoryDeadLetters, MemoryLog, MemoryTopic
-from crashfold.engine.adapters.memory.store import MemoryStore, Snapshot
+from crashfold.engine.adapters.memory.store import MemoryStore, StoreContents
 from crashfold.engine.errors import (
     ConfigurationError,
     CrashfoldError,
@@ -30,12 +30,12 @@ from crashfold.engine.errors import (
     StreamMoved,
     TopicRecreated,
 )
-from crashfold.engine.meter import NullMeter
+from crashfold.engine.meter import Meter
 from crashfold.engine.ports import Checkpoint
 from crashfold.engine.read.held import HeldState
 from crashfold.engine.runtime.folder import Folder
 from crashfold.engine.runtime.health import HealthBoard
-from crashfold.engine.runtime.rebuild import Rebuild, Request
+from crashfold.engine.runtime.rebuild import Rebuild, RebuildRequest
 from crashfold.engine.runtime.service import Service
 from crashfold.engine.runtime.supervisor import Supervisor
 from crashfold.engine.runtime.verify import compared
@@ -99,6 +99,7 @@ class Running:
         self.ended = asyncio.Event()
         self.error: BaseException | None = None
         self.log: MemoryLog | None = None
+        self.simulated: SimulatedLog | None = None
         self.is_told = False
         """Whether it was told to stop."""
 
@@ -130,7 +131,7 @@ class Play:
         """The same of all times: readers may hold what is long gone."""
         self._begins: dict[tuple[str | None, int], set[int]] = defaultdict(lambda: {0})
         """Where the partitions of each topic have begun so far."""
-        self._replicas: list[Snapshot] = []
+        self._replicas: list[StoreContents] = []
         self._excuses: set[str] = set()
         self._spoiled: set[str] = set()
         self._seen: dict[str, tuple[int, int]] = {}
@@ -223,7 +224,7 @@ class Play:
         self._bases = {stream: begin | self._bases.get(stream, {0}) for stream, begin in rebuilt.items()}
         for name, begin in rebuilt.items():
             self._ever_begun[name] |= begin
-        replay = self._start("replay", lambda: self._rebuild(Request(accept_gap=True)))
+        replay = self._start("replay", lambda: self._rebuild(RebuildRequest(accept_gap=True)))
         await replay.ended.wait()
         if replay.error is not None:
             raise Wrong(
@@ -363,8 +364,9 @@ class Play:
             await engine.ended.wait()
             if isinstance(engine.error, StateError | ConfigurationError):
                 self._excuse(engine.error)
+            if isinstance(engine.error, StateError):
                 self._down[number] = f"{type(engine.error).__name__}: {engine.error}"
-            elif engine.error is not None:
+            elif engine.error is not None and not isinstance(engine.error, ConfigurationError):
                 self._wrong = self._wrong or Wrong(f"{engine.process.name} ended: {engine.error!r}")
                 return
             await asyncio.sleep(self._back_s.pop(number, 0.5 + self._chance.random()))
@@ -414,7 +416,7 @@ class Play:
         group = self._schedule.groups[number]
         twin = MemoryLog(self._topic, group)
         self._engines[number].log = twin
-        log = SimulatedLog(self._network, twin)
+        log = self._engines[number].simulated = SimulatedLog(self._network, twin)
         health = HealthBoard(self._clock)
         store = self._new_store()
         service = Service(
@@ -423,12 +425,12 @@ class Play:
             self._new_letters(),
             self._folder(log, store, health),
             clock=self._clock,
-            meter=NullMeter(),
+            meter=Meter(),
             health=health,
             limits=self._schedule.limits,
             accept_gap=self._accept_gap,
         )
-        await Supervisor(service, log, clock=self._clock, meter=NullMeter(), health=health).run()
+        await Supervisor(service, log, clock=self._clock, meter=Meter(), health=health).run()
 
     def _folder(self, log: SimulatedLog, store: SimulatedStore, health: HealthBoard) -> Folder:
         return Folder(
@@ -440,12 +442,12 @@ class Play:
             new_generation=lambda: f"g{next(self._numbers)}",
             new_commit=lambda: f"{next(self._numbers):016x}",
             clock=self._clock,
-            meter=NullMeter(),
+            meter=Meter(),
             health=health,
             limits=self._schedule.limits,
         )
 
-    async def _rebuild(self, request: Request) -> None:
+    async def _rebuild(self, request: RebuildRequest) -> None:
         log = SimulatedLog(self._network, MemoryLog(self._topic, None))
         shadow = SimulatedShadow(self._network, self._store.shadow(), self._committed)
         async with log:
@@ -540,6 +542,15 @@ class Play:
                 self._weather.away[server] = self._loop.time() + for_s
             case s.ReadOnly(for_s):
                 self._weather.read_only_until_s = self._loop.time() + for_s
+            case s.Forbid(server, for_s):
+                self._excuses.add("refused")
+                self._weather.forbidden[server] = self._loop.time() + for_s
+            case s.ListenerFails(number):
+                if (engine := self._engines.get(number)) and engine.simulated is not None:
+                    engine.simulated.listener_failed = True
+                    self._topic.evict(engine.simulated.twin)  # it joins again with its next poll
+            case s.AddPartition(games):
+                self._add_partition(games)
             case s.Remember():
                 self._replicas.append(self._store.snapshot())
             case s.RollBack(replica):
@@ -579,7 +590,7 @@ class Play:
         to_offset = None
         if event.to_offset is not None and (self._schedule.partitions == 1 or stream is not None):
             to_offset = int(event.to_offset * self._end(0 if stream is None else self._home(stream)))
-        request = Request(stream=stream or only, to_offset=to_offset, dry_run=event.dry_run)
+        request = RebuildRequest(stream=stream or only, to_offset=to_offset, dry_run=event.dry_run)
         replay = self._replay = self._start("replay", lambda: self._rebuild(request))
         if event.killed_after is not None:
             self._loop.spawn(self._kill_after(replay, event.killed_after))
@@ -588,7 +599,7 @@ class Play:
         await _turns(turns)
         self._kill(running)
 
-    def _restore(self, snapshot: Snapshot) -> None:
+    def _restore(self, snapshot: StoreContents) -> None:
         self._store.restore(snapshot)
         self._seen.clear()
         self._met = set(snapshot.live)
@@ -633,7 +644,7 @@ class Play:
         before = self._there.records
         self._excuses.add("recreated")
         self._topic.recreate()
-        self._history[self._topic.topic_id] = Topic(SMALL, self._schedule.only, self._schedule.partitions)
+        self._history[self._topic.topic_id] = Topic(SMALL, self._schedule.only, len(before))
         for number, records in enumerate(before):
             for record in records[: int(same * len(records))]:
                 self._append(number, record.key, record.value)
@@ -642,6 +653,13 @@ class Play:
             key = None if self._schedule.only == "crash" else self._streams[stream].encode()
             value = json_game(game_id=1_000 + turn, crash_point=3.0 + turn)
             self._append(stream % self._schedule.partitions, key, value)
+
+    def _add_partition(self, games: int) -> None:
+        self._topic.add_partitions()
+        self._there.records.append([])
+        number = len(self._there.records) - 1
+        for game_id in range(1, games + 1):
+            self._append(number, f"of-{number}".encode(), json_game(game_id=game_id, crash_point=1.5 * game_id))
 
     # --- the topic ---------------------------------------------------------------------------------------------------
 

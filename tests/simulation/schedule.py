@@ -122,6 +122,25 @@ class ReadOnly(NamedTuple):
     for_s: float
 
 
+class Forbid(NamedTuple):
+    """For a while a server refuses for good: a right was taken away, and is given back."""
+
+    server: Server
+    for_s: float
+
+
+class ListenerFails(NamedTuple):
+    """Something goes wrong in an engine's rebalance listener: its log says so once, and connects anew."""
+
+    engine: int
+
+
+class AddPartition(NamedTuple):
+    """The topic gets a partition more, with so many records of a stream of its own."""
+
+    games: int
+
+
 class Remember(NamedTuple):
     """A replica of the store stays behind: it has what the store has now."""
 
@@ -179,6 +198,9 @@ Event = (
     | Slow
     | Away
     | ReadOnly
+    | Forbid
+    | ListenerFails
+    | AddPartition
     | Remember
     | RollBack
     | Fork
@@ -267,6 +289,9 @@ _EVENTS: Final[dict[str, tuple[Callable[[Random], Event], int]]] = {
     "slow": (lambda c: Slow(c.choice((10.0, 60.0)), c.uniform(0.5, 3)), 4),
     "away": (lambda c: Away(c.choice(("store", "log", "letters")), c.uniform(0.2, 4)), 6),
     "read-only": (lambda c: ReadOnly(c.uniform(0.2, 4)), 4),
+    "forbid": (lambda c: Forbid(c.choice(("store", "store", "log", "letters")), c.uniform(0.2, 3)), 3),
+    "listener": (lambda c: ListenerFails(c.randrange(3)), 3),
+    "add-partition": (lambda c: AddPartition(c.randint(0, 5)), 2),
     "remember": (lambda c: Remember(), 8),
     "roll-back": (lambda c: RollBack(c.randrange(8)), 6),
     "fork": (lambda c: Fork(c.randrange(8)), 8),

@@ -18,7 +18,7 @@ import msgspec
 from crashfold.engine.adapters.memory.log import MemoryDeadLetters, MemoryLog
 from crashfold.engine.adapters.memory.reader import MemoryReader
 from crashfold.engine.adapters.memory.store import MemoryShadowStore, MemoryStore
-from crashfold.engine.errors import LogUnavailable, StoreRefused, StoreUnavailable
+from crashfold.engine.errors import LogRefused, LogUnavailable, StoreForbidden, StoreRefused, StoreUnavailable
 from crashfold.engine.ports import (
     Behind,
     Bounds,
@@ -58,6 +58,8 @@ class Fate(Enum):
     ANSWERED = "answered"
     REFUSED = "refused"
     """The server says no, and does nothing."""
+    FORBIDDEN = "forbidden"
+    """The server says no for good, and does nothing."""
     UNREACHED = "unreached"
     """The request never gets there; the caller hears of a broken connection."""
     LOST_REPLY = "lost reply"
@@ -78,6 +80,8 @@ class Weather:
         self.slow = 1.0
         self.away: dict[Server, float] = {}
         """Servers that cannot be reached, until when."""
+        self.forbidden: dict[Server, float] = {}
+        """Servers that refuse for good, until when: the store what writes, the others all."""
         self.read_only_until_s = 0.0
         """Until when the store refuses to write."""
 
@@ -85,11 +89,14 @@ class Weather:
         """From now on all is well."""
         self.trouble, self.slow, self.read_only_until_s = 0.0, 1.0, 0.0
         self.away.clear()
+        self.forbidden.clear()
 
     def fate(self, server: Server, method: str, now_s: float) -> Fate:
         """What becomes of the next call."""
         if self.away.get(server, 0.0) > now_s:
             return self.chance.choice((Fate.UNREACHED, Fate.UNREACHED, Fate.SILENT, Fate.LATE))
+        if self.forbidden.get(server, 0.0) > now_s and (server != "store" or method in WRITES | {"check_rights"}):
+            return Fate.FORBIDDEN
         if server == "store" and method in WRITES and self.read_only_until_s > now_s:
             return Fate.REFUSED
         if self.trouble and self.chance.random() < self.trouble:
@@ -128,7 +135,7 @@ class Network:
         await self.live()
         weather = self.weather
         fate = weather.fate(server, method, self.loop.time())
-        if is_read and fate not in (Fate.ANSWERED, Fate.REFUSED):
+        if is_read and fate not in (Fate.ANSWERED, Fate.REFUSED, Fate.FORBIDDEN):
             fate = Fate.UNREACHED
         if fate is not Fate.ANSWERED:
             self.note(f"{server}.{method}", fate.value)
@@ -143,6 +150,8 @@ class Network:
                 return answer
             case Fate.REFUSED:
                 raise _refused(server)
+            case Fate.FORBIDDEN:
+                raise _forbidden(server)
             case Fate.LOST_REPLY:
                 await (half or request)()
                 await self.live()
@@ -187,6 +196,12 @@ def _refused(server: Server) -> Exception:
     return _away(server)
 
 
+def _forbidden(server: Server) -> Exception:
+    if server == "store":
+        return StoreForbidden("the simulated store forbids it; give the right")
+    return LogRefused(f"the simulated {server} forbids it; give the right")
+
+
 class SimulatedClock:
     """`Clock` in the loop's time."""
 
@@ -212,6 +227,7 @@ class SimulatedLog:
     def __init__(self, network: Network, log: MemoryLog) -> None:
         self._network = network
         self.twin = log
+        self.listener_failed = False
 
     @property
     def topic(self) -> str:
@@ -235,6 +251,9 @@ class SimulatedLog:
 
     async def poll(self, games_max: int, wait_s: float) -> Polled:
         """See `EventLog`."""
+        if self.listener_failed:
+            self.listener_failed = False
+            raise LogUnavailable("the listener failed; the log connects anew")
         polled = await self._network.call("log", "poll", lambda: self.twin.poll(games_max, wait_s), is_read=True)
         if polled.gained or polled.lost:
             self._network.note("polled", f"gained {sorted(polled.gained)}, lost {sorted(polled.lost)}")

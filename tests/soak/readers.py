@@ -18,7 +18,7 @@ import anyio
 import httpx
 
 from crashfold.schemas.game import Game
-from tests.soak.truth import Truth
+from tests.soak.truth import PATIENCE_S, Truth
 from tests.support.api_oracle import Oracle
 from tests.support.live import Event, parse_events
 
@@ -254,7 +254,7 @@ class Asker:
         page = told.json()
         at_least = self._newest.get(stream, ("", 0))[1] if not self._is_excused() else 0
         newest_id = int(page["data"][0]["gameId"]) if page["data"] else 0
-        with anyio.move_on_after(20):
+        with anyio.move_on_after(PATIENCE_S):
             while not any(
                 self._truth.answer(stream, total, question.ask, zone, beyond=False) == page
                 for total in self._truth.totals_with_newest(stream, newest_id, at_least)
@@ -265,7 +265,7 @@ class Asker:
         self._findings.tell(f"{who}, a replica, shows what the topic never said: newest {newest_id}, {str(page)[:300]}")
 
     async def _is_known(self, stream: str, next_offset: int) -> bool:
-        with anyio.move_on_after(30):
+        with anyio.move_on_after(PATIENCE_S):
             while not self._truth.knows(stream, next_offset):
                 await anyio.sleep(0.02)
             return True
@@ -336,7 +336,7 @@ class Listener:
 
     async def _wait_until_known(self, event: Event) -> None:
         named = cursor(event.id)
-        with anyio.move_on_after(30):
+        with anyio.move_on_after(PATIENCE_S):
             while named is not None and not self._truth.knows(self.stream, named.next_offset):
                 await anyio.sleep(0.01)
 

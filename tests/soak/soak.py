@@ -30,6 +30,7 @@ EVERY_S: Final = 3.0
 INSTANCES: Final = 3
 ASKERS: Final = 4
 COMPARE_EVERY_S: Final = 20.0
+STARTED_WITHIN_S: Final = 180.0
 SETTLED_WITHIN_S: Final = 60.0
 LOOK_EVERY_S: Final = 0.1
 
@@ -69,9 +70,10 @@ class Soak:
             for thread in work:
                 thread.start()
             try:
-                eventually(lambda: self._errors or watcher.stands("crash")[0], "the first commit")
-                for port in made.ports:
-                    eventually(lambda port=port: self._errors or _is_ready(port), "an instance is ready")  # type: ignore[misc]
+                eventually(lambda: self._errors or watcher.stands("crash")[0], "the first commit", STARTED_WITHIN_S)
+                eventually(
+                    lambda: self._errors or all(map(_is_ready, made.ports)), "all instances are ready", STARTED_WITHIN_S
+                )
                 self._let_faults_happen(made, findings)
                 self._end_well(made, truth, watcher, findings)
             finally:

@@ -21,6 +21,11 @@ SETTINGS = ProjectionSettings(window_games=50, samples_games=(10,))
 GAMES = games_at(*(2.0, 1.2, 7.5, 3.0) * 10)
 
 
+@pytest.mark.fault(
+    "Everything at once, for half a minute",
+    user="answers of some version, all right; 503 at times",
+    operator="nothing",
+)
 @pytest.mark.kafka
 def test_through_faults_on_real_servers_nothing_is_ever_wrong() -> None:
     try:

@@ -22,7 +22,8 @@ from crashfold.schemas.game import Game, Unreadable, decode, stream_name
 from tests.support.api_oracle import Oracle
 from tests.support.deployment import Letter
 
-PATIENCE_S: Final = 20.0
+PATIENCE_S: Final = 120.0
+"""How long an offset is waited for before it is taken for none of the topic: a broker may be down meanwhile."""
 BEFORE_WINDOW: Final = 1_000
 """Games before the window in which a series of the window may have begun: more than any run is long here."""
 

@@ -271,7 +271,7 @@ def world(instances: int, findings: Findings) -> Iterator[World]:
     with ExitStack() as stack:
         directory = Path(stack.enter_context(TemporaryDirectory(prefix="crashfold-soak-", ignore_cleanup_errors=True)))
         primary = stack.enter_context(redis_server(durable))
-        other = stack.enter_context(redis_server({**durable, "replicaof": f"127.0.0.1 {primary.port}"}))
+        other = stack.enter_context(redis_server(durable))
         redis_line, kafka_line = stack.enter_context(Proxy(primary.port)), stack.enter_context(Proxy(0))
         (directory / "kafka").mkdir()
         kafka = KafkaCluster(directory / "kafka", listeners={"LINE": "PLAINTEXT"})
@@ -296,7 +296,7 @@ def world(instances: int, findings: Findings) -> Iterator[World]:
         deployment.create_topic(PARTITIONS)
         deployment.configure({"kafka": {"bootstrap_servers": kafka_line.address}})
         made = World(deployment, kafka, redis_line, kafka_line, primary, other, findings, instances)
-        made.wait_in_step(other)
+        made.follow(other, primary)  # by a command: either may be the primary when it is started again
         with made.running():
             yield made
 

@@ -14,9 +14,10 @@ from crashfold.engine.ports import Checkpoint, Commit, EventLog, Manifest, Outco
 from crashfold.engine.runtime.folder import Folder
 from crashfold.engine.runtime.health import HealthBoard
 from crashfold.engine.runtime.pacing import EngineLimits
-from crashfold.engine.runtime.rebuild import Progress, Rebuild, RebuildReport, Request
+from crashfold.engine.runtime.rebuild import Progress, Rebuild, RebuildReport, RebuildRequest
 from crashfold.engine.runtime.service import Service
 from crashfold.engine.runtime.verify import VerifyReport, verify
+from crashfold.engine.tracing import Tracer
 from crashfold.projections import Plan, plan
 from crashfold.projections.settings import ProjectionSettings
 from crashfold.schemas.game import DEFAULT_STREAM, Game, encode
@@ -134,6 +135,7 @@ class Deployment:
         accept_gap: bool = False,
         metrics: Metrics | None = None,
         health: HealthBoard | None = None,
+        tracer: Tracer | None = None,
     ) -> Service:
         metrics, health = metrics or Metrics(), health or HealthBoard(self.clock)
         return Service(
@@ -147,6 +149,7 @@ class Deployment:
             limits=limits,
             fairness=self.fairness,
             accept_gap=accept_gap,
+            tracer=tracer,
         )
 
     @asynccontextmanager
@@ -190,7 +193,9 @@ class Deployment:
         async with self.engine(limits=limits, accept_gap=accept_gap) as engine:
             await self.catch_up(engine)
 
-    async def rebuild(self, request: Request | None = None, progressed: list[Progress] | None = None) -> RebuildReport:
+    async def rebuild(
+        self, request: RebuildRequest | None = None, progressed: list[Progress] | None = None
+    ) -> RebuildReport:
         """What `replay` does."""
         reports: list[Progress] = [] if progressed is None else progressed
         async with MemoryLog(self.topic, None) as log:
@@ -200,7 +205,7 @@ class Deployment:
                 self.store,
                 shadow,
                 self.folder(log, shadow),
-                request or Request(),
+                request or RebuildRequest(),
                 self.clock,
                 reports.append,
                 dead_letters=self.letters,

@@ -19,6 +19,7 @@ from crashfold.engine.settings import settings_by_name
 from crashfold.projections import ProjectionSettings, StreamState, plan
 from crashfold.projections.delta import SortedSet, Value
 from crashfold.schemas.keys import Keys
+from tests.support import failures
 from tests.support.games import sample_games
 
 ROOT = Path(__file__).parents[2]
@@ -275,3 +276,13 @@ def test_the_runbook_names_the_metrics_that_are_served(section: str, metrics: Me
     }
     runbook = prose(ROOT / "docs" / "operations.md").partition(f"## {section}\n")[2].partition("\n## ")[0]
     assert set(re.findall(r"^\| `(crashfold_\w+)", runbook, re.MULTILINE)) == served
+
+
+def test_the_page_of_failures_is_that_of_the_marked_tests_and_their_last_results() -> None:
+    """`make failures` makes it."""
+    results = failures.read_results()
+    assert failures.PAGE.read_text() == failures.page(results)
+    names = [fault.test for fault in failures.marked()]
+    assert len(names) == len(set(names)) >= 60
+    assert set(results["tests"]) <= set(names)
+    assert all(found["passed"] and not found["failed"] for found in results["tests"].values())

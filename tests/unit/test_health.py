@@ -11,7 +11,7 @@ from crashfold.engine.core.health import (
     SILENT_S,
     TOPIC,
     Facts,
-    Progress,
+    PartitionProgress,
     Server,
     heard,
     live,
@@ -56,29 +56,32 @@ def board(clock: HandClock) -> HealthBoard:
 THERE = Server(fault=None, since_s=0.0)
 
 
-def facts(*partitions: Progress, store: Server | None = THERE, log: Server | None = THERE) -> Facts:
+def facts(*partitions: PartitionProgress, store: Server | None = THERE, log: Server | None = THERE) -> Facts:
     return Facts({READING: store} if store else {}, {READING: log} if log else {}, dict(enumerate(partitions)))
 
 
 def test_a_partition_with_lag_that_stands_still_is_a_stall_after_exactly_that_long() -> None:
-    stuck = facts(Progress(next_offset=5, lag=3, moved_s=100.0))
+    stuck = facts(PartitionProgress(next_offset=5, lag=3, moved_s=100.0))
     assert live(stuck, 159.9, STALL_S) == []
     assert live(stuck, 160.0, STALL_S) == ["at offset 5 of partition 0 for 60 s, with 3 records to read"]
 
 
 def test_one_partition_may_not_hide_behind_another() -> None:
-    moving, stuck = Progress(next_offset=9, lag=1, moved_s=990.0), Progress(next_offset=5, lag=1, moved_s=100.0)
+    moving, stuck = (
+        PartitionProgress(next_offset=9, lag=1, moved_s=990.0),
+        PartitionProgress(next_offset=5, lag=1, moved_s=100.0),
+    )
     [reason] = live(facts(moving, stuck), 1000.0, STALL_S)
     assert "partition 1" in reason
 
 
 def test_without_lag_standing_still_is_fine() -> None:
-    assert live(facts(Progress(next_offset=5, lag=0, moved_s=0.0)), 10_000.0, STALL_S) == []
+    assert live(facts(PartitionProgress(next_offset=5, lag=0, moved_s=0.0)), 10_000.0, STALL_S) == []
 
 
 @pytest.mark.parametrize("away", ["store", "log"])
 def test_a_server_that_is_away_is_no_reason_to_be_restarted_but_one_not_to_be_ready(away: str) -> None:
-    stuck = Progress(next_offset=5, lag=3, moved_s=0.0)
+    stuck = PartitionProgress(next_offset=5, lag=3, moved_s=0.0)
     gone = Server(fault="connection refused", since_s=10.0)
     seen = facts(stuck, store=gone) if away == "store" else facts(stuck, log=gone)
     assert live(seen, 10_000.0, STALL_S) == []
@@ -86,7 +89,7 @@ def test_a_server_that_is_away_is_no_reason_to_be_restarted_but_one_not_to_be_re
 
 
 def test_after_a_server_came_back_a_partition_gets_the_whole_time_again() -> None:
-    stuck = facts(Progress(next_offset=5, lag=3, moved_s=0.0), store=Server(fault=None, since_s=500.0))
+    stuck = facts(PartitionProgress(next_offset=5, lag=3, moved_s=0.0), store=Server(fault=None, since_s=500.0))
     assert live(stuck, 559.0, STALL_S) == []
     assert len(live(stuck, 560.0, STALL_S)) == 1
 
@@ -94,7 +97,7 @@ def test_after_a_server_came_back_a_partition_gets_the_whole_time_again() -> Non
 def test_ready_wants_both_servers_and_a_partition() -> None:
     unreached = ["the store was not reached yet", "the log was not reached yet"]
     assert ready(Facts(), 0.0) == [*unreached, "no partition is held"]
-    assert ready(facts(Progress(next_offset=0, lag=9, moved_s=0.0)), 0.0) == []
+    assert ready(facts(PartitionProgress(next_offset=0, lag=9, moved_s=0.0)), 0.0) == []
 
 
 def test_what_is_waited_for_too_long_is_a_reason_before_the_client_gives_up(
@@ -125,12 +128,12 @@ def test_what_is_known_of_a_server_is_dated_from_the_change() -> None:
 
 def test_a_move_is_any_change_of_position_or_the_first_record_after_none() -> None:
     first = moved(None, next_offset=5, end=9, now_s=1.0)
-    assert first == Progress(5, 4, 1.0)
-    assert moved(first, next_offset=5, end=12, now_s=2.0) == Progress(5, 7, 1.0)
-    assert moved(first, next_offset=6, end=12, now_s=2.0) == Progress(6, 6, 2.0)
-    assert moved(first, next_offset=2, end=12, now_s=2.0) == Progress(2, 10, 2.0)
+    assert first == PartitionProgress(5, 4, 1.0)
+    assert moved(first, next_offset=5, end=12, now_s=2.0) == PartitionProgress(5, 7, 1.0)
+    assert moved(first, next_offset=6, end=12, now_s=2.0) == PartitionProgress(6, 6, 2.0)
+    assert moved(first, next_offset=2, end=12, now_s=2.0) == PartitionProgress(2, 10, 2.0)
     idle = moved(first, next_offset=9, end=9, now_s=3.0)
-    assert moved(idle, next_offset=9, end=10, now_s=4.0) == Progress(9, 1, 4.0)
+    assert moved(idle, next_offset=9, end=10, now_s=4.0) == PartitionProgress(9, 1, 4.0)
     assert moved(None, next_offset=9, end=5, now_s=1.0).lag == 0
 
 

@@ -10,6 +10,7 @@ from importlib import resources
 
 import pytest
 
+from crashfold.engine import http
 from crashfold.engine.http import page
 from crashfold.engine.http.page import FILES, INDEX, PATHS, pages
 
@@ -19,6 +20,14 @@ VENDORED = {
     "uplot.js": "19c8d4c6ad88929a79f4ae49d6f7161566dfd0ba3d15cc495e974f787eb78f1f",
     "uplot.css": "df630c6a8d6f8eeaff264b50f73ce5b114f646ffd9a0bb74f049b0a00135fa04",
     "uplot.txt": "8f989229699b4fe2f1a0432d0e9edc338a8a911e250e2d1b01ecd770a5f5b1bd",
+}
+REFERENCE_VENDORED = {
+    # Swagger UI 5.35.0 (Apache License 2.0): swagger-ui-bundle.js, swagger-ui.css, LICENSE and the licences of what the
+    # bundle holds (swagger-ui-bundle.js.LICENSE.txt) of the package `swagger-ui-dist` on npm.
+    "swagger-ui.js": "e6a898692f2d768e807c3ba4626068a69a2c5dd960dd6c76f3e4d3a3de180af2",
+    "swagger-ui.css": "5ed08757e53da3e026d6cbecc61fe5d43585c9560b302d534ad56692519a273d",
+    "swagger-ui.txt": "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30",
+    "swagger-ui-parts.txt": "37eb6e7e59aed57b2c1acf076574b818ea07b74265717e0bd67b59e0baf9abbb",
 }
 FIRST_LOAD_BYTES = 80_000
 """What all files of the page may weigh, compressed: the rest of the first 150 KB is for games."""
@@ -62,6 +71,14 @@ def document() -> Elements:
 @pytest.mark.parametrize("name", VENDORED)
 def test_what_comes_from_elsewhere_is_what_was_published_there(name: str) -> None:
     assert hashlib.sha256((resources.files(page) / name).read_bytes()).hexdigest() == VENDORED[name]
+
+
+@pytest.mark.parametrize("name", REFERENCE_VENDORED)
+def test_the_reference_is_swagger_ui_as_it_was_published(name: str) -> None:
+    assert (
+        hashlib.sha256((resources.files(http) / "reference" / name).read_bytes()).hexdigest()
+        == (REFERENCE_VENDORED[name])
+    )
 
 
 def test_all_files_together_are_light() -> None:

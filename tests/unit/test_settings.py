@@ -244,7 +244,10 @@ def test_variables_that_kubernetes_makes_for_a_service_of_that_name_are_passed_o
         ),
         ({"CRASHFOLD_KAFKA__BOOTSTRAP_SERVERS": "localhost"}, "has an address that is not host:port"),
         ({"CRASHFOLD_REDIS__URL": "redis://:hunter2@redis.example/0"}, "leads to redis.example, which is not loopback"),
-        ({"CRASHFOLD_REDIS__URL": "http://localhost"}, "does not begin with redis://, rediss:// (TLS) or unix://"),
+        (
+            {"CRASHFOLD_REDIS__URL": "http://localhost"},
+            "does not begin with redis://, rediss:// (TLS), redis+sentinel:// or unix://",
+        ),
         ({"CRASHFOLD_REDIS__URL": "redis://localhost:port"}, "redis.url (env CRASHFOLD_REDIS__URL)"),
         ({"CRASHFOLD_API__HOST": "0.0.0.0"}, "api.host (env CRASHFOLD_API__HOST) 0.0.0.0 is not loopback"),
     ],

@@ -212,7 +212,7 @@ class KafkaLog:
                 return Polled(gained, lost)
             records = self._take(consumer, games_max)
             self._listen(consumer, began_s, records)
-            return Polled(records=records)
+            return Polled(records=records, has_more=self._has_more(consumer))
 
     async def seek(self, partition: int, next_offset: int) -> None:
         """Read on from there; nothing when the partition was lost meanwhile, as the next poll says."""
@@ -437,6 +437,15 @@ class KafkaLog:
             del fetcher._records[tp]
             fetcher._notify(fetcher._wait_consume_future)
         return records
+
+    def _has_more(self, consumer: AIOKafkaConsumer) -> bool:
+        """Whether a partition goes on behind what was taken, by the answer to its last fetch."""
+        for partition, position in self._handover.positions.items():
+            state = consumer._subscription._assigned_state(TopicPartition(self._topic, partition))
+            end = state.highwater if state.lso is None else state.lso
+            if end is not None and position < end:
+                return True
+        return False
 
     def _opened(self, buffer: FetchResult, tp: TopicPartition, position: int) -> FetchedRecords | None:
         """The buffer's records as ours, instead of aiokafka's own iterator; None when they are out of date."""

@@ -215,7 +215,8 @@ class MemoryLog:
             if gained:
                 self._topic_id = self._topic.topic_id
             return Polled(gained, lost)
-        return Polled(records=self._take(games_max))
+        records = self._take(games_max)
+        return Polled(records=records, has_more=self._readable())
 
     async def seek(self, partition: int, next_offset: int) -> None:
         """Read on from there; nothing when the partition was lost meanwhile."""

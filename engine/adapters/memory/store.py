@@ -45,7 +45,7 @@ class Trouble(Enum):
     """All is done; `StoreUnavailable`, so the caller cannot know that."""
 
 
-class Snapshot(msgspec.Struct, frozen=True):
+class StoreContents(msgspec.Struct, frozen=True):
     """All that a store held at one moment, for `MemoryStore.restore`."""
 
     live: "dict[str, _Kept]"
@@ -115,12 +115,12 @@ class MemoryStore:
         """See `StateReader`."""
         return [await self.read_model(stream) for stream in streams]
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> StoreContents:
         """All that the store and its shadow hold now."""
         data = self._data
-        return Snapshot(dict(data.live), dict(data.shadow), dict(data.manifests))
+        return StoreContents(dict(data.live), dict(data.shadow), dict(data.manifests))
 
-    def restore(self, snapshot: Snapshot) -> None:
+    def restore(self, snapshot: StoreContents) -> None:
         """Go back to what was held then: what a server does that lost its last writes, or all of them."""
         for held, then in (
             (self._data.live, snapshot.live),

@@ -24,7 +24,7 @@ from prometheus_client.registry import Collector
 from crashfold.engine.core.batch import REASONS
 from crashfold.engine.errors import StoreRefused, Unavailable
 from crashfold.engine.logs import lines_lost
-from crashfold.engine.meter import FairnessFault
+from crashfold.engine.meter import FairnessFault, Meter
 from crashfold.engine.ports import Applied, Bounds, Conflict, Duplicate, Outcome, ServerUsage
 from crashfold.engine.version import VERSION, revision
 from crashfold.schemas.reports import RebuildProgress, Verification
@@ -46,7 +46,7 @@ class LogLinesLost(Collector):
         yield CounterMetricFamily("crashfold_log_lines_lost", meaning, lines_lost())
 
 
-class Metrics:
+class Metrics(Meter):
     """A `Meter` over `registry`, which also holds what the process and the interpreter say of themselves."""
 
     def __init__(self) -> None:

@@ -29,6 +29,7 @@ from redis.exceptions import ConnectionError, NoScriptError, RedisError, Timeout
 
 from crashfold.engine.adapters.redis.errors import STRAYED, TOO_LARGE, code_of, translated
 from crashfold.engine.adapters.redis.line import Command, Line
+from crashfold.engine.adapters.redis.sentinel import FoundConnection, Sentinels
 from crashfold.engine.adapters.redis.watch import Asked, Watch
 from crashfold.engine.errors import ConfigurationError, CrashfoldError, StoreForbidden, StoreRefused, StoreUnavailable
 from crashfold.engine.settings import RedisAddress, redis_address
@@ -131,6 +132,12 @@ class RedisClient:
         except ValueError as error:
             raise ConfigurationError(f"redis.url {error}") from None
         kind, place = _place(where, password)
+        self._sentinels: Sentinels | None = None
+        self._address = where.path or f"{where.host}:{where.port}"
+        if where.sentinels:
+            self._sentinels = Sentinels(where.sentinels, where.service, connect_timeout_s, _sentinel_options(where))
+            kind = type("Connection", (FoundConnection, kind), {"sentinels": self._sentinels})
+            self._address = f"{where.service} of {', '.join(f'{host}:{port}' for host, port in where.sentinels)}"
 
         def pool(connections: int, answer_timeout_s: float) -> BlockingConnectionPool:
             return BlockingConnectionPool(
@@ -154,9 +161,8 @@ class RedisClient:
 
     @property
     def address(self) -> str:
-        """Where the server is."""
-        settings = self._read_pool.connection_kwargs
-        return settings.get("path") or f"{settings.get('host', 'localhost')}:{settings.get('port', 6379)}"
+        """Where the server is, or who says so."""
+        return self._address
 
     def __repr__(self) -> str:
         return f"<RedisClient {self.address}/{self._read_pool.connection_kwargs.get('db', 0)}>"
@@ -176,6 +182,8 @@ class RedisClient:
             await self._reads.aclose()
             await self._commit_pool.aclose()
             await self._read_pool.aclose()
+            if self._sentinels is not None:
+                await self._sentinels.aclose()
 
     async def run(self, script: Script, calls: Sequence[Call]) -> list[Any]:
         """The reply of each call of the script, sent all at once; an error that Redis answered with is its reply.
@@ -376,6 +384,16 @@ def _place(where: RedisAddress, password: str) -> tuple[type[AbstractConnection]
     if where.tls:
         _check_tls(where.tls_options)
     return kind, options
+
+
+def _sentinel_options(where: RedisAddress) -> dict[str, Any]:
+    """What a connection to a sentinel takes: TLS as to the servers, and a login of its own."""
+    options: dict[str, Any] = {f"ssl_{name}": value for name, value in where.tls_options.items()}
+    if where.tls:
+        options |= {"ssl": True}
+        if options.get("ssl_cert_reqs") == "none":
+            options["ssl_check_hostname"] = False
+    return options | {"username": where.sentinel_username or None, "password": where.sentinel_password or None}
 
 
 def _check_tls(options: Mapping[str, str | bool]) -> None:

@@ -88,6 +88,8 @@ SAYINGS: Final[Mapping[str, Verdict]] = {
     ),
     "unknown command": _forbidden("it does not know this command: update it, or give it the command's name back"),
     "unknown subcommand": _forbidden("it does not know this command: update it"),
+    "sentinels refuse the login": _forbidden("mend sentinel_username and sentinel_password in redis.url"),
+    "sentinels know no service": _forbidden("mend the service in redis.url, or tell the sentinels of it"),
     "EXEC without MULTI": _forbidden("the user in redis.url may not run MULTI: grant it"),
     "ACL failure in script": _forbidden("the user in redis.url lacks a command that a script of ours runs"),
     "can't run this command": _forbidden("the user in redis.url lacks a command that a script of ours runs"),

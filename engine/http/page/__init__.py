@@ -48,8 +48,13 @@ def pages() -> dict[str, Reply]:
 
 
 def _read(name: str) -> Reply:
-    body = (_FOLDER / name).read_bytes()
+    return file_reply(PATHS[name], (_FOLDER / name).read_bytes(), FILES[name])
+
+
+def file_reply(path: str, body: bytes, content_type: str, policy: str = POLICY) -> Reply:
+    """A file as browsers get it: they ask again whether it has changed, and hold it to the policy."""
     etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
-    headers = HEADERS | {"content-type": FILES[name], "content-length": str(len(body)), "etag": etag}
+    own = {"content-type": content_type, "content-length": str(len(body)), "etag": etag}
+    headers = {**HEADERS, "content-security-policy": policy, **own}
     encoded = tuple((field.encode(), value.encode()) for field, value in headers.items())
-    return Reply(200, encoded, body, etag=etag.encode(), route=PATHS[name])
+    return Reply(200, encoded, body, etag=etag.encode(), route=path)

@@ -95,7 +95,10 @@ export class Api {
         });
       } catch (error) {
         if (error instanceof Problem) {
-          if (error.status === 401) await on.asksToken();
+          if (error.status === 401) {
+            await on.asksToken();
+            continue;
+          }
           const maxMs = error.status === 404 ? POLL_MS : WAIT_MAX_MS; // A stream is there with its first game.
           waitMs = Math.max(error.retryMs, Math.min(maxMs, RETRY_MS * 2 ** refusals));
           refusals += 1;

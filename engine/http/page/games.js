@@ -88,7 +88,7 @@ export function gamesPanel(page) {
     event.preventDefault();
     move(buttons[Math.max(0, Math.min(buttons.length - 1, next))]);
   });
-  return { id: "games-card", show };
+  return { id: "games-card", isAlways: true, show };
 }
 
 function fairness({ hashValue, crashPoint, calculatedPoint }) {

@@ -1,6 +1,6 @@
 // The live page: what is chosen, what is known, and who is asked when. The panels show it.
 
-import { Api, Problem } from "./api.js";
+import { Api, Problem, sleep } from "./api.js";
 import { checkPanel } from "./check.js";
 import { pointsPanel, survivalPanel } from "./curves.js";
 import { $, setUpChoice, showChoice, tell } from "./dom.js";
@@ -44,6 +44,7 @@ let epoch = 0; // Counts how often all that was counted on had to be dropped.
 let isShowDue = false;
 let wanted = FIRST_GAMES; // Of so many games something in sight makes use.
 let held = 0; // So many were asked for: fewer in the ledger are all there are.
+let isReaching = false; // Games further back are on their way.
 let reload = { timer: 0, version: 0, atMs: -Infinity };
 
 /** What panels work with. */
@@ -182,16 +183,17 @@ async function load(version) {
 /** Whether the ledger has the newest `number` games; if not, they are asked for. */
 function has(number) {
   const isThere = page.ledger.games.length >= number || (held > 0 && page.ledger.games.length < held);
-  if (!isThere && number > wanted) {
-    wanted = number;
-    if (held > 0) loadMore();
+  if (!isThere) {
+    wanted = Math.max(wanted, number);
+    if (held > 0 && !isReaching) reachBack();
   }
   return isThere;
 }
 
 /** Reach further back: what is known stays known. */
-async function loadMore() {
+async function reachBack() {
   const limit = wanted;
+  isReaching = true;
   try {
     const answer = await api.get("api/analytics/last-games/min-crash-point/1", { limit });
     held = Math.max(held, limit);
@@ -200,8 +202,9 @@ async function loadMore() {
     // What is newer than all that was known will be told by an event as well, and is then no news.
     for (const game of fresh) game.version = game.id > newest ? Number(answer.version) : 0;
   } catch {
-    setTimeout(() => { if (held < limit) loadMore(); }, RETRY_MS);
+    await sleep(RETRY_MS);
   }
+  isReaching = false;
   showSoon();
 }
 
@@ -241,7 +244,7 @@ function show() {
   if (!$("engine").hidden) engineView.update({ stream: api.stream, engine, streams, head });
   if ($("players").hidden) return;
   for (const panel of panels) {
-    if (!panel.isSeen) continue;
+    if (!panel.isSeen && !panel.isAlways) continue;
     ask(panel);
     if (has(panel.games())) panel.show(panel.answers);
   }

@@ -126,7 +126,7 @@ export function recordsPanel(page) {
         make("strong", {}, words.point(game.crashPoint)), ` game ${game.gameId}, ${words.moment(Date.parse(game.endTime), page.now(), words.minute)}`)),
       make("dd", { class: "hint" }, `in half of all such windows the highest is under ${words.threshold(Math.round(middle))}`)),
       ...LONG.map((x) => {
-        const run = answers[`longest:${x}`]?.data.data.series[0];
+        const run = longestOf(answers[`longest:${x}`], x);
         const usual = [0.025, 0.975].map((u) => words.count(Math.floor(longestWait(n, page.reaching(x), u)) + 1)).join(" to ");
         return make("div", {}, make("dt", {}, `Longest run below ${words.threshold(x)}`), ...(run ? [
           make("dd", {}, make("strong", {}, words.games(run.length)), ` from game ${run.start_game_id}, ${words.moment(Date.parse(run.start_time), page.now(), words.minute)}`),
@@ -134,6 +134,15 @@ export function recordsPanel(page) {
         ] : [make("dd", {}, "–")]));
       }),
     );
+  }
+
+  /** The longest run of an answer, or of what has come since: the open one goes on. */
+  function longestOf(answer, x) {
+    if (!answer) return undefined;
+    const runs = answer.data.data.series;
+    const later = page.ledger.games.filter((game) => game.version > answer.version)
+      .reduce((all, game) => seriesWith(all, game, x), runs.filter((run) => run.crash_point === null));
+    return [...runs.slice(0, 1), ...later].reduce((best, run) => (run.length > (best?.length ?? 0) ? run : best), undefined);
   }
 
   return { id: "records-card", questions, show };

@@ -253,3 +253,10 @@ def test_a_chart_is_read_by_key(site: Site, open_page: OpenPage) -> None:
         page.keyboard.press("ArrowLeft")
         expect(page.locator(f"#{chart}-reading")).to_contain_text(re.compile(words))
         expect(page.locator(f"#{chart}-reading")).to_have_attribute("aria-live", "polite")
+
+
+def test_what_is_in_sight_at_once_reaches_back_as_far_as_it_needs(site: Site, open_page: OpenPage) -> None:
+    page = open_page(site, width=1280)
+    page.set_viewport_size({"width": 1280, "height": 6_000})
+    expect(page.locator("#survival canvas")).to_be_visible()
+    expect(page.locator("#matrix tr").first).to_contain_text("(630–689)")  # 95 of 100 samples of 1,000 games

@@ -2,6 +2,9 @@
 
 from itertools import pairwise
 
+import pytest
+
+from crashfold.engine.ports import Polled
 from crashfold.engine.runtime.pacing import COMMITTED_AT_LEAST_EVERY_S, FOLDING_PER_COMMIT, EngineLimits
 from tests.support.line import GAMES, Deployment, steps
 
@@ -35,3 +38,41 @@ async def test_far_behind_a_commit_does_not_become_larger_than_redis_takes(deplo
             await steps(engine, 1)
             seen.add(await deployment.games())
     assert max(later - earlier for earlier, later in pairwise(sorted(seen))) <= 4
+
+
+async def test_the_rest_of_a_fetch_is_not_taken_for_caught_up(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fetch of 7 records becomes polls of 5 and 2, and the next fetch is not there yet when those are taken."""
+    deployment = Deployment(only=deployment.only, commit_s=1.0)
+    deployment.publish(*GAMES)
+    turns = left = 0
+    async with deployment.engine(limits=EngineLimits(batch_games_max=5, poll_wait_s=0.01)) as engine:
+        poll = engine.log.poll
+
+        async def fetched(records_max: int, wait_s: float) -> Polled:
+            nonlocal left
+            if not left and not wait_s:
+                return Polled(has_more=True)
+            left = left or 7
+            polled = await poll(min(records_max, left), wait_s)
+            left -= polled.count
+            return polled
+
+        monkeypatch.setattr(engine.log, "poll", fetched)
+        while engine.service.folded_to.get(0) != len(GAMES):
+            await engine.service.step()
+            turns += 1
+        assert turns > 2 * FOLDING_PER_COMMIT
+        assert await deployment.versions() <= turns // FOLDING_PER_COMMIT
+    await deployment.run()
+    await deployment.check()
+
+
+async def test_the_rest_of_a_fetch_behind_which_is_nothing_is_committed_at_once(deployment: Deployment) -> None:
+    deployment = Deployment(only=deployment.only, commit_s=100.0)
+    deployment.publish(*GAMES[:7])
+    async with deployment.engine(limits=EngineLimits(batch_games_max=5, poll_wait_s=0)) as engine:
+        while engine.service.folded_to.get(0) != 7:
+            await engine.service.step()
+        assert await deployment.games() == 7

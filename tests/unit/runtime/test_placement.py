@@ -18,7 +18,7 @@ from crashfold.engine.errors import (
 )
 from crashfold.engine.ports import Stored
 from crashfold.engine.runtime.pacing import EngineLimits
-from crashfold.engine.runtime.rebuild import Request
+from crashfold.engine.runtime.rebuild import RebuildRequest
 from tests.support.games import SMALL, game, games_at
 from tests.support.line import GAMES, Deployment, Engine, steps
 
@@ -364,7 +364,7 @@ async def test_a_compacted_topic_stops_the_engine_unless_that_is_accepted(deploy
             await refused()
     assert await deployment.games() == 0
     await deployment.run(accept_gap=True)
-    await deployment.rebuild(Request(accept_gap=True))
+    await deployment.rebuild(RebuildRequest(accept_gap=True))
     assert await deployment.games() == len(GAMES)
 
 

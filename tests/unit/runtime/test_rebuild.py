@@ -19,7 +19,7 @@ from crashfold.engine.errors import (
 )
 from crashfold.engine.runtime import folder, rebuild
 from crashfold.engine.runtime.pacing import EngineLimits
-from crashfold.engine.runtime.rebuild import Progress, Rebuilt, Request
+from crashfold.engine.runtime.rebuild import Progress, RebuildRequest, Rebuilt
 from crashfold.schemas.game import encode
 from tests.support.games import SMALL, game, games_at
 from tests.support.line import Deployment
@@ -76,7 +76,7 @@ async def test_what_no_engine_has_passed_is_handed_over_and_nothing_else() -> No
     deployment.topic.append(b"no game either")
     deployment.topic.append(encode(GAMES[0]), key=b"no name")
     deployment.publish(msgspec.structs.replace(GAMES[0], crash_point=9.0))
-    report = await deployment.rebuild(Request(dry_run=True))
+    report = await deployment.rebuild(RebuildRequest(dry_run=True))
     assert (report.dead_letters, deployment.reasons()) == (4, [])
     report = await deployment.rebuild()
     assert report.dead_letters == 4
@@ -97,7 +97,7 @@ async def test_a_dry_run_changes_nothing(deployment: Deployment) -> None:
     await deployment.run()
     deployment.publish(*GAMES[20:])
     before = deployment.store.snapshot()
-    report = await deployment.rebuild(Request(dry_run=True))
+    report = await deployment.rebuild(RebuildRequest(dry_run=True))
     assert report.streams == (Rebuilt("crash", len(GAMES), len(GAMES), None),)
     assert deployment.store.snapshot() == before
 
@@ -109,27 +109,27 @@ async def test_only_the_stream_that_was_asked_for_is_rebuilt() -> None:
     async with deployment.engine() as engine:
         await deployment.catch_up(engine)
     before = {stream: await deployment.store.load(stream) for stream in "abc"}
-    report = await deployment.rebuild(Request(stream="b"))
+    report = await deployment.rebuild(RebuildRequest(stream="b"))
     assert [one.stream for one in report.streams] == ["b"]
     assert await deployment.store.load("a") == before["a"]
     assert await deployment.store.load("c") == before["c"]
     await deployment.check("a", "b", "c")
     with pytest.raises(CrashfoldError, match="no record of stream d"):
-        await deployment.rebuild(Request(stream="d"))
+        await deployment.rebuild(RebuildRequest(stream="d"))
 
 
 async def test_where_there_is_one_stream_no_other_can_be_asked_for() -> None:
     deployment = Deployment(only="a")
     deployment.publish(*GAMES, stream="a")
     with pytest.raises(ConfigurationError, match="of the stream a alone"):
-        await deployment.rebuild(Request(stream="b"))
+        await deployment.rebuild(RebuildRequest(stream="b"))
 
 
 async def test_a_state_can_be_put_back_to_an_offset_and_the_engine_goes_on_from_there(deployment: Deployment) -> None:
     deployment.publish(*GAMES)
     async with deployment.engine() as engine:
         await deployment.catch_up(engine)
-        report = await deployment.rebuild(Request(to_offset=17))
+        report = await deployment.rebuild(RebuildRequest(to_offset=17))
         assert [(one.games, one.next_offset) for one in report.streams] == [(17, 17)]
         await deployment.check()
         await deployment.catch_up(engine)
@@ -144,8 +144,8 @@ async def test_an_offset_needs_a_stream_where_there_are_several_partitions() -> 
     deployment = Deployment(2)
     deployment.publish(*GAMES, stream="a")
     with pytest.raises(ConfigurationError, match="--stream"):
-        await deployment.rebuild(Request(to_offset=3))
-    report = await deployment.rebuild(Request(stream="a", to_offset=3))
+        await deployment.rebuild(RebuildRequest(to_offset=3))
+    report = await deployment.rebuild(RebuildRequest(stream="a", to_offset=3))
     assert [one.games for one in report.streams] == [3]
 
 
@@ -245,7 +245,7 @@ async def test_memory_is_bounded_however_many_streams_there_are(monkeypatch: pyt
             deployment.store,
             deployment.store.shadow(),
             made,
-            Request(),
+            RebuildRequest(),
             deployment.clock,
             lambda progress: held.append(len(made.streams)),
             poll_wait_s=0,
@@ -293,7 +293,7 @@ async def test_partitions_that_are_lost_and_gained_meanwhile_are_read_on(
             deployment.store,
             deployment.store.shadow(),
             deployment.folder(log, deployment.store.shadow()),
-            Request(),
+            RebuildRequest(),
             deployment.clock,
             reconnect,
             poll_wait_s=0,
@@ -309,7 +309,7 @@ async def test_a_state_that_would_lose_games_is_not_swapped_in_unasked(deploymen
     with pytest.raises(LostRange, match="--accept-gap"):
         await deployment.rebuild()
     assert await deployment.games() == len(GAMES)
-    await deployment.rebuild(Request(accept_gap=True))
+    await deployment.rebuild(RebuildRequest(accept_gap=True))
     assert await deployment.games() == len(GAMES) - 30
     await deployment.check()
 
@@ -322,9 +322,9 @@ async def test_nor_is_one_from_which_compaction_took_records(deployment: Deploym
     with pytest.raises(FewerGames, match=r"39 games up to offset 40, and the live state has 40: .*accept-gap"):
         await deployment.rebuild()
     assert deployment.store.snapshot().live == before.live
-    report = await deployment.rebuild(Request(dry_run=True))
+    report = await deployment.rebuild(RebuildRequest(dry_run=True))
     assert [one.games for one in report.streams] == [39]
-    await deployment.rebuild(Request(accept_gap=True))
+    await deployment.rebuild(RebuildRequest(accept_gap=True))
     assert await deployment.games() == 39
 
 
@@ -355,7 +355,7 @@ async def test_games_are_compared_stream_by_stream_before_any_is_swapped_in() ->
     with pytest.raises(FewerGames, match="stream c"):
         await deployment.rebuild()
     assert deployment.store.snapshot().live == before.live
-    await deployment.rebuild(Request(stream="a"))
+    await deployment.rebuild(RebuildRequest(stream="a"))
     await deployment.check("a")
 
 
@@ -373,7 +373,7 @@ async def test_a_live_engine_that_is_ahead_is_compared_once_it_is_overtaken(depl
             deployment.store,
             deployment.store.shadow(),
             deployment.folder(log, deployment.store.shadow()),
-            Request(),
+            RebuildRequest(),
             deployment.clock,
             lambda progress: None,
             poll_wait_s=0,
@@ -396,7 +396,7 @@ async def test_nothing_at_all_is_never_swapped_in_unasked(deployment: Deployment
         deployment.topic.append(b"no game", key=b"no name")
     with pytest.raises((FewerGames, LostRange)):
         await deployment.rebuild()
-    await deployment.rebuild(Request(dry_run=True))
+    await deployment.rebuild(RebuildRequest(dry_run=True))
     assert deployment.store.snapshot().live == before.live
     await deployment.run()
 
@@ -417,7 +417,7 @@ async def test_a_stream_of_which_the_topic_has_nothing_any_more_is_not_left_behi
         deployment.topic.remove(offset)
     with pytest.raises(FewerGames, match=r"stream a from games would have 0 games .* has 5"):
         await deployment.rebuild()
-    await deployment.rebuild(Request(accept_gap=True))
+    await deployment.rebuild(RebuildRequest(accept_gap=True))
     await deployment.run()
     assert [await deployment.games(stream) for stream in "ab"] == [5, 10], "what is left of it stays"
 
@@ -429,7 +429,7 @@ async def test_settings_that_reject_more_are_no_reason_to_lose_games_unasked() -
     deployment.settings = msgspec.structs.replace(SMALL, window_games=7)
     with pytest.raises(FewerGames, match=r"would have 9 games .* has 10"):
         await deployment.rebuild()
-    await deployment.rebuild(Request(accept_gap=True))
+    await deployment.rebuild(RebuildRequest(accept_gap=True))
 
 
 async def test_what_becomes_a_dead_letter_only_without_what_is_gone_is_handed_over(deployment: Deployment) -> None:
@@ -438,7 +438,7 @@ async def test_what_becomes_a_dead_letter_only_without_what_is_gone_is_handed_ov
     await deployment.run()
     assert deployment.reasons() == [(1, "conflict")]
     deployment.topic.truncate_before(1)
-    await deployment.rebuild(Request(accept_gap=True))
+    await deployment.rebuild(RebuildRequest(accept_gap=True))
     assert deployment.reasons() == [(1, "conflict"), (2, "conflict")]
     await deployment.check()
 
@@ -451,7 +451,7 @@ async def test_nor_is_one_of_a_topic_that_was_recreated(deployment: Deployment) 
     await deployment.run(accept_gap=True)
     with pytest.raises(LostRange, match="earlier topic"):
         await deployment.rebuild()
-    await deployment.rebuild(Request(accept_gap=True))
+    await deployment.rebuild(RebuildRequest(accept_gap=True))
     assert await deployment.games() == 20
     await deployment.check()
 
@@ -477,7 +477,7 @@ async def test_a_topic_that_is_made_anew_meanwhile_is_not_swapped_in(
             deployment.store,
             deployment.store.shadow(),
             deployment.folder(log, deployment.store.shadow()),
-            Request(accept_gap=True),
+            RebuildRequest(accept_gap=True),
             deployment.clock,
             recreate,
             poll_wait_s=0,
@@ -496,7 +496,7 @@ async def test_an_engine_goes_on_after_a_rebuild_from_what_retention_left() -> N
     deployment.topic.truncate_before(20)
     with pytest.raises(LostRange):
         await deployment.run()
-    await deployment.rebuild(Request(accept_gap=True))
+    await deployment.rebuild(RebuildRequest(accept_gap=True))
     await deployment.run()
     assert [await deployment.games(stream) for stream in ("a", "idle")] == [23, 3]
     deployment.publish(*GAMES[3:6], stream="idle")
@@ -515,7 +515,7 @@ async def test_an_engine_goes_on_after_a_rebuild_from_a_recreated_topic(accept_g
     deployment.publish(*GAMES[:12], stream="a")
     with pytest.raises(TopicRecreated):
         await deployment.run()
-    await deployment.rebuild(Request(accept_gap=True))
+    await deployment.rebuild(RebuildRequest(accept_gap=True))
     await deployment.run()
     await deployment.check("a")
     deployment.publish(*GAMES[10:15], stream="b")
@@ -525,7 +525,7 @@ async def test_an_engine_goes_on_after_a_rebuild_from_a_recreated_topic(accept_g
     else:
         with pytest.raises(TopicRecreated, match="stream b"):
             await deployment.run()
-        await deployment.rebuild(Request(stream="b", accept_gap=True))
+        await deployment.rebuild(RebuildRequest(stream="b", accept_gap=True))
         await deployment.run()
         await deployment.check("a", "b")
 
@@ -542,7 +542,7 @@ async def test_retention_that_overtakes_a_rebuild_is_told_or_accepted(
             deployment.store,
             deployment.store.shadow(),
             deployment.folder(log, deployment.store.shadow()),
-            Request(accept_gap=accept_gap),
+            RebuildRequest(accept_gap=accept_gap),
             deployment.clock,
             lambda progress: deployment.topic.truncate_before(30),
             poll_wait_s=0,

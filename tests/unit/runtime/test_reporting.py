@@ -8,18 +8,18 @@ import msgspec
 from crashfold.engine.adapters.memory.clock import MemoryClock
 from crashfold.engine.adapters.memory.store import MemoryReports
 from crashfold.engine.errors import StoreRefused, StoreUnavailable
-from crashfold.engine.meter import Meters, NullMeter
-from crashfold.engine.ports import Applied, Bounds, Conflict
+from crashfold.engine.meter import Meter, Meters
+from crashfold.engine.ports import Applied, Bounds, Conflict, ServerUsage
 from crashfold.engine.runtime.rebuild import Progress, RebuildReport, Rebuilt
 from crashfold.engine.runtime.reporting import EngineNotes, RebuildNotes, keep_hearing, tell_verified
 from crashfold.engine.runtime.verify import Difference, Verified, VerifyReport
-from crashfold.schemas.reports import EngineReport, PartitionReport, RebuildProgress, Verification
+from crashfold.schemas.reports import EngineReport, PartitionReport, RebuildProgress, RedisReport, Verification
 
 
 async def test_an_engine_tells_what_its_meter_heard() -> None:
     clock = MemoryClock()
     notes = EngineNotes("w", clock)
-    meter, started_ms = Meters(NullMeter(), notes), clock.now_ms()
+    meter, started_ms = Meters(Meter(), notes), clock.now_ms()
     meter.committed(0.1, [Applied(1), Applied(2), Conflict(None)])
     meter.commit_failed(StoreRefused("full"))
     meter.commit_failed(StoreUnavailable("away"))
@@ -29,6 +29,11 @@ async def test_an_engine_tells_what_its_meter_heard() -> None:
     meter.lagging(4, 1, Bounds(0, 1))
     meter.released(4)
     meter.folded(30, 1, 2)
+    used = ServerUsage(
+        address="r:6379", memory_bytes=1, memory_max_bytes=2, evicted_keys=3, expired_keys=4, hits=5, misses=6,
+        clients=7, commands=8,
+    )  # fmt: skip
+    meter.store_used([used])
     await clock.sleep(10)
     report = notes.report()
     assert report == EngineReport(
@@ -38,6 +43,7 @@ async def test_an_engine_tells_what_its_meter_heard() -> None:
         {"applied": 2, "conflict": 1, "refused": 1, "unknown": 1},
         {"late": 1},
         3.0,
+        [RedisReport(1, 2, 3, 5, 6, 7)],
     )
     for _ in range(10):
         await clock.sleep(1)

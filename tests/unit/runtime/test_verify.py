@@ -10,7 +10,7 @@ from crashfold.engine.adapters.memory.log import MemoryLog
 from crashfold.engine.adapters.memory.store import MemoryStore
 from crashfold.engine.core.fairness import FairnessCheck
 from crashfold.engine.ports import Commit
-from crashfold.engine.runtime.rebuild import Request
+from crashfold.engine.runtime.rebuild import RebuildRequest
 from crashfold.engine.runtime.verify import CannotCompare, Difference, differences_of, verify
 from crashfold.projections.delta import Delta, Remove, SetString, SortedSet, WriteHash
 from crashfold.schemas import keys
@@ -123,7 +123,7 @@ async def test_a_stream_with_records_on_another_partition_too() -> None:
     await deployment.check("a", "b")
     deployment.publish(*GAMES[10:15], stream="a", partition=1)
     deployment.publish(*GAMES[3:5], stream="b", partition=1)
-    await deployment.rebuild(Request(stream="b"))
+    await deployment.rebuild(RebuildRequest(stream="b"))
     await deployment.check("a")
     with pytest.raises(CannotCompare, match="a lives on partition 0, and partition 1 has records of it too"):
         await deployment.verify("a", "b")
