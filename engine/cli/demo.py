@@ -124,6 +124,7 @@ async def _servers(common: Common) -> AsyncIterator[Settings]:
     """Embedded servers, and the settings to reach them: the user's own but for addresses."""
     async with embedded_redis() as redis_url, embedded_kafka() as bootstrap_servers:
         overrides = {
+            "redis.timeout_ms": "5000",  # a busy laptop is slow, and nobody fails over here
             **options.overrides_of(common),
             "kafka.bootstrap_servers": bootstrap_servers,
             "kafka.security_protocol": "PLAINTEXT",
