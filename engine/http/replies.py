@@ -20,6 +20,8 @@ VARY: Final = (b"vary", b"X-Timezone, Accept-Encoding")
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
+_OF_THE_BODY: Final = frozenset((b"content-type", b"content-length", b"content-encoding", b"content-language"))
+
 
 class Reply(msgspec.Struct, frozen=True):
     """What goes over the wire."""
@@ -38,7 +40,8 @@ class Reply(msgspec.Struct, frozen=True):
         """304 when the client has it already."""
         if if_none_match is None or self.etag is None or not _matches(if_none_match, self.etag.decode()):
             return self
-        kept = tuple((name, value) for name, value in self.headers if not name.startswith(b"content-"))
+        # The policy stays: a browser puts the headers of a 304 in the place of those that it had.
+        kept = tuple((name, value) for name, value in self.headers if name not in _OF_THE_BODY)
         return Reply(304, kept, b"", self.source, self.etag, self.route)
 
 

@@ -162,4 +162,8 @@ def test_a_file_that_is_known_is_not_sent_again() -> None:
     etag = (reply.etag or b"").decode()
     known = reply.unless_known(f'"other", W/{etag}')
     assert (known.status, known.body, dict(known.headers)[b"etag"]) == (304, b"", etag.encode())
+    # A browser takes the headers of a 304 for those of the page: without the page's policy a reload would break it.
+    policy = b"content-security-policy"
+    assert dict(known.headers)[policy] == dict(reply.headers)[policy]
+    assert b"content-length" not in dict(known.headers)
     assert reply.unless_known('"other"') is reply
