@@ -27,7 +27,7 @@ Client libraries' own errors are seen nowhere but in the adapters.
 
 
 class CrashfoldError(Exception):
-    """Something failed; the message says what to do."""
+    """Base of all errors that Crashfold raises on purpose; the message says what to do."""
 
     exit_code = 1
 
@@ -55,7 +55,7 @@ class StoreForbidden(Refused):
 
 
 class StateError(CrashfoldError):
-    """What is stored does not fit the topic or the settings. Going on would be wrong, so the engine stops."""
+    """The stored state does not fit the topic or the settings. Going on would be wrong, so the engine stops."""
 
     exit_code = 78
 

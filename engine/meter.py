@@ -54,7 +54,7 @@ class Meter:
         ago the last record that is committed was written to the log, and 0 when there is no lag."""
 
     def store_used(self, servers: Sequence[ServerUsage]) -> None:
-        """What the servers of the store say of their memory and of what they were asked."""
+        """Take the memory and the hit rates that the store's servers report."""
 
     def stream_takes(self, stream: str, memory_bytes: int) -> None:
         """The keys of the stream take so much of the store's memory."""

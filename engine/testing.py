@@ -1,4 +1,4 @@
-"""What a projection of your own is tested with: given these games, expect those keys.
+"""Tests for a projection of your own: given these games, expect those keys.
 
     from crashfold.engine.testing import game, given
 
@@ -224,7 +224,7 @@ def _hold(stored: Mapping[Any, bytes], expected: object) -> bool:
 
 
 def _plain(value: object) -> object:
-    """What JSON would make of it."""
+    """Return the value as it is after a round trip through JSON."""
     return msgspec.json.decode(msgspec.json.encode(value))
 
 

@@ -69,7 +69,7 @@ _IS_HEX: Final = np.isin(np.arange(256), np.frombuffer(b"0123456789abcdef", np.u
 
 
 class Decoded(msgspec.Struct, frozen=True):
-    """What some values are: `cells` (WIDTH × games) has a column of cells for each row in `rows`, which ascend; every
+    """The result of decoding: `cells` (WIDTH × games) has a column of cells for each row in `rows`, which ascend; every
     other row is `unreadable`, in order too."""
 
     cells: Ints

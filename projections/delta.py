@@ -24,7 +24,7 @@ class SortedSet(msgspec.Struct, frozen=True):
 
 
 Value = bytes | dict[str, bytes] | list[bytes] | SortedSet
-"""What a key holds: a string, a hash, a list with its newest element first, or a sorted set."""
+"""The value of a key: a string, a hash, a list with its newest element first, or a sorted set."""
 
 Model = Mapping[str, Value]
 

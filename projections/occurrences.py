@@ -111,7 +111,7 @@ class Occurrences:
 
 
 class _Counted(msgspec.Struct, frozen=True):
-    """What the keys of a moment say: the fields that all predicates share, those of `samples`, and the counts,
+    """The counts of a moment: the fields that all predicates share, those of `samples`, and the counts,
     predicates × (all time, each sample)."""
 
     common: dict[str, bytes]

@@ -30,7 +30,7 @@ from crashfold.schemas.predicate import Predicate
 AGGREGATES: Final = frozenset(
     ("occurrences", keys.SAMPLES, "intervals", "series", "last_game", "last_games", "records", keys.GAMES, keys.GAPS)
 )
-"""What is recomputed here; projections of a user's own are not."""
+"""The aggregates that are recomputed here; projections of a user's own are not."""
 
 
 def is_future(settings: ProjectionSettings, end_time: int, timestamp_ms: int) -> bool:

@@ -37,7 +37,7 @@ AnyProjection = Projection[Any]
 
 
 def plan(settings: ProjectionSettings, spacing: int | None = None, rule: str = "") -> "Plan":
-    """What the engine folds under these settings: the projections of Crashfold, then those that `settings.own` names.
+    """Return the plan for these settings: the projections of Crashfold, then those that `settings.own` names.
 
     `spacing` is the number of games between two snapshots; the default suits everyone but tests. `rule` names what else
     decides which games are folded, so that the fingerprint changes with it. Raises ProjectionFault.
@@ -59,7 +59,7 @@ def plan(settings: ProjectionSettings, spacing: int | None = None, rule: str = "
 
 
 class Plan:
-    """What is folded: the settings and the projections made for them. One for all streams."""
+    """The settings and the projections made for them. One plan is for all streams."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class Plan:
 
     @property
     def aggregates(self) -> tuple[str, ...]:
-        """What the names of all keys are or begin with (`Projection.aggregates`)."""
+        """Return the aggregates of all projections (`Projection.aggregates`)."""
         return tuple(aggregate for projection in self.projections for aggregate in projection.aggregates)
 
     @cached_property

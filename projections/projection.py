@@ -1,4 +1,4 @@
-"""What a projection is: a pure fold over games, and the keys that its state stands for.
+"""The protocol of a projection: a pure fold over games, and the keys that its state stands for.
 
 Imports schemas and numpy only. The engine knows projections by these protocols and no other way. A projection holds no
 state of its own, reads no clock and does no I/O: the same games give the same keys, in however many batches they came.
@@ -15,7 +15,7 @@ S = TypeVar("S")
 
 
 class Totals(msgspec.Struct, frozen=True, gc=False):
-    """What everyone needs to know of all games of a stream so far. Times are epoch milliseconds."""
+    """Totals over all games of a stream so far. Times are epoch milliseconds."""
 
     games: int = 0
     first_game_time: int | None = None
@@ -35,7 +35,7 @@ class Moment(Generic[S]):
         self.totals = totals
         self.window = window
         self.memo: Any = None
-        """Whatever the projection worked out of this moment and will want again when it has become the one before."""
+        """A memo of the projection: results for this moment that it uses again when the next one is made."""
 
 
 class Projection(Protocol[S]):
@@ -47,7 +47,7 @@ class Projection(Protocol[S]):
 
     @property
     def name(self) -> str:
-        """What the projection is called in the fingerprint of the configuration; unique."""
+        """The projection's name in the fingerprint of the configuration; unique."""
 
     @property
     def version(self) -> int:
@@ -55,7 +55,7 @@ class Projection(Protocol[S]):
 
     @property
     def aggregates(self) -> tuple[str, ...]:
-        """What the names of its keys are, or begin with before a colon: `("series",)` for `series:min:2`. No two
+        """The names of its keys, or their part before the first colon: `("series",)` for `series:min:2`. No two
         projections share one."""
 
     def empty(self) -> S:

@@ -1,4 +1,4 @@
-"""What is counted: predicates, samples and sizes. The section `[projections]` of the settings.
+"""The settings of the projections: predicates, samples and sizes. The section `[projections]`.
 
 The fixed sizes of docs/rules.md stand here as constants, with everything else that shapes the read model.
 """

@@ -27,7 +27,7 @@ class Rejected(msgspec.Struct, frozen=True):
 
 
 class Sifted(msgspec.Struct, frozen=True):
-    """What became of the games that arrived: `accepted` is in order of id."""
+    """The games that arrived, sifted: `accepted` is in order of id."""
 
     accepted: Games
     duplicates: int

@@ -1,4 +1,4 @@
-"""What a restart needs of a state, as bytes: snapshots of the projections' states, and arrays exactly as they were.
+"""The stored form of states: snapshots as bytes, and arrays exactly as they were.
 
 Imports schemas and numpy only. A state is a `msgspec.Struct` of plain values, `Columns`, and numpy arrays of 64-bit
 integers or 64-bit floats; both come back bit by bit.

@@ -46,7 +46,7 @@ class Snapshot(msgspec.Struct, frozen=True, gc=False):
 
 
 class Folded(msgspec.Struct, frozen=True):
-    """What `StreamState.fold` made of the games that arrived; `games` are those that were accepted.
+    """The result of `StreamState.fold`; `games` are those that were accepted.
 
     The first `kept` games of the stream are the same before and after: all that there were, unless one came late.
     """
@@ -97,7 +97,7 @@ class StreamState:
 
     @property
     def bytes_held(self) -> int:
-        """What the games held take and the tables of all snapshots, each counted once."""
+        """Return the bytes of the games held and of the tables of all snapshots, each counted once."""
         arrays = [self._held.columns.memory, *_arrays_in([snapshot.states for snapshot in self._snapshots])]
         return sum({id(array): array.nbytes for array in arrays}.values())
 
@@ -177,7 +177,7 @@ class StreamState:
     def create(self) -> Unfolding:
         """The writes that store this state where nothing is, made as somebody comes to them.
 
-        The last projection's come first: those of the window are soon made, and keep a store busy for longest.
+        The writes of the last projection come first: the window's are made quickly and take the store longest.
         """
         return Unfolding(self._created())
 
@@ -191,7 +191,7 @@ class StreamState:
         yield {keys.CHECKPOINT: WriteHash(self.stored())}
 
     def stored(self) -> dict[str, bytes]:
-        """What a restart needs beside the games of the window, as fields of the checkpoint."""
+        """Return the fields of the checkpoint that a restart needs beside the games of the window."""
         state = self.settled()
         base, window = state._snapshots[0].totals.games, state._window_start
         return {BASE: _encode(state.plan, state._snapshots[0])} | state._blocks(base, window)

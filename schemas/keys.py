@@ -27,7 +27,7 @@ RESERVED: Final = frozenset(
         *("engine", "rebuild", "verified", "keys"),
     )
 )
-"""What no aggregate may be called."""
+"""Names that no aggregate may have."""
 
 
 def occurrences(predicate: Predicate) -> str:
@@ -140,5 +140,5 @@ def reports(key_prefix: str) -> str:
 
 
 def common_prefix(key_prefix: str) -> str:
-    """What the keys of all streams begin with."""
+    """Return the prefix of the keys of all streams."""
     return key_prefix.partition(STREAM_PLACE)[0].rstrip(":") or "crashfold"

@@ -62,7 +62,7 @@ def open_store(settings: Settings, metrics: Metrics | None = None) -> RedisStore
 
 
 def redis_watch(settings: Settings, metrics: Metrics | None = None) -> Watch:
-    """What is told how long Redis takes."""
+    """Return the watch that measures how long Redis takes."""
     slow_s = settings.redis.slow_ms / 1000
     return Watch(slow_s) if metrics is None else Watch(slow_s, metrics.script_took)
 
@@ -326,7 +326,7 @@ async def known_stream(settings: Settings, store: StateStore, stream: str) -> st
 
 
 def plan_of(settings: Settings) -> Plan:
-    """What is folded under these settings."""
+    """Return the plan of the projections under these settings."""
     check = fairness_of(settings)
     try:
         return plan(settings.projections, rule=check.rule if check else "")

@@ -209,7 +209,7 @@ async def _read_model(settings: Settings) -> dict[str, Value]:
 
 
 def _results(model: dict[str, Value]) -> Sequence[Table]:
-    """What a reader of the keys finds in them."""
+    """Read the keys as a reader would."""
     table = Table(title="from Redis", title_justify="left")
     for column in ("predicate", "games", "share", "last seen", "since", "longest series"):
         table.add_column(column, justify="left" if column == "predicate" else "right")

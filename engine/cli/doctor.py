@@ -96,7 +96,7 @@ async def _redis(settings: Settings) -> list[Finding]:
 async def _tried(
     check: str, detail: str, attempt: Callable[[], Awaitable[object]], otherwise: Verdict = "failed"
 ) -> Finding:
-    """What came of one attempt."""
+    """The outcome of one attempt."""
     try:
         await attempt()
     except CrashfoldError as error:
@@ -117,7 +117,7 @@ async def _state(settings: Settings, store: RedisStore, only: str) -> list[Findi
 
 
 def judged(info: ServerInfo) -> list[Finding]:
-    """What is to be said about a Redis or Valkey server."""
+    """Return the findings about a Redis or Valkey server."""
     findings = []
     if info.role != "master":
         findings.append(Finding("redis role", "failed", f"it is a {info.role}: writes need the master"))

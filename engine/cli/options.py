@@ -1,4 +1,4 @@
-"""What commands share: flags, where settings come from, and the event loop."""
+"""Shared parts of the commands: flags, the sources of settings, and the event loop."""
 
 import sys
 from collections.abc import Awaitable, Callable, Sequence

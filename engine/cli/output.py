@@ -1,4 +1,4 @@
-"""What commands print: results on standard output, sentences for people on standard error.
+"""Output of the commands: results on standard output, sentences for people on standard error.
 
 Always true: whatever is printed here is data. No markup in it is obeyed and no control character reaches the terminal.
 A reader that has gone (`crashfold status | head -1`) changes nothing and ends nothing: the exit code says what the
@@ -71,7 +71,7 @@ def print_error(text: str) -> None:
 
 
 def print_traceback(text: str) -> None:
-    """What Python says of an exception, on standard error."""
+    """Print Python's account of an exception on standard error."""
     lines = Lines(sys.stderr)
     for line in text.rstrip("\n").split("\n"):
         lines.write(visible(line))

@@ -181,7 +181,7 @@ class History:
                     self._leave_out(placed.number, "conflict", detail, placed.file)
 
     def units(self) -> list[str]:
-        """What was taken for the unit of times."""
+        """Print the unit that was taken for times."""
         return [f"{file}: {field} was taken for {unit}" for file, field, unit in self._units if unit != "ms"]
 
     @property

@@ -57,7 +57,7 @@ def status(
 
 
 async def read_status(settings: Settings, stream: str | None = None, file: Path | None = None) -> Status:
-    """What the store knows, and what the topic says if it answers."""
+    """Return the positions in the store, and those of the topic if it answers."""
     plan, only = plan_of(settings), only_stream(settings)
     async with open_store(settings) as store:
         try:

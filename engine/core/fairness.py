@@ -55,7 +55,7 @@ class FairnessCheck:
 
     @property
     def rule(self) -> str:
-        """What `Plan.rule` must be: the rules decide which games are folded, unless they only count."""
+        """Return the value of `Plan.rule`: the rules decide which games are folded, unless they only count."""
         return f"fairness:{self._rules.name}" if self.rejects else ""
 
     def rejection(self, stream: str, game: Game) -> str | None:

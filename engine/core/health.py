@@ -29,11 +29,11 @@ SILENT_S: Final = 5.0
 takes milliseconds."""
 
 Subject = str | int
-"""What a fact is about: an operation, or a partition of the log."""
+"""The subject of a fact: an operation, or a partition of the log."""
 
 
 class Health(Protocol):
-    """What the probes ask. Each answer is a list of reasons against it; an empty one means yes."""
+    """Answers for the probes. Each is a list of reasons against it; an empty one means yes."""
 
     def live(self) -> list[str]:
         """Why this process should be restarted."""
@@ -46,7 +46,7 @@ class Health(Protocol):
 
 
 class Server(msgspec.Struct, frozen=True):
-    """What is known of the store or the log in one thing: `fault` says why it is away, None when it answers, since
+    """The state of the store or the log in one subject: `fault` says why it is away, None when it answers, since
     `since_s`."""
 
     fault: str | None
@@ -68,18 +68,18 @@ class Facts(msgspec.Struct, frozen=True):
     log: Mapping[Subject, Server] = {}
     partitions: Mapping[int, PartitionProgress | None] = {}
     asked: Sequence[tuple[str, Subject, float]] = ()
-    """What is being waited for: of which server, in which thing, since when (monotonic seconds)."""
+    """Return the waits: for which server, in which subject, since when (monotonic seconds)."""
 
 
 def heard(before: Server | None, fault: str | None, now_s: float) -> Server:
-    """What is known of a server after it answered (`fault` None) or did not."""
+    """Note that a server answered (`fault` None) or did not."""
     if before is not None and (before.fault is None) == (fault is None):
         return Server(fault, before.since_s)
     return Server(fault, now_s)
 
 
 def moved(before: PartitionProgress | None, next_offset: int, end: int, now_s: float) -> PartitionProgress:
-    """What is known of a partition once it stands at `next_offset` of `end`. Going back is a move too."""
+    """Note that a partition stands at `next_offset` of `end`. Going back is a move too."""
     lag = max(0, end - next_offset)
     if before is None or lag == 0 or before.lag == 0 or next_offset != before.next_offset:
         return PartitionProgress(next_offset, lag, now_s)

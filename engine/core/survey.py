@@ -1,4 +1,4 @@
-"""What a history holds, told of its games in their order. No I/O."""
+"""A survey of a history: missing, doubled, unfit and broken games, in order. No I/O."""
 
 import msgspec
 

@@ -59,7 +59,7 @@ RFC 9457 problems. `X-Crashfold-Version` names the version that an answer is of.
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What a probe says; `notes` (of `/readyz`) are what is not as it should be, though requests are answered."""
+    """The answer of a probe; `notes` (of `/readyz`) name troubles that do not keep requests from being answered."""
 
     status: Literal["ok", "failing"]
     reasons: list[str]

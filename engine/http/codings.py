@@ -23,7 +23,7 @@ Wanted = Literal["zstd", "br", "gzip", "identity", "none"]
 """`none` is acceptable to the client."""
 
 COMPRESSED_BYTES_MIN: Final = 1_025
-"""What is smaller gains nothing."""
+"""Smaller bodies are not compressed."""
 INLINE_BYTES_MAX: Final = 16 << 10
 """Bigger answers are compressed in a thread."""
 THREADS: Final = 2

@@ -17,7 +17,7 @@ MESSAGE_BYTES_MAX: Final = 4096
 
 
 def connection_options(places: Places) -> dict[str, Any]:
-    """What to give `uvicorn.Config`."""
+    """Return the options for `uvicorn.Config`."""
     return {
         "http": partial(HttpProtocol, places=places),
         "ws": partial(WebSocketProtocol, places=places),

@@ -66,13 +66,13 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Any, Any, Any], Awaitable[None]]
 Page = Callable[[Mapping[str, str]], Awaitable[Reply]]
-"""What is answered to the headers of a GET."""
+"""A function that answers the headers of a GET."""
 
 _log = structlog.get_logger("access")
 
 
 class Note:
-    """What is measured of a request."""
+    """The measurements of a request."""
 
     __slots__ = ("client", "route", "source", "status")
 
@@ -238,7 +238,7 @@ class Edge:
         await send_reply(reply, send)
 
     async def _page(self, method: str, path: str, headers: dict[str, str]) -> Reply:
-        """What stands at a path that asks no question."""
+        """Return the answer at a path that asks no question."""
         page = self._pages.get(path)
         if page is not None:
             return await page(headers) if method in ("GET", "HEAD") else _other_method(method, b"GET, HEAD, OPTIONS")
@@ -310,7 +310,7 @@ class Edge:
         return origin in self._origins or b"*" in self._origins
 
     def _added(self, headers: dict[str, str]) -> Headers:
-        """What every answer carries."""
+        """Return the headers that every answer carries."""
         if not self._origins:
             return self._security
         added = list(self._security)

@@ -40,7 +40,7 @@ PARAMETERS: Final[Mapping[str, Any]] = {
     "start_date": "2026-01-15",
     "end_date": "2026-01-15",
 }
-"""What the examples ask for; what is not named here has its default."""
+"""Parameters of the examples; the others have their defaults."""
 
 
 def window() -> Games:

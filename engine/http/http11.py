@@ -63,7 +63,7 @@ _log = structlog.get_logger()
 
 
 class Phase(Enum):
-    """What a connection is about."""
+    """The phase of a connection."""
 
     IDLE = "nothing has come since the last answer"
     HEAD = "a request has begun"
@@ -102,7 +102,7 @@ class HttpProtocol(asyncio.Protocol):
         self._is_last = False
         """Nothing more is read: the connection ends after the answers that are due."""
         self._fault: Problem | None = None
-        """What is said last of all."""
+        """The last answer on the connection."""
         self._current: Exchange | None = None
         self._pipelined: deque[Exchange] = deque()
         self._coming: Exchange | None = None
@@ -309,7 +309,7 @@ class HttpProtocol(asyncio.Protocol):
             await writer
 
     def wants_body(self) -> None:
-        """Somebody waits for the body."""
+        """Note that the application waits for the body."""
         if self._read_paused and not self._pipelined:
             self._read_paused = False
             self.transport.resume_reading()
@@ -333,7 +333,7 @@ class HttpProtocol(asyncio.Protocol):
 
     @property
     def default_headers(self) -> list[tuple[bytes, bytes]]:
-        """What every answer carries: the date."""
+        """Return the headers that every answer carries: the date."""
         headers: list[tuple[bytes, bytes]] = self.server_state.default_headers
         return headers
 

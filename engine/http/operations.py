@@ -233,7 +233,7 @@ def _add_headers(operation: Operation, of_success: Mapping[str, OpenAPIHeader]) 
 
 
 def summary_of(route: Route) -> str:
-    """What the route is for, in a line."""
+    """The purpose of the route, in a line."""
     return (route.answer.__doc__ or "").strip().splitlines()[0].rstrip(".").replace("`", "")
 
 

@@ -55,7 +55,7 @@ class Placed(Protocol):
         """Its place is wanted."""
 
     def unsent_bytes(self) -> int | None:
-        """What waits to be written while its client does not read; None while it reads."""
+        """Bytes that wait to be written while the client does not read; None while it reads."""
 
     def drop(self) -> None:
         """End it at once."""
@@ -125,12 +125,12 @@ class Places:
             del self._counts[client]
 
     def wait(self, connection: Placed) -> None:
-        """From now on the connection waits for its client."""
+        """Note that the connection now waits for its client."""
         if connection in self._all:
             self._waiting.setdefault(connection.client_host, {})[connection] = None
 
     def keep(self, connection: Placed) -> None:
-        """From now on something is done for the client of the connection."""
+        """Note that the connection's client is now being served."""
         waiting = self._waiting.get(connection.client_host)
         if waiting is not None:
             waiting.pop(connection, None)

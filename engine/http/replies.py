@@ -24,7 +24,7 @@ _OF_THE_BODY: Final = frozenset((b"content-type", b"content-length", b"content-e
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """What goes over the wire."""
+    """An answer as it goes over the wire."""
 
     status: int
     headers: Headers

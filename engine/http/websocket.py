@@ -34,7 +34,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.until_s = inf
         self.logger = self.conn.logger = _SILENT
         self._early = b""
-        """What came before the handshake was answered."""
+        """Bytes that came before the handshake was answered."""
 
     def connection_made(self, transport: Any) -> None:
         """Called by the HTTP protocol, when the client asks for the upgrade."""

@@ -105,7 +105,7 @@ class Records(msgspec.Struct, frozen=True):
 
 
 class Polled(msgspec.Struct, frozen=True):
-    """What one poll brought: partitions that were gained or lost, and records.
+    """The result of one poll: partitions that were gained or lost, and records.
 
     Of a gained partition no records come before `EventLog.seek` said where to begin; of a lost one none come at all.
     """
@@ -140,7 +140,7 @@ class Bounds(msgspec.Struct, frozen=True):
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """What is remembered of one record, to know it again: a recreated topic has another one at that offset."""
+    """The identity of one record: a recreated topic has another one at that offset."""
 
     offset: int
     timestamp_ms: int

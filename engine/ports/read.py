@@ -62,7 +62,7 @@ class Standing(msgspec.Struct, frozen=True):
 
     @property
     def cursor(self) -> Cursor:
-        """What names this state and no other."""
+        """Return the cursor of this state, which no other state has."""
         return Cursor(self.generation, self.version, self.commit, self.next_offset)
 
 
@@ -148,7 +148,7 @@ class CachedAnswer(msgspec.Struct, frozen=True):
 
 
 class Updates(Protocol):
-    """What is told of one stream from the moment the block was entered."""
+    """Subscribe to one stream's updates, from the moment the block is entered."""
 
     async def next(self, wait_s: float) -> Update | None:
         """The next update; None when there was none for `wait_s`. Some may be lost with the connection: an update says
@@ -171,7 +171,7 @@ class LiveReader(Protocol):
         """The streams that an engine has met on the topic, in a deployment of many, by name."""
 
     async def overview(self, stream: str) -> StreamOverview | None:
-        """What is shown of a stream in a list of all; None when it has no checkpoint."""
+        """Return the summary of a stream in a list of all; None when it has no checkpoint."""
 
     async def read_window(self, stream: str, above_id: int) -> WindowPart | None:
         """The games of the window whose ids are above `above_id`; None when the stream has no checkpoint."""

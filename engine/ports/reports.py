@@ -7,7 +7,7 @@ from crashfold.schemas.reports import ReportKind
 
 
 class Reports(Protocol):
-    """What engines, rebuilds and `verify` tell of themselves, for people: nothing is decided by it."""
+    """Reports of engines, rebuilds and `verify`, for people: no decision depends on them."""
 
     async def tell(self, kind: ReportKind, reports: Mapping[str, bytes], ttl_s: int | None = None) -> None:
         """Keep these reports by the names of those they are about, for so long."""

@@ -34,11 +34,11 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     fingerprint: str
     """Of the settings and projections the state was made with (`Plan.fingerprint`)."""
     aggregates: tuple[str, ...]
-    """What the names of this stream's keys begin with, for `promote` to know which are left over."""
+    """The aggregates of this stream's keys, by which `promote` knows which keys are left over."""
 
     @property
     def position(self) -> "Position":
-        """What a commit on top of this one expects."""
+        """Return the position that a commit on top of this one expects."""
         return Position(self.generation, self.next_offset, self.commit)
 
 
@@ -90,14 +90,14 @@ Outcome = Applied | Duplicate | Conflict
 
 
 class Stored(msgspec.Struct, frozen=True):
-    """What a restart reads of a stream, all of one version: `state` are the fields for `StreamState.load`."""
+    """The stored state of a stream, all of one version: `state` are the fields for `StreamState.load`."""
 
     checkpoint: Checkpoint
     version: int
     state: dict[str, bytes]
     window: list[Game]
     total_games: int
-    """What the state and the window must come to."""
+    """The number of games that the state and the window must have together."""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,7 +131,7 @@ class Behind(msgspec.Struct, frozen=True):
 
 
 class ServerUsage(msgspec.Struct, frozen=True, kw_only=True):
-    """What one server of the store says of itself. Counts are since it was started; 0 for a limit means none."""
+    """The usage of one server of the store. Counts are since it was started; 0 for a limit means none."""
 
     address: str
     memory_bytes: int
@@ -150,7 +150,7 @@ class StateStore(Protocol):
     """The read model and the checkpoints, one compare-and-set per stream."""
 
     async def load(self, stream: str) -> Stored | None:
-        """What a restart needs of the stream, read at one version; None when it has no checkpoint."""
+        """Return the stored state of the stream, read at one version; None when it has no checkpoint."""
 
     async def commit(self, commits: Sequence[Commit]) -> list[Outcome]:
         """Make each commit or not at all, each for itself, of different streams; the outcomes in the same order.
@@ -201,7 +201,7 @@ class StateReader(Protocol):
 
 
 class StoreUsage(Protocol):
-    """What the store's servers and a stream's keys take, for metrics. Advice only: a user of the store may lack the
+    """Memory of the store's servers and of a stream's keys, for metrics. Advice only: a user of the store may lack the
     rights for it, so nothing else depends on the answers."""
 
     async def servers(self) -> list[ServerUsage]:

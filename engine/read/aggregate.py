@@ -78,7 +78,7 @@ class Route(msgspec.Struct, frozen=True, dict=True):
     question: type[Question]
     answer: Callable[..., Any]
     kind: Kind | None = None
-    """What the numbers of the question mean; None where it has none."""
+    """The kind of the question's numbers; None where it has none."""
     stored: Callable[["Asked", View], Stored | None] | None = None
     overview: Callable[[Any, Any, Any], Awaitable[Any]] | None = None
     """Of a route about the deployment: how its `Overview` is read; `answer` takes that and the question."""

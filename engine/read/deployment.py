@@ -22,7 +22,7 @@ class RuleItem(msgspec.Struct, frozen=True):
 
 
 class DeploymentAnswer(msgspec.Struct, frozen=True):
-    """What the settings say. `stream` is the only one, null where there may be many; `bootstrap_servers` is null where
+    """The deployment. `stream` is the only one, null where there may be many; `bootstrap_servers` is null where
     anybody may ask."""
 
     version: str

@@ -1,4 +1,4 @@
-"""What is known beforehand of the games of a stream, by the rules of its table: crash points by hash, and chances.
+"""The rules of a stream's table: the crash point of a hash, and the chance of a threshold.
 
 Pure, but for what it remembers: the newest games are shown again and again.
 """

@@ -95,7 +95,7 @@ class Follower:
 
     @property
     def held(self) -> HeldState:
-        """What is held now. Take it once for an answer: the next call may give a newer one."""
+        """Return the window held now. Take it once for an answer: the next call may give a newer one."""
         return self._held
 
     @property
@@ -148,7 +148,7 @@ class Follower:
             self.use()
 
     def snapshot(self) -> Change:
-        """What a new subscriber is shown first: the newest games."""
+        """Return the first change for a new subscriber: the newest games."""
         return self._held.snapshot()
 
     def subscribe(self) -> AbstractAsyncContextManager[Subscription]:

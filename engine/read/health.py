@@ -10,7 +10,7 @@ from crashfold.engine.read.followers import Followers
 
 
 class ApiHealth:
-    """What the probes ask. `others` says why the processes that answer on the same port do not."""
+    """Answers for the probes. `others` says why the processes that answer on the same port do not."""
 
     def __init__(self, followers: Followers, others: Callable[[], list[str]] = list) -> None:
         self._followers = followers
@@ -34,7 +34,7 @@ class ApiHealth:
         return [f"the store was not reached yet: {self._followers.start_fault}"]
 
     def notes(self) -> list[str]:
-        """What is not as it should be, though everything is answered."""
+        """Return the troubles that do not keep requests from being answered."""
         notes = [f"stream {stream} cannot be read: {why}" for stream, why in sorted(self._followers.unreadable.items())]
         for follower in self._followers.all():
             if follower.channel_fault is not None:

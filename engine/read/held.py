@@ -22,7 +22,7 @@ NO_BANDS: Final = Bands([])
 
 
 class Change(msgspec.Struct, frozen=True):
-    """What is new in a state. `games` are those that came in since the change before, oldest first, the newest 100
+    """A change of the state. `games` are those that came in since the change before, oldest first, the newest 100
     at most; `skipped` is how many more there were."""
 
     cursor: Cursor
@@ -46,12 +46,12 @@ class Change(msgspec.Struct, frozen=True):
 
 
 class HeldState(msgspec.Struct, frozen=True):
-    """What is held of a stream, all of one state. `window` is in order of id."""
+    """The window of a stream, all of one state. `window` is in order of id."""
 
     standing: Standing
     window: Games
     base: Standing | None = None
-    """What the store had, where games of the topic were folded in that it does not have; else None."""
+    """The store's state, where the window has games of the topic that the store lacks; else None."""
 
     @property
     def is_beyond(self) -> bool:
@@ -60,7 +60,7 @@ class HeldState(msgspec.Struct, frozen=True):
 
     @property
     def cursor(self) -> Cursor:
-        """What names this state and no other."""
+        """Return the cursor of this state, which no other state has."""
         return self.standing.cursor
 
     @property
@@ -84,7 +84,7 @@ class HeldState(msgspec.Struct, frozen=True):
 
 
 def change_between(before: HeldState, after: HeldState) -> Change:
-    """What is new in `after`."""
+    """Return the change from `before` to `after`."""
     ids, cells = after.window.ids, after.window.columns.cells
     is_restart = not _goes_on(before, after)
     first = int(ids.searchsorted(before.standing.newest_id, "right"))

@@ -1,4 +1,4 @@
-"""What live clients are told, as bytes: events of `/api/stream`, messages of `/ws`, and which of them a client lacks.
+"""Events for live clients as bytes: of `/api/stream` and `/ws`, and which of them a client lacks.
 
 Pure. Imports msgspec and the read side's own views. What is always true: a change is printed once a zone, however many
 clients there are, and a client that is told everything in `Backlog.after` misses no game and sees none twice.
@@ -63,7 +63,7 @@ class Frame:
         self.change = change
         self.cursor = change.cursor
         self.since = since
-        """What a client must know for this change to be all it lacks; None for a snapshot, which needs nothing."""
+        """The cursor of a client that lacks this change alone; None for a snapshot, which needs no cursor."""
         self._fairness = fairness
         self._events: dict[tuple[str, int], bytes] = {}
         self._messages: dict[str, tuple[str, ...]] = {}
@@ -102,7 +102,7 @@ class Backlog:
         self._snapshot: Frame | None = None
 
     def begin(self, newest: Cursor) -> None:
-        """What is added from here on builds on `newest`."""
+        """Note that the changes added from here on build on `newest`."""
         self._frames.clear()
         self._newest = newest
 
@@ -119,7 +119,7 @@ class Backlog:
         self._newest = change.cursor
 
     def after(self, known: Cursor) -> Sequence[Frame] | None:
-        """What a client lacks that knows `known`, oldest first; None when only the newest state can say."""
+        """Return the events after the cursor `known`, oldest first; None when only a snapshot will do."""
         if self._newest == known:
             return ()
         for index in range(len(self._frames) - 1, -1, -1):
@@ -141,7 +141,7 @@ def newest_id(change: Change) -> int:
 
 
 def _kept(printed: dict[K, T], key: K, make: Callable[[], T]) -> T:
-    """What was printed before, or is now."""
+    """Return the printed text, which is made once."""
     found = printed.get(key)
     if found is None:
         found = make()

@@ -37,7 +37,7 @@ _log = structlog.get_logger()
 
 
 class Overview(msgspec.Struct, frozen=True, kw_only=True):
-    """What was read of the deployment. A stream that is None cannot be read."""
+    """The deployment as it was read. A stream that is None cannot be read."""
 
     zone: Zone
     streams: dict[str, StreamOverview | None] = {}
@@ -172,7 +172,7 @@ class EngineItem(msgspec.Struct, frozen=True):
 
 
 class VerificationItem(msgspec.Struct, frozen=True):
-    """What the last `verify` of a stream found."""
+    """The result of the last `verify` of a stream."""
 
     stream: str
     time: Instant
@@ -182,7 +182,7 @@ class VerificationItem(msgspec.Struct, frozen=True):
 
 
 class EngineAnswer(msgspec.Struct, frozen=True):
-    """What engines, rebuilds and `verify` tell of themselves, by name."""
+    """The reports of engines, rebuilds and `verify`, by name."""
 
     engines: list[EngineItem]
     rebuilds: list[RebuildProgress]
@@ -196,7 +196,7 @@ def streams(overview: Overview, question: Nothing) -> StreamsAnswer:
 
 
 def engine(overview: Overview, question: Nothing) -> EngineAnswer:
-    """What engines, rebuilds and verifications tell of themselves."""
+    """The reports of engines, rebuilds and verifications."""
     zone = overview.zone
     return EngineAnswer(
         [_engine(report, zone) for report in read(overview.engines, EngineReport)],

@@ -28,7 +28,7 @@ class OlderMatch(msgspec.Struct, frozen=True):
 
 
 class Past(msgspec.Struct, frozen=True):
-    """What is known, by predicate; the matches are newest first."""
+    """The past by predicate; the matches are newest first."""
 
     openings: dict[Predicate, Opening] = {}
     matches: dict[Predicate, tuple[OlderMatch, ...]] = {}

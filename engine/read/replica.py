@@ -30,7 +30,7 @@ WAIT_S: Final = 0.5
 
 
 class Replicated(msgspec.Struct, frozen=True):
-    """What a replica holds after a look at the topic: where the stream stands, its window, and how far it has read."""
+    """A replica after a look at the topic: where the stream stands, its window, and how far it has read."""
 
     standing: Standing
     window: Games
@@ -54,7 +54,7 @@ class Replica:
         self._fairness = fairness
 
     async def follow(self, event_log: EventLog, standing: Standing, window: Games) -> AsyncGenerator[Replicated, None]:
-        """What the stream has become, after each look at the topic, from `standing` and `window` on.
+        """Follow the stream from `standing` and `window` on: its state after each look at the topic.
 
         Raises LogUnavailable, LostRange, and StateError when the topic is another one.
         """

@@ -14,7 +14,7 @@ from crashfold.schemas.game import Game
 COUNT_DIGITS_MAX: Final = 16
 
 SPOILED: Final = (msgspec.MsgspecError, ValueError, ArithmeticError, RecursionError)
-"""What reading a stored value raises when no engine has written it."""
+"""The errors of reading a stored value that no engine has written."""
 
 decode_games: Final = msgspec.json.Decoder(list[Game]).decode
 

@@ -193,7 +193,7 @@ class Zones:
 
 
 def _printed(local_us: Ints, offsets_s: Ints) -> list[str]:
-    """What `isoformat` prints for wall times and their offsets, as characters of one array."""
+    """Print wall times and their offsets as `isoformat` does, as characters of one array."""
     rows = len(local_us)
     seconds, fractions = np.divmod(local_us, 1_000_000)
     days, of_day = np.divmod(seconds, DAY_S)

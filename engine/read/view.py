@@ -36,9 +36,9 @@ class View(msgspec.Struct, frozen=True):
     at_us: int | None = None
     """The moment asked about, if any."""
     past: Past = NO_PAST
-    """What is known of the games before the window."""
+    """The past: the games before the window."""
     fairness: TableFairness = DEFAULT
-    """What follows from the rules of the table."""
+    """The rules of the table."""
     settings: ProjectionSettings = DEFAULTS
     """The predicates, samples and sizes that the engine keeps."""
 

@@ -1,1 +1,1 @@
-"""What runs: the line, the service around it, rebuild, verify, status."""
+"""The running parts: the fold and commit, the service, rebuild, verify, status."""

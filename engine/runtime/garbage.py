@@ -18,7 +18,7 @@ ALL_EVERY_S: Final = 3600.0
 
 
 def look_at_what_is_new(monotonic_s: Callable[[], float] = time.monotonic) -> None:
-    """From now on. What was imported so far is set aside too."""
+    """Begin; objects that were made so far are set aside too."""
     all_due_s = monotonic_s() + ALL_EVERY_S
 
     def collecting(phase: str, info: dict[str, Any]) -> None:

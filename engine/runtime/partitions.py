@@ -43,7 +43,7 @@ class Partition:
         self.folded = Place(max(self.folded.next_offset, records.next_offset), mark)
 
     def manifest(self, low_water: int) -> Manifest:
-        """What is known of the partition, all of it, so that one note makes good whatever the store has lost."""
+        """Return the partition's whole manifest, so that one note restores all that the store has lost."""
         return Manifest(
             low_water=low_water,
             streams={name: position.next_offset for name, position in self.known.items()},

@@ -18,7 +18,7 @@ LONGEST_PAUSE_S: Final = 2.0
 async def patiently(
     clock: Clock, attempt: Callable[[], Awaitable[T]], failed: Callable[[Unavailable], None], name: str = ""
 ) -> T:
-    """What `attempt` returns, once it does; after each `Unavailable`, which `failed` hears of, a pause and another try.
+    """Retry `attempt` with backoff and jitter until it returns; `failed` hears of each `Unavailable`.
 
     Ends only by success, another error, or cancellation: what is being tried must be safe to repeat. A pause is between
     half and the whole of what it may be, by chance that follows from `name`: so engines of different names do not all
@@ -46,7 +46,7 @@ class Patience:
         self._name = name
 
     async def with_store(self, ask: Callable[[], Awaitable[T]], about: Subject = READING) -> T:
-        """What the store answers, once it does."""
+        """Ask the store, retrying with backoff while it is away."""
         with self._health.waiting("store", about):
             answer = await patiently(
                 self._clock, ask, lambda error: self._health.store_down(str(error), about), self._name
@@ -55,7 +55,7 @@ class Patience:
         return answer
 
     async def with_log(self, ask: Callable[[], Awaitable[T]], about: Subject = READING) -> T:
-        """What the log answers, once it does."""
+        """Ask the log, retrying with backoff while it is away."""
         with self._health.waiting("log", about):
             answer = await patiently(
                 self._clock, ask, lambda error: self._health.log_down(str(error), about), self._name

@@ -86,7 +86,7 @@ class Rebuilt(msgspec.Struct, frozen=True):
 
 
 class RebuildReport(msgspec.Struct, frozen=True):
-    """What a rebuild did."""
+    """The report of a rebuild."""
 
     streams: tuple[Rebuilt, ...]
     records: int
@@ -95,7 +95,7 @@ class RebuildReport(msgspec.Struct, frozen=True):
 
 
 class RebuildRequest(msgspec.Struct, frozen=True):
-    """What to rebuild: all streams or one, up to an offset (exclusive) or to the end, swapped in or only tried."""
+    """A request to rebuild all streams or one, up to an offset (exclusive) or to the end, promoted or only tried."""
 
     stream: str | None = None
     to_offset: int | None = None
@@ -150,7 +150,7 @@ class Rebuild:
         self._from_elsewhere: set[str] = set()
         """The streams whose live offsets say nothing about this topic's."""
         self._lives: dict[str, _Live] = {}
-        """What the live states were when their streams were met; without those that are not there or damaged."""
+        """The live states at the first record of their streams; without those that are missing or damaged."""
         self._count_at: dict[str, int] = {}
         """Where their checkpoints stood, until records at that offset or beyond it are folded."""
         self._counted: dict[str, int] = {}

@@ -106,7 +106,7 @@ class EngineNotes(Meter):
         ]
 
     def report(self) -> EngineReport:
-        """What there is to tell now. Called once a report: the rate of games is that since some reports ago."""
+        """Return the report. Called once a report: the rate of games is that since some reports ago."""
         now_s = self._clock.monotonic_s()
         then_s, games = self._looks[0]
         self._looks.append((now_s, self._games))
@@ -131,7 +131,7 @@ class EngineNotes(Meter):
 
 
 class RebuildNotes:
-    """What a rebuild tells of itself; `stream` is None for all."""
+    """Reports of a rebuild; `stream` is None for all."""
 
     def __init__(self, stream: str | None, clock: Clock) -> None:
         self._stream = stream or ALL_STREAMS
@@ -144,7 +144,7 @@ class RebuildNotes:
         self._now = progress
 
     def report(self) -> RebuildProgress:
-        """What there is to tell now."""
+        """Return the report."""
         done, total = self._now.records, self._now.records_total
         rate = done / max(self._clock.monotonic_s() - self._began_s, 1e-9)
         left_s = (total - done) / rate if rate else None

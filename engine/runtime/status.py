@@ -62,7 +62,7 @@ async def known_streams(store: StateStore, topic: str, partitions: Sequence[int]
 def stream_status(
     plan: Plan, stream: str, stored: Stored, bounds: Bounds | None, low_water: int | None
 ) -> StreamStatus:
-    """What is stored of one stream, in numbers; an idle stream of many stands where its partition stands."""
+    """The numbers of one stream; an idle stream of many stands where its partition stands."""
     checkpoint = stored.checkpoint
     matches = checkpoint.fingerprint == plan.fingerprint
     totals = _totals(plan, stream, stored) if matches else None
@@ -84,7 +84,7 @@ def stream_status(
 
 
 def _totals(plan: Plan, stream: str, stored: Stored) -> Totals | None:
-    """What the state says of the stream; None when it cannot be read, which is for the engine to refuse."""
+    """Return the stream's numbers; None when its state cannot be read, which is for the engine to refuse."""
     try:
         return restored(stream, plan, stored).totals
     except StateError:

@@ -16,7 +16,7 @@ from crashfold.projections import Plan, StreamState
 from crashfold.schemas import keys
 
 GAME_BYTES: Final = 88
-"""What a game of the window takes."""
+"""Bytes that a game of the window takes in memory."""
 STREAM_GAMES: Final = 500
 """As many games the objects of a stream take that has hardly any."""
 
@@ -45,7 +45,7 @@ class Stream:
 
     @property
     def weight(self) -> int:
-        """What holding it costs, in games of the window: its series and last games are often more than that has."""
+        """The memory of a stream, in games of the window: series and last games often take more than the window."""
         return self._weight + self.state.games_held - self._games_weighed
 
     def stands_at(self, position: Position | None) -> bool:
@@ -63,7 +63,7 @@ class Stream:
         self._weigh_at = state.games + state.games // 8 + 1
 
     def settle(self, checkpoint: Checkpoint) -> None:
-        """What was folded is committed."""
+        """Note that the folded games are committed."""
         self.committed, self.checkpoint, self.kept = self.state, checkpoint, self.state.games
         self.generation = checkpoint.generation
         if self.state.games >= self._weigh_at:

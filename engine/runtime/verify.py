@@ -58,7 +58,7 @@ class Verified(msgspec.Struct, frozen=True):
 
 
 class VerifyReport(msgspec.Struct, frozen=True):
-    """What was compared, and every difference that was found."""
+    """The streams that were compared, and every difference that was found."""
 
     streams: tuple[Verified, ...]
     differences: tuple[Difference, ...]
@@ -111,12 +111,12 @@ class _Recount:
             self._newest = []
 
     def stored(self) -> tuple[Stored, dict[str, Value]]:
-        """What is stored, and the read model."""
+        """Return the stored state and the read model."""
         stored: tuple[Stored, dict[str, Value]] = _unpacked(self._stored)
         return stored
 
     def arrivals(self) -> Arrivals:
-        """What becomes of the games when they arrive as they did; those that are rejected now are counted too."""
+        """Let the games arrive in their order; those that are rejected now are counted too."""
         arrivals = Arrivals(self._settings)
         for games in (*map(_unpacked, self._blocks), self._newest):
             for game in games:
@@ -198,7 +198,7 @@ def differences_of(stream: str, expected: Mapping[str, Value], stored: Mapping[s
 def _comparable(
     read: tuple[Stored, dict[str, Value]] | None, plan: Plan, topic: str, stream: str
 ) -> tuple[Stored, dict[str, Value]]:
-    """What is stored. Raises CannotCompare when it was not made of this topic by these settings."""
+    """Return the stored state. Raises CannotCompare when it was not made of this topic by these settings."""
     if read is None:
         raise CannotCompare(f"nothing is stored for stream {stream}: run `crashfold run` or `crashfold replay` first")
     checkpoint = read[0].checkpoint
@@ -275,7 +275,7 @@ async def _check_same_topic(
 
 
 def _expected(plan: Plan, games: list[Game]) -> dict[str, Value]:
-    """What the keys should hold: by the plain recomputation, and for projections of one's own by one fold."""
+    """Return the expected keys: by the plain recomputation, and for projections of one's own by one fold."""
     expected = plain.read_model(plan.settings, games)
     own = set(plan.aggregates) - plain.AGGREGATES
     if own and games:

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 MASK: Final = "***"
-"""What is shown in the place of a secret."""
+"""The mask that is shown in the place of a secret."""
 
 
 _WITHOUT_SECRETS: Final = frozenset(

@@ -1,4 +1,4 @@
-"""What is known of each setting: its name, type, default, description and what would do; and the page of all of them.
+"""A catalogue of the settings: name, type, default, description and valid values of each; and the page of all of them.
 
 May import the tree. The one thing that is always true: nothing is said twice, everything is read off the tree.
 """
@@ -21,7 +21,7 @@ DEFAULT_FILE: Final = "crashfold.toml"
 
 
 class Setting(NamedTuple):
-    """What is known of one setting."""
+    """One setting."""
 
     section: str
     field: str
@@ -29,7 +29,7 @@ class Setting(NamedTuple):
     default: object
     description: str
     wants: str
-    """What would do, in words that fit after "is not"."""
+    """The valid values, in words that fit after "is not"."""
 
     @property
     def name(self) -> str:

@@ -526,7 +526,7 @@ class FairnessSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LogSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What is written to standard error, and how."""
+    """The log on standard error: its level and format."""
 
     level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="The least that is written.")] = (
         "info"

@@ -51,7 +51,7 @@ _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+
 Message = tuple[bytes | None, bytes]
 """Key and value of a record."""
 Parse = Callable[[int, bytes], Message | None]
-"""What the line of that number, from 0, holds; None when it is a hole. Never raises."""
+"""Parser of a line, given its number from 0; returns None for a hole. Never raises."""
 
 
 class FileLine(msgspec.Struct, frozen=True, gc=False):
@@ -315,7 +315,7 @@ def _parser(name: str, file: IO[bytes]) -> Parse:
 
 
 class _Keyed(msgspec.Struct):
-    """What of a JSON line may name its stream."""
+    """The part of a JSON line that may name its stream."""
 
     stream: Any = None
 

@@ -51,7 +51,7 @@ class TableRow(NamedTuple):
 
 
 class NoRow(NamedTuple):
-    """What stands where a row should be."""
+    """The text that stands in the place of a row."""
 
     number: int
     detail: str
@@ -152,7 +152,7 @@ def _value(text: str) -> str | None:
 
 
 def _unescaped(text: str) -> str:
-    """What a field of COPY, or a string with E before it, stands for."""
+    """Return the text that a field of COPY, or a string with E before it, stands for."""
     return _ESCAPE.sub(_escaped, text) if "\\" in text else text
 
 

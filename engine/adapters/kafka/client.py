@@ -1,4 +1,4 @@
-"""What the Kafka adapters share: the connection's options, requests of our own, closing.
+"""Shared parts of the Kafka adapters: the connection's options, requests of our own, closing.
 
 Imports aiokafka, some of its internals among them: its version is pinned to one minor for that. Nothing here waits
 without a deadline, and closing always ends. What its errors mean is in `kafka_errors.py`.
@@ -309,7 +309,7 @@ async def _stable_end(client: AIOKafkaClient, tp: TopicPartition, end: int, time
 
 
 async def _fetch(client: AIOKafkaClient, tp: TopicPartition, offset: int, timeout_s: float) -> tuple[Any, ...]:
-    """What the leader has there now: error, high watermark, last stable offset, …, records.
+    """Fetch from the leader at that offset: error, high watermark, last stable offset, …, records.
 
     It may wait for a millisecond: Tansu says nothing of a partition when it may not wait at all.
     """

@@ -1,4 +1,4 @@
-"""What each error of aiokafka means: the broker is away, it refuses for good, or something is broken.
+"""The meaning of each error of aiokafka: the broker is away, it refuses for good, or something is broken.
 
 Imports aiokafka and the engine's errors. Always true: `VERDICTS` has every exception class of `aiokafka.errors`, which
 a test keeps so when the library changes; and what is not known to be final is away, for nothing temporary may end a
@@ -37,7 +37,7 @@ _ALERT_S: Final = 1.0
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What to raise for an error, and what its reader should do: nothing where waiting will do, for not every command
+    """The exception for an error, and the advice in its message: none where waiting helps, for not every command
     waits."""
 
     kind: type[CrashfoldError]
@@ -196,7 +196,7 @@ _BY_NAME: Final = {kind.__name__: kind for kind in VERDICTS}
 
 
 def verdict_on(error: BaseException) -> Verdict:
-    """What an error of the client, or of the connection below it, means.
+    """Return the meaning of an error of the client, or of the connection below it.
 
     aiokafka wraps some errors into a general one, as its cause or as the text of its name: then that counts.
     """
@@ -294,7 +294,7 @@ async def _refusal_of(host: str, port: int, connection: Connection) -> BaseExcep
 
 
 def _alert(host: str, port: int, connection: Connection) -> ssl.SSLError | None:
-    """What the broker says against this client's own certificate, which event loops take for a connection that ended:
+    """Return the broker's alert about this client's certificate, which event loops take for a connection that ended:
     with TLS 1.3 it comes after the handshake. None when it says nothing."""
     context: ssl.SSLContext = connection["ssl_context"]
     try:

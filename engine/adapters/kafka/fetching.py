@@ -63,7 +63,7 @@ class FetchingAhead:
         return answer
 
     def take(self, tp: TopicPartition, next_offset: int) -> bytes | None:
-        """What was fetched of the partition from there on, once; None when the newest fetch was of another place."""
+        """Return the fetch from that offset on, once; None when the newest fetch was of another offset."""
         begin, data = self._fetched.pop(tp, (-1, b""))
         return data if begin == next_offset else None
 

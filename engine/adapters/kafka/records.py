@@ -42,7 +42,7 @@ _PLACE: Final = struct.Struct(">qi")
 _OVERHEAD: Final = 17
 """Bytes up to and including the magic one, which are the same in all formats."""
 _HEADER: Final = struct.Struct(">IhiqqqhiI")
-"""What follows: checksum, attributes, last offset delta, first and newest timestamp, producer, its epoch and sequence,
+"""Then checksum, attributes, last offset delta, first and newest timestamp, producer, its epoch and sequence,
 number of records."""
 _CHECKED_FROM: Final = 21
 """The checksum is of what comes behind it."""
@@ -109,7 +109,7 @@ class _Batch(msgspec.Struct, frozen=True):
 
 
 class FetchedRecords:
-    """What is left of a fetch of committed records, whose bytes are `data`; the last batch of it may be cut off.
+    """The records left in a fetch of committed records, whose bytes are `data`; its last batch may be cut off.
 
     `aborted` are the aborted transactions that the broker named: producer and first offset. `next_fetch_offset` is
     where the partition is to be read on.

@@ -40,7 +40,7 @@ class CannotUnpack(ValueError):
 
 
 def unpacked(codec: int, data: bytes) -> Iterator[bytes]:
-    """What `data` unpacks to, in pieces that are made when they are asked for. Raises whatever the decompressors do."""
+    """Unpack `data` in pieces, each made when it is asked for. Raises the errors of the decompressors."""
     match codec:
         case 1:
             return _gunzipped(data)

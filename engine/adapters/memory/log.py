@@ -236,13 +236,13 @@ class MemoryLog:
         return self._topic.partitions
 
     async def current_topic_id(self) -> str | None:
-        """What the topic says."""
+        """Return the setting of the topic."""
         await anyio.lowlevel.checkpoint()
         self._topic._require_available()
         return self._topic.topic_id
 
     async def is_compacted(self) -> bool:
-        """What the topic says."""
+        """Return the setting of the topic."""
         await anyio.lowlevel.checkpoint()
         self._topic._require_available()
         return self._topic.is_compacted

@@ -35,7 +35,7 @@ from crashfold.schemas.reports import ReportKind
 
 
 class Trouble(Enum):
-    """What can happen to a call."""
+    """A fault of a call."""
 
     REFUSED = "refused"
     """Nothing is done; `StoreRefused`."""
@@ -249,7 +249,7 @@ class _Asked(msgspec.Struct, frozen=True):
 
 
 class _Data:
-    """What a store shares with its shadow, as both would share a server."""
+    """The data that a store shares with its shadow, as both would share a server."""
 
     def __init__(self) -> None:
         self.live: dict[str, _Kept] = {}

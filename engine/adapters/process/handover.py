@@ -50,7 +50,7 @@ class Handover:
         return True
 
     def report(self) -> tuple[frozenset[int], frozenset[int]]:
-        """What was gained and what was lost since the last report."""
+        """Return the partitions gained and lost since the last report."""
         changed = frozenset(self._gained), frozenset(self._lost)
         self._gained.clear()
         self._lost.clear()

@@ -1,4 +1,4 @@
-"""What systemd is told of this process: that it runs, how it is, that it is alive, that it ends.
+"""Notifications to systemd: ready, status, watchdog, stopping.
 
 Uses sockets alone: the protocol (sd_notify) is one datagram a message. What is always true: without NOTIFY_SOCKET in
 the environment nothing happens, and a service manager that does not listen never disturbs the process.

@@ -151,7 +151,7 @@ class ApiMetrics:
         self._refused.labels(transport).inc()
 
     def follow(self, streams: Mapping[str, tuple[int, float, bool]]) -> None:
-        """What is held of each stream followed: its version, its age in seconds, whether it is a replica."""
+        """Set the gauges of each followed stream: its version, its age in seconds, whether it is a replica."""
         for stream in self._followed - streams.keys():
             for gauge in (self._window_version, self._window_age_s, self._replica):
                 gauge.remove(stream)

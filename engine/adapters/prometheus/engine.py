@@ -151,7 +151,7 @@ class Metrics(Meter):
         self._script_s.labels(script).observe(duration_s)
 
     def told(self, verified: Sequence[Verification], rebuilds: Sequence[RebuildProgress]) -> None:
-        """What `verify` and rebuilds have told of themselves, wherever they run."""
+        """Take the reports of `verify` and of rebuilds, wherever they run."""
         self._told.verified = tuple(verified[:STREAMS_NAMED_MAX])
         self._told.rebuilds = tuple(rebuilds[:STREAMS_NAMED_MAX])
 
@@ -207,7 +207,7 @@ class Metrics(Meter):
                 gauge.remove(partition)
 
     def store_used(self, servers: Sequence[ServerUsage]) -> None:
-        """What the servers of the store say of themselves."""
+        """Take the usage that the servers of the store report."""
         self._store.servers = tuple(servers)
 
     def stream_takes(self, stream: str, memory_bytes: int) -> None:
@@ -254,7 +254,7 @@ class Metrics(Meter):
 
 
 class StoreMetrics(Collector):
-    """What the servers of the store said of themselves last. Counters are theirs, so they fall when one is restarted,
+    """The usage that the servers of the store reported last. Counters are theirs, so they fall when one is restarted,
     as a scraper expects it."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -289,7 +289,7 @@ class StoreMetrics(Collector):
 
 
 class ToldMetrics(Collector):
-    """What rebuilds and `verify`, processes that come to an end, have left in the store. A stream is here for as long
+    """The reports that rebuilds and `verify`, processes that end, left in the store. A stream is here for as long
     as its report is there."""
 
     def __init__(self, registry: CollectorRegistry) -> None:

@@ -71,7 +71,7 @@ class SharedPlaces:
         self._shared[turn] = half
 
     def left(self, number: int) -> bytes:
-        """What that process left last; nothing before it has left anything."""
+        """Return the report that the process left last; an empty one if it left none."""
         half = self._shared[number * PLACE_BYTES]
         for at in (self._at(number, half), self._at(number, 1 - half)):  # one may be written at this moment
             length, checksum = _HEAD.unpack_from(self._shared, at)
@@ -107,7 +107,7 @@ class SharedMetrics(Collector):
         self._before = {
             family.name: family.samples for family in _read(places.left(number)) if self._is_added_up(family)
         }
-        """What a predecessor in this place had counted."""
+        """The counts of a predecessor in this place."""
         self.registry = CollectorRegistry()
         self.registry.register(self)
 

@@ -1,4 +1,4 @@
-"""What the workers of `run --workers N` tell their parent about once a second, and what it makes of it for its port.
+"""Reports of the workers of `run --workers N` to their parent, once a second, and their sum for the parent's port.
 
 Uses prometheus_client. What is always true: every sample of a worker has the label `worker`, and a worker that has
 ended, or was not heard for long, is a reason against being alive or ready, never a number that stands still unseen.
@@ -27,7 +27,7 @@ STALE_S: Final = 10.0
 
 
 class Report(msgspec.Struct, frozen=True):
-    """What one worker says: its metrics as Prometheus's text, and the reasons against it of each probe; `at_s` is when,
+    """A worker's report: its metrics as Prometheus's text, and each probe's reasons against it; `at_s` is its time,
     by the monotonic clock, which the processes of a machine share."""
 
     at_s: float

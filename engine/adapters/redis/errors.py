@@ -1,4 +1,4 @@
-"""What each error of redis-py, and each answer of Redis, means: away, refused for good, or broken.
+"""The meaning of each error of redis-py and each answer of Redis: away, refused for good, or broken.
 
 Imports redis and the engine's errors. Always true: `VERDICTS` has every exception class of `redis.exceptions`, which a
 test keeps so when the library changes. An answer is known by its code, the first word that Redis says; those without
@@ -17,7 +17,7 @@ from crashfold.engine.errors import CrashfoldError, Defect, StateError, StoreFor
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What to raise for an error, and what its reader should do."""
+    """The exception to raise for an error, and the advice in its message."""
 
     kind: type[CrashfoldError]
     advice: str
@@ -170,7 +170,7 @@ def code_of(error: BaseException) -> str | None:
 
 
 def verdict_on(error: BaseException) -> Verdict:
-    """What an error of the client, or of the operating system, means."""
+    """Return the meaning of an error of the client or of the operating system."""
     if (fault := _tls_fault(error)) is not None:
         said = getattr(fault, "verify_message", None) or fault
         return _forbidden(f"TLS: {said}: mend redis.url, its ssl_ca_certs, or the server's certificate")

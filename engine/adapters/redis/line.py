@@ -83,7 +83,7 @@ class Line:
 
 
 class _Replies(asyncio.Protocol):
-    """What comes back on one connection."""
+    """Read the replies on one connection."""
 
     def __init__(self) -> None:
         self.transport: asyncio.Transport | None = None

@@ -41,7 +41,7 @@ ALL_PARTS: Final = 2**31
 """More parts than a commit can have."""
 
 _WRITE_BYTES: Final = 64
-"""What a write or an element weighs beside its bytes."""
+"""The overhead of a write or an element, in bytes beside its own."""
 
 _BOOKKEEPING: Final = frozenset(
     (
@@ -59,7 +59,7 @@ _PROVEN: Final = tuple(sorted(_BOOKKEEPING - {"proof", "begun", "keys_created"})
 
 _STREAM: Final = "stream:"
 _FIRST: Final = "first:"
-"""What a manifest's fields begin with that hold the `next_offset` and the `first_offset` of a stream."""
+"""Prefixes of the manifest's fields with the `next_offset` and the `first_offset` of a stream."""
 
 _Packed = str | msgspec.Raw
 
@@ -449,5 +449,5 @@ def _chunks(weights: Sequence[int], room: int, bytes_max: int) -> Iterator[tuple
 
 
 def _mark_of_parts(commit: Commit) -> str:
-    """What the checkpoint's `next_offset` begins with between parts; the number of those that are made follows."""
+    """Prefix of the checkpoint's `next_offset` between parts; the number of parts made follows."""
     return f"{_expected(commit)[1]}>{commit.checkpoint.next_offset}#"

@@ -154,7 +154,7 @@ class RedisReader:
         return StreamOverview(standing, newest[0] if newest else None, gaps)
 
     def reports(self) -> RedisReports:
-        """What engines and commands tell of themselves, over the same connections."""
+        """Return the reports of engines and commands, over the same connections."""
         return RedisReports(self._client, self._key_prefix)
 
     async def read_window(self, stream: str, above_id: int) -> WindowPart | None:

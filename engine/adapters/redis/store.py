@@ -95,7 +95,7 @@ READS_ASKED: Final = (
 
 
 class ServerInfo(msgspec.Struct, frozen=True):
-    """What `doctor` wants to know of the server. `save` is None when the user may not read the configuration;
+    """Facts about the server for `doctor`. `save` is None when the user may not read the configuration;
     `save_fault` says that it could not save, and takes no writes for that; None when it can."""
 
     address: str
@@ -177,11 +177,11 @@ class RedisStore:
         return RedisShadowStore(self._client, self._key_prefix, rights_are_known=self._rights_are_known)
 
     def usage(self, predicates: Sequence[Predicate]) -> RedisUsage:
-        """What the servers and the keys of a stream with these predicates take, over the same connections."""
+        """Return the memory usage of the servers and of a stream's keys, over the same connections."""
         return RedisUsage(self._client, self._key_prefix, predicates)
 
     def reports(self) -> RedisReports:
-        """What engines and commands tell of themselves, over the same connections."""
+        """Return the reports of engines and commands, over the same connections."""
         return RedisReports(self._client, self._key_prefix)
 
     async def load(self, stream: str) -> Stored | None:
@@ -340,7 +340,7 @@ class RedisStore:
             await server.ask(lambda pipeline: pipeline.ping())
 
     async def server_infos(self) -> list[ServerInfo]:
-        """What servers these are and how they keep data; of a cluster those that hold keys."""
+        """Return the servers' versions and how they persist data; of a cluster, those that hold keys."""
         return [await self._info(server) for server in await self._client.servers()]
 
     async def _info(self, server: RedisClient) -> ServerInfo:
@@ -681,7 +681,7 @@ def _named(names: Keys, found: Sequence[str], aggregates: frozenset[str]) -> tup
 
 
 def _stored(names: Keys, fields: dict[bytes, bytes], version: bytes | None, members: list[bytes]) -> Stored:
-    """What a restart reads. Raises StateError when it does not fit together, as after evictions."""
+    """Return the stored state. Raises StateError when its parts do not fit together, as after evictions."""
     checkpoint = packing.checkpoint(names.checkpoint, fields)
     if version is None or not version.isdigit():
         raise StateError(f"{names.version} is missing or no whole number: {packing.WAY_OUT}")

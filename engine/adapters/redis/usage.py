@@ -1,4 +1,4 @@
-"""What Redis says of its memory and of what it was asked: `RedisUsage`, for metrics.
+"""Memory, hits and evictions as Redis reports them: `RedisUsage`, for metrics.
 
 Imports the client beside it and schemas. INFO and MEMORY are withheld from many users, and managed servers lack some of
 their fields. So an answer that is refused is no answer, and never an error.

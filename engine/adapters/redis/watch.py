@@ -17,7 +17,7 @@ WARN_EVERY_S: Final = 1.0
 ScriptTook = Callable[[str, float], None]
 """Is told of each call of a script: its name and the seconds until Redis answered."""
 Asked = Sequence[tuple[Any, ...]] | str
-"""What was asked: commands, or the name of a script."""
+"""A request: commands, or the name of a script."""
 
 log = structlog.get_logger()
 

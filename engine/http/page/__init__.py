@@ -22,7 +22,7 @@ FILES: Final = {
     for name in sorted(file.name for file in _FOLDER.iterdir())
     if (suffix := name[name.rfind(".") :]) in _TYPES
 }
-"""What lies in this folder, and of which type it is."""
+"""The files in this folder, with their media types."""
 INDEX: Final = "index.html"
 PATHS: Final = {name: "/" if name == INDEX else f"/page/{name}" for name in FILES}
 """Where each is served. None of them holds data, so they need no token: the page asks for it."""

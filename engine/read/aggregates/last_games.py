@@ -158,7 +158,7 @@ def _newest(view: View, thresholds: Sequence[Threshold]) -> list[LastGameAnswer 
 
 
 def _older(view: View, threshold: Threshold) -> list[OlderMatch]:
-    """What is remembered of matches before the window, newest first."""
+    """The matches before the window that are stored, newest first."""
     matches = view.past.matches.get(threshold.predicate, ())
     return [match for match in matches if view.exists(match.game.end_time)]
 

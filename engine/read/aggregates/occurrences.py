@@ -88,7 +88,7 @@ class ComparedOccurrences(OccurrencesData, frozen=True, kw_only=True):
 
 
 class OccurrencesAnswer(Echo, frozen=True, kw_only=True):
-    """What one threshold gets."""
+    """The answer for one threshold."""
 
     by_time: bool
     params: SampleParams
@@ -96,7 +96,7 @@ class OccurrencesAnswer(Echo, frozen=True, kw_only=True):
 
 
 class OccurrencesBatchAnswer(msgspec.Struct, frozen=True):
-    """What several thresholds get, by the number as Python prints it."""
+    """The answers for several thresholds, by the number as Python prints it."""
 
     by_time: bool
     params: SampleParams
@@ -111,7 +111,7 @@ class _Sample(msgspec.Struct, frozen=True):
     times: dict[str, Any]
 
     def fields(self, count: int) -> dict[str, Any]:
-        """What an answer says when `count` of the sample match."""
+        """Return the answer for a sample in which `count` games match."""
         total_games = len(self.hundredths)
         share = percentage(count, total_games)
         return {"count": count, "total_games": total_games, "percentage": share, **self.times}
