@@ -6,7 +6,7 @@ from time import time
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.e2e.browser.conftest import NewSite, OpenPage
+from tests.e2e.browser.conftest import NewSite, OpenPage, wider_than_the_window
 from tests.support.site import Site, Watch
 
 DAYS_300_MS = 300 * 86_400_000
@@ -42,6 +42,12 @@ def test_without_a_game_it_says_so_and_how_to_bring_some_in(bare: Site, open_pag
     page.reload()
     expect_state(page, "quiet", "quiet")
     expect(page.locator("#age")).to_have_text("300 days ago")
+    page.set_viewport_size({"width": 320, "height": 700})  # a long date in the head, on the smallest of phones
+    assert wider_than_the_window(page) == []
+    page.locator("#to-engine").click()
+    expect(page.locator("#engine")).to_be_visible()
+    assert wider_than_the_window(page) == []
+    page.locator("#to-players").click()
     bare.play()
     expect_state(page, "live", "live")
 
