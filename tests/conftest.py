@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+import structlog
 
 from tests.support import failures, servers
 from tests.support.deployment import PREDICATES, Deployment, NewDeployment
@@ -49,6 +50,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             )
         if {"kafka", "new_kafka"} & set(getattr(item, "fixturenames", ())) or "apache-kafka" in item.name:
             item.add_marker(pytest.mark.kafka)
+
+
+@pytest.fixture(autouse=True)
+def logs_as_imported() -> None:
+    """A command that ran in this process has set the log's level; each test begins without."""
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

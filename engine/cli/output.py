@@ -114,18 +114,22 @@ def _null_device(number: int) -> TextIO:
     return open(os.devnull, "r" if number == 0 else "w", encoding="utf-8")
 
 
+_reader_has_gone = False
+
+
 def _write(text: str) -> bool:
     """Whether somebody reads it. Raises CrashfoldError."""
+    global _reader_has_gone
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
         _discard_standard_output()
-        return False
+        _reader_has_gone = True  # from here on writing succeeds, into nothing
     except OSError as error:
         _discard_standard_output()
         raise CrashfoldError(f"standard output cannot be written: {error.strerror or error}") from error
-    return True
+    return not _reader_has_gone
 
 
 def _discard_standard_output() -> None:

@@ -22,7 +22,8 @@ async def test_every_way_of_asking_redis_says_how_long_it_took(each_redis_url: s
             await reader.cached(STREAM, 1, "a")
     assert list(dict.fromkeys(scripts)) == ["rights", "commit"]  # a server that does not know one is asked again
     operations = [line["operation"] for line in logged if line["event"] == "redis_answered"]
-    assert list(dict.fromkeys(operations))[:3] == ["rights", "commit", "HGETALL GET ZRANGE"]
+    assert operations[0] == "rights"
+    assert operations.index("commit") < operations.index("HGETALL GET ZRANGE")
     assert "SCAN" in operations
     assert operations[-2:] == ["HMGET GET", "GET"]
     assert all(line["duration_ms"] > 0 for line in logged)

@@ -424,7 +424,7 @@ def test_the_tour_works_on_the_demo(tmp_path: Path, new_deployment: NewDeploymen
     process = tour.start("crashfold demo --games 2000", log)
     demo = Service(process, 0, log)
     try:
-        found = demo.until(lambda: re.search(r"Redis: \S+:(\d+)/\d+\s+Kafka: (\S+)", demo.said), "it says where it is")
+        found = demo.until(lambda: re.search(r"Redis \S+:(\d+)/\d+, Kafka (\S+)", demo.said), "it says where it is")
         assert found
         tour.redis_port = int(found[1])
         tour.addresses["127.0.0.1:9092"] = found[2]

@@ -111,6 +111,10 @@ def look_at(deployment: Deployment, prefix: str, games: Sequence[PlainGame]) -> 
         for kind, type_ in PER_PREDICATE.items():
             if not (kind.startswith("last") and not seen) and not (kind == "series" and everywhere):
                 wanted[f"{prefix}:{kind}:{name}"] = type_
+        wanted[f"{prefix}:records:{name}"] = "hash"
+        record = redis.hget(f"{prefix}:records:{name}", "highest_game")
+        points = [game["crash_point"] for game in seen]
+        assert (None if record is None else json.loads(record)["crash_point"]) == max(points, default=None)
         assert redis.hgetall(f"{prefix}:occurrences:{name}") == texts(
             {
                 "count": len(seen),

@@ -31,7 +31,11 @@ from tests.support.deployment import Deployment, Message, NewDeployment, chain, 
 from tests.support.servers import KafkaBroker
 
 # asyncio leaves the socket of a TLS handshake that failed to the garbage collector, now and then.
-pytestmark = [pytest.mark.kafka, pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")]
+pytestmark = [
+    pytest.mark.kafka,
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 USERS: Final = ("all", "reader", "topicless", "groupless", "writeless", "unnumbered")
 TOPIC, GROUP = 2, 3

@@ -23,6 +23,7 @@ from crashfold.engine.read.follower import Follower
 from crashfold.engine.read.followers import Followers
 from crashfold.engine.read.held import HeldState
 from crashfold.engine.read.live import Frame
+from crashfold.engine.read.refusals import Refusal
 from crashfold.engine.read.replica import Replica
 from crashfold.engine.read.times import Zones
 from crashfold.projections.settings import ProjectionSettings
@@ -103,8 +104,11 @@ class Instance:
         async with self._followers.running(), self._live.running(), anyio.create_task_group() as tasks:
             while True:
                 for stream in streams:
-                    feed = await self._live.feed(stream)
-                    if isinstance(feed, Feed) and self._feeds.get(stream) is not feed:
+                    try:
+                        feed = await self._live.feed(stream)
+                    except Refusal:  # not now, or no such stream yet
+                        continue
+                    if self._feeds.get(stream) is not feed:
                         self._feeds[stream] = feed
                         follower = self._followers.get(stream)
                         if follower is not None:

@@ -133,6 +133,7 @@ def _is_aggregate(name: str) -> bool:
         "series",
         "last_game",
         "last_games",
+        "records",
         "games",
         "gaps",
     )
