@@ -216,7 +216,7 @@ class Supervisor:
             try:
                 with anyio.move_on_after(SERVER_DEADLINE_S):
                     self._meter.store_used(await usage.servers())
-                    if self._clock.monotonic_s() >= streams_due_s:
+                    if self._service.streams and self._clock.monotonic_s() >= streams_due_s:
                         streams_due_s = self._clock.monotonic_s() + MEASURE_STREAMS_EVERY_S
                         await self._measure_streams(usage)
             except CrashfoldError as error:

@@ -23,7 +23,7 @@ def test_a_single_stream_too_comes_back_from_its_own_checkpoint(
         for life in range(3):
             before = deployment.version()
             with deployment.engine("--kafka.group_id", f"{deployment.topic}-{life}") as engine:
-                engine.until(lambda before=before: deployment.version() > before + 2, "some commits")  # type: ignore[misc]
+                engine.until(lambda before=before: deployment.version() > before, "a commit")  # type: ignore[misc]
                 engine.kill()
         flow.finish()
         deployment.caught_up("--kafka.group_id", f"{deployment.topic}-last")
