@@ -2,7 +2,7 @@
 
 from playwright.sync_api import expect
 
-from tests.e2e.browser.conftest import OpenPage, Picture
+from tests.e2e.browser.conftest import NewSite, OpenPage, Picture
 from tests.support.site import Site
 
 
@@ -20,3 +20,11 @@ def test_it_shows_every_route_with_its_prose_and_tries_one(site: Site, open_page
     answer = block.locator(".live-responses-table")
     expect(answer.locator(".response-col_status").last).to_contain_text("200")
     expect(answer).to_contain_text('"total_items": 1000')
+
+
+def test_it_works_under_a_prefix(new_site: NewSite, open_page: OpenPage) -> None:
+    site = new_site(games=20, settings={"api": {"root_path": "/stats"}})
+    page = open_page(site, "stats/docs")
+    expect(page.locator(".opblock").first).to_be_visible(timeout=20_000)
+    page.goto(f"{site.url}stats/")
+    expect(page.locator("#games .chip").first).to_be_visible(timeout=20_000)
