@@ -84,8 +84,9 @@ def test_while_redis_is_away_it_says_how_old_the_answers_are(
 
 
 def test_an_api_that_is_restarted_is_found_again_at_once(
-    site: Site, open_page: OpenPage, page_watch: PageWatch
+    new_site: NewSite, open_page: OpenPage, page_watch: PageWatch
 ) -> None:
+    site = new_site(games=30)
     page = open_page(site)
     site.play()
     expect_state(page, "live", "live")
