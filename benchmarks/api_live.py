@@ -42,7 +42,7 @@ DEADLINE_S: Final = 30.0
 TABS: Final = 100
 TAB_GAMES: Final = 8
 TAB_GAMES_PER_S: Final = 0.4
-"""What a table plays."""
+"""Games a second of one table."""
 TAB_LOOKS_S: Final = 5.0
 """How often the page asks engines how they are."""
 AT_THE_SERVER_S: Final = 0.005
@@ -143,7 +143,7 @@ async def agreement_figures(redis_url: str, games: Sequence[Game], count: int, r
 
 
 async def tab_figures(redis_url: str, games: Sequence[Game], count: int, runs: int) -> list[Figure]:
-    """What a hundred live connections take of a core of the API; alone, and with what pages ask for beside."""
+    """Measure the share of a core that a hundred live connections take, alone and with what pages ask beside."""
     found: dict[str, list[float]] = {"live connections": [], "pages": []}
     for run in range(runs + 1):
         announce("api-live, pages left open", run, runs)
@@ -160,7 +160,7 @@ async def tab_figures(redis_url: str, games: Sequence[Game], count: int, runs: i
 
 
 async def _core_share(pid: int, commit: Callable[[], Awaitable[object]]) -> float:
-    """What the process takes of a core while games are committed at the pace of a table."""
+    """Measure the share of a core of the process while games are committed at the pace of a table."""
     began_s, began_cpu_s = time.perf_counter(), cpu_s_of(pid)
     for number in range(1, TAB_GAMES + 1):
         await commit()

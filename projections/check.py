@@ -127,7 +127,7 @@ def stored_state(projection: Projection[Any], state: Any) -> bytes:
     """The bytes of a state in the checkpoint. Raises ProjectionFault for one that cannot be stored."""
     try:
         return encode_state(state)
-    except (TypeError, ValueError, NotImplementedError, OverflowError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise _fault(projection, f"its state cannot be stored: {error}") from error
 
 

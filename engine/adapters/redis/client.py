@@ -387,7 +387,7 @@ def _place(where: RedisAddress, password: str) -> tuple[type[AbstractConnection]
 
 
 def _sentinel_options(where: RedisAddress) -> dict[str, Any]:
-    """What a connection to a sentinel takes: TLS as to the servers, and a login of its own."""
+    """Return the options of a connection to a sentinel: TLS as to the servers, and a login of its own."""
     options: dict[str, Any] = {f"ssl_{name}": value for name, value in where.tls_options.items()}
     if where.tls:
         options |= {"ssl": True}

@@ -53,7 +53,7 @@ _BOOKKEEPING: Final = frozenset(
 """The fields of the checkpoint's hash that are not the state's."""
 
 CHECKPOINT_FIELDS: Final = tuple(sorted(_BOOKKEEPING))
-"""What `checkpoint` reads of the hash."""
+"""The fields of the hash that `checkpoint` reads."""
 
 _PROVEN: Final = tuple(sorted(_BOOKKEEPING - {"proof", "begun", "keys_created"}))
 
