@@ -37,6 +37,11 @@ class Partition:
         self.noted = -1
         """The low-water offset of the last manifest."""
 
+    @property
+    def is_noted(self) -> bool:
+        """Whether a manifest tells of commits since the partition was gained, or there were none."""
+        return self.noted > self.begin or self.committed.next_offset <= self.begin
+
     def fold_to(self, records: Records) -> None:
         """These records are folded."""
         mark = Mark.of(records.record(-1)) if len(records) else self.folded.mark

@@ -94,9 +94,11 @@ class Upkeep:
     async def look_after_the_store(self) -> bool:
         """Now and then: let go of what need not be in memory, ask whether the store still has the very commits that
         were made, and note where a restart may begin. One try each: the next turn has another. Whether it was time.
+
+        After the first commit of a partition it is always time: `status` and `verify` find its streams by the manifest.
         """
         now_s = self._clock.monotonic_s()
-        if now_s < self._look_due_s:
+        if now_s < self._look_due_s and all(partition.is_noted for partition in self._partitions.held.values()):
             return False
         streams = sum(len(partition.known) for partition in self._partitions.held.values())
         self._look_due_s = now_s + max(LOOK_EVERY_S, streams / LOOKED_AT_PER_S)

@@ -352,7 +352,10 @@ class KafkaBroker(Server):
         return [*self.cluster.java_command, f"-Djava.io.tmpdir={self.directory}", "kafka.Kafka", str(properties)]
 
     def answers(self) -> bool:
-        return _answering_cluster(self.address) == (self.cluster.cluster_id, len(self.cluster.brokers))
+        # A broker that was killed is counted until its session has run out, and then no more.
+        running = sum(broker.is_running for broker in self.cluster.brokers)
+        cluster_id, brokers = _answering_cluster(self.address) or ("", 0)
+        return cluster_id == self.cluster.cluster_id and brokers >= running
 
     def _properties(self) -> dict[str, str | int]:
         replicas = min(3, len(self.cluster.brokers))

@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.e2e.browser.conftest import FaultsOf, NewSite, OpenPage, Picture, wider_than_the_window
-from tests.support.deployment import Message, chain, in_order
+from tests.support.deployment import Message, Service, chain, in_order
 from tests.support.site import Site
 
 THEMES: list[Literal["light", "dark"]] = ["light", "dark"]
@@ -35,7 +35,17 @@ def site(new_site: NewSite) -> Site:
     engine.until(lambda: made.deployment.total() + made.deployment.total("other.table") == GAMES + 40, "all is folded")
     engine.until(lambda: len(made.deployment.dead_letters()) == 4, "all is put aside")
     assert made.deployment.run("verify").code == 0
+    api = made.api
+    assert api is not None
+    api.until(lambda: committed(api) == {0: 291, 1: 53}, "the engine has reported its commits")
     return made
+
+
+def committed(api: Service) -> dict[int, int]:
+    """Per partition, the offset below which the engine says that all is committed."""
+    status, told = api.probe("/api/engine")
+    engines = told["data"]["engines"] if status == 200 else []
+    return {one["partition"]: one["next_offset"] for engine in engines for one in engine["partitions"]}
 
 
 @pytest.fixture

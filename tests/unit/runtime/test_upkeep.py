@@ -169,3 +169,14 @@ async def test_a_state_without_an_id_gets_one_with_the_next_commit() -> None:
     await deployment.run()
     assert (await deployment.checkpoint()).topic_id == "games-1"
     await deployment.check()
+
+
+async def test_the_first_commit_of_a_partition_is_noted_at_once(deployment: Deployment) -> None:
+    async with deployment.engine() as engine:
+        await steps(engine, 2)  # it has looked after the store, and is not due to do so again
+        deployment.publish(*GAMES[:3])
+        while engine.service.next_offsets != {0: 3}:
+            await engine.service.step()
+        manifest = await deployment.store.read_manifest(engine.log.topic, 0)
+        assert manifest is not None
+        assert manifest.streams == {"crash": 3}
