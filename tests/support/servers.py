@@ -466,16 +466,8 @@ class Nginx(Server):
     def __init__(self, directory: Path, binary: str, servers: str) -> None:
         super().__init__(directory)
         self._binary = binary
-        own = "".join(
-            f"{name}_temp_path {directory}/{name};\n" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-        )
-        (directory / "nginx.conf").write_text(
-            # As root it would change to a user who may not write here.
-            f"{'user root;' if os.geteuid() == 0 else ''}\n"
-            f"daemon off;\nmaster_process off;\n\npid {directory}/pid;\nerror_log stderr warn;\n"
-            f"events {{ worker_connections 1024; }}\n"
-            f"http {{\n{own}access_log off;\n{servers.replace('{port}', f'127.0.0.1:{self.port}')}\n}}\n"
-        )
+        listening = servers.replace("{port}", self.address)
+        (directory / "nginx.conf").write_text(nginx_config(directory, listening))
 
     def command(self) -> list[str]:
         return [self._binary, "-p", str(self.directory), "-c", "nginx.conf"]
@@ -484,6 +476,19 @@ class Nginx(Server):
         with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
             return True
         return False
+
+
+def nginx_config(directory: Path, servers: str) -> str:
+    """A main file of nginx that writes into that directory alone; `servers` is what stands in its block `http`."""
+    own = "".join(
+        f"{name}_temp_path {directory}/{name};\n" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    return (
+        # As root it would change to a user who may not write here.
+        f"{'user root;' if os.geteuid() == 0 else ''}\n"
+        f"daemon off;\nmaster_process off;\npid {directory}/pid;\nerror_log stderr warn;\n"
+        f"events {{ worker_connections 1024; }}\nhttp {{\n{own}access_log off;\n{servers}\n}}\n"
+    )
 
 
 @contextmanager

@@ -11,8 +11,8 @@ from crashfold.engine.adapters.prometheus.engine import Metrics
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-ITEMS = 86
-"""Lines of the checklist: none is left out."""
+ITEMS = 89
+"""Lines of the checklist, and those beyond it: none is left out."""
 
 _ROW = re.compile(r"^\| (.+) \| `([^`]+)` \| `([^`]+)` \|$", re.MULTILINE)
 _TEST = re.compile(r"^\s*(?:async )?def (test_\w+)\(", re.MULTILINE)
