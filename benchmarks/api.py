@@ -29,7 +29,8 @@ from crashfold.engine.adapters.redis.store import RedisStore
 from crashfold.engine.errors import CrashfoldError
 from crashfold.engine.ports import Applied, Checkpoint, Commit, Position
 from crashfold.projections import ProjectionSettings, StreamState, plan
-from crashfold.schemas.game import DEFAULT_STREAM, Game
+from crashfold.schemas.game import Game
+from crashfold.schemas.record import DEFAULT_STREAM
 
 CLIENTS: Final = 16
 NEW_ALONE: Final = 60

@@ -22,11 +22,12 @@ from benchmarks.streams import Tables
 from benchmarks.topic import contest
 from benchmarks.topics import fill, many_streams, one_stream
 from crashfold.engine.adapters.redis.store import RedisStore
-from crashfold.engine.cli.bootstrap import open_store, plan_of
+from crashfold.engine.cli.bootstrap import folding_of, open_store
 from crashfold.engine.settings import load
 from crashfold.projections import ProjectionSettings, StreamState, plan
 from crashfold.schemas.chain import chain_of_games
-from crashfold.schemas.game import DEFAULT_STREAM, Game
+from crashfold.schemas.game import Game
+from crashfold.schemas.record import DEFAULT_STREAM
 
 Dimension = Literal["predicates", "batch", "window", "memory", "streams", "processes", "history"]
 DIMENSIONS: tuple[Dimension, ...] = ("predicates", "batch", "window", "memory", "streams", "processes", "history")
@@ -347,13 +348,13 @@ def _as_assignments(settings: ProjectionSettings) -> Assignments:
 async def _restart_s(given: Assignments) -> float:
     """The time from a connection to a stream that can be folded on."""
     settings = load(None, {}, given).settings
-    made = plan_of(settings)
+    folding = folding_of(settings)
     async with open_store(settings) as store:
         await store.positions([DEFAULT_STREAM])  # connected
         began_s = time.perf_counter()
         stored = await store.load(DEFAULT_STREAM)
         assert stored is not None
-        StreamState.load(made, stored.state, stored.window).settled()
+        folding.load(stored.state, stored.window).settled()
         return time.perf_counter() - began_s
 
 

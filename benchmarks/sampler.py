@@ -24,7 +24,7 @@ STAGES: tuple[tuple[str, str], ...] = (
     ("schemas/game.py", "decode"),
     ("projections/decoding.py", "decode"),
     ("engine/core/batch.py", "split by stream"),
-    ("engine/core/fairness.py", "check hashes"),
+    ("engine/games/fairness.py", "check hashes"),
     ("projections/sift.py", "sift"),
     ("projections/occurrences.py", "fold occurrences"),
     ("projections/intervals.py", "fold intervals"),

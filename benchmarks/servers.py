@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from crashfold.engine import logs
 from crashfold.engine.adapters.embedded import embedded_kafka, embedded_redis
-from crashfold.engine.cli.bootstrap import fairness_of, open_log, open_store, plan_of
+from crashfold.engine.cli.bootstrap import folding_of, open_log, open_store, plan_of
 from crashfold.engine.errors import CrashfoldError
 from crashfold.engine.runtime.verify import compared, verify
 from crashfold.engine.settings import Settings, load
@@ -98,7 +98,7 @@ async def check(given: Assignments) -> None:
     settings = load(None, {}, given).settings
     async with open_store(settings) as store, open_log(settings) as event_log:
         streams = await _streams_in(settings)
-        report = await verify(event_log, store, plan_of(settings), streams, fairness=fairness_of(settings))
+        report = await verify(event_log, store, folding_of(settings), streams)
     if report.differences or not report.streams:
         wrong = report.differences[0] if report.differences else "nothing is stored"
         raise CrashfoldError(f"the result is wrong, so its figures are worth nothing: {wrong}")
@@ -123,7 +123,7 @@ class Oracle:
             read = await store.read_model(stream)
         if read is None:
             raise CrashfoldError("the result is wrong, so its figures are worth nothing: nothing is stored")
-        if differences := compared(stream, plan_of(settings), self._expected, *read):
+        if differences := compared(stream, folding_of(settings), self._expected, *read):
             raise CrashfoldError(f"the result is wrong, so its figures are worth nothing: {differences[0]}")
 
 

@@ -12,8 +12,9 @@ from crashfold.engine.adapters.redis import packing
 from crashfold.engine.ports import Checkpoint, Commit, Mark, Position
 from crashfold.projections import Plan, StreamState
 from crashfold.projections.delta import Delta, Writes
-from crashfold.schemas.game import DEFAULT_STREAM, Game
+from crashfold.schemas.game import Game
 from crashfold.schemas.keys import Keys
+from crashfold.schemas.record import DEFAULT_STREAM
 
 NAMES = Keys.of("bench:{stream}", DEFAULT_STREAM)
 

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from benchmarks.curves import Costs
 from benchmarks.servers import Servers, assignments
 from crashfold.engine.adapters.memory.log import MemoryDeadLetters, MemoryLog, MemoryTopic
-from crashfold.engine.cli.bootstrap import new_service, open_store, plan_of
+from crashfold.engine.cli.bootstrap import folding_of, new_service, open_store
 from crashfold.engine.errors import CrashfoldError
 from crashfold.engine.ports import Polled
 from crashfold.engine.runtime.service import Service
@@ -121,7 +121,7 @@ class Tables:
         """No figure of a wrong result: some of the tables against the plain oracle."""
         names = [self._name(n).decode() for n in range(0, self._count, -(-self._count // CHECKED_MAX))]
         async with open_store(self._settings) as store, MemoryLog(self._topic, None) as event_log:
-            report = await verify(event_log, store, plan_of(self._settings), names, poll_wait_s=0)
+            report = await verify(event_log, store, folding_of(self._settings), names, poll_wait_s=0)
         if report.differences:
             raise CrashfoldError(f"the result is wrong, so its figures are worth nothing: {report.differences[0]}")
 

@@ -17,7 +17,8 @@ from crashfold.engine.adapters.kafka.client import connection_options
 from crashfold.engine.adapters.kafka.topics import ensure_topic
 from crashfold.engine.settings import load
 from crashfold.schemas.chain import chain_of_games
-from crashfold.schemas.game import DEFAULT_STREAM, Game, encode
+from crashfold.schemas.game import Game, encode
+from crashfold.schemas.record import DEFAULT_STREAM
 
 Codec = Literal["none", "gzip", "lz4", "zstd", "snappy"]
 CODECS: tuple[Codec, ...] = ("none", "gzip", "lz4", "zstd", "snappy")

@@ -15,7 +15,8 @@ from crashfold.engine.adapters.kafka.client import connection_options
 from crashfold.engine.adapters.kafka.sink import KafkaSink
 from crashfold.engine.errors import CrashfoldError
 from crashfold.engine.settings import KafkaSettings
-from crashfold.schemas.game import DEFAULT_STREAM, Game, Unreadable, decode, encode, is_stream_name
+from crashfold.schemas.game import Game, decode, encode
+from crashfold.schemas.record import DEFAULT_STREAM, Unreadable, is_stream_name
 
 
 class GamePublisher:

@@ -32,16 +32,8 @@ from crashfold.projections.games import (
 from crashfold.projections.games import cells_of as cells_of_games
 from crashfold.projections.packed import Packed, Text
 from crashfold.schemas.fields import WHOLE_NUMBERS
-from crashfold.schemas.game import (
-    HASH_DIGITS,
-    HUNDREDTHS_MAX,
-    HUNDREDTHS_MIN,
-    NESTING_MAX,
-    Game,
-    Unreadable,
-    decode,
-    decode_all,
-)
+from crashfold.schemas.game import HASH_DIGITS, HUNDREDTHS_MAX, HUNDREDTHS_MIN, NESTING_MAX, Game, decode, decode_all
+from crashfold.schemas.record import Unreadable
 
 ALIKE_MIN: Final = 128
 """Fewer values than that are decoded faster one by one."""

@@ -19,11 +19,22 @@ _FIELDS: Final = BAND
 """The columns that make two games the same: all but the band, which follows from them."""
 
 
+_DETAILS: Final[dict[Reason, str]] = {
+    "conflict": "another game with this id has been folded already",
+    "late": "older than every game of the full window",
+}
+
+
 class Rejected(msgspec.Struct, frozen=True):
     """A game that cannot be folded: its position among those that arrived, and why."""
 
     position: int
     reason: Reason
+
+    @property
+    def detail(self) -> str:
+        """The reason, in words."""
+        return _DETAILS[self.reason]
 
 
 class Sifted(msgspec.Struct, frozen=True):

@@ -12,6 +12,8 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
+from crashfold.schemas.record import Unreadable
+
 GAME_ID_MAX: Final = 2**53 - 1
 """Above it a double no longer names every integer, and Redis scores are doubles."""
 HUNDREDTHS_MIN: Final = 100
@@ -27,13 +29,9 @@ NESTING_MAX: Final = 256
 """Levels of nesting a value may have, the outermost object included. The decoder's own limit moves with the depth
 of the caller's stack; a fixed one well below it keeps the verdict a matter of the bytes alone."""
 
-DEFAULT_STREAM: Final = "crash"
-"""The stream of a record without a key."""
-
 HASH_DIGITS: Final = 64
 
 _AT_ONCE: Final = 256
-_STREAM_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _HEX_DIGITS: Final = b"0123456789abcdef"
 _STRING_OR_BRACKET: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[][{}]', re.DOTALL)
 
@@ -56,12 +54,6 @@ class Game(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def hundredths(self) -> int:
         """The crash point as the integer n of n/100, in which every comparison is exact."""
         return round(self.crash_point * 100)
-
-
-class Unreadable(msgspec.Struct, frozen=True):
-    """The verdict on a record that is no game: `detail` says in words what is wrong with it."""
-
-    detail: str
 
 
 _decode_json = msgspec.json.Decoder(Game).decode
@@ -101,21 +93,6 @@ def decode_all(values: Sequence[bytes | None]) -> list[Game | Unreadable]:
 def encode(game: Game) -> bytes:
     """The JSON object that `decode` reads back into an equal game."""
     return msgspec.json.encode(game)
-
-
-def stream_name(key: bytes | None) -> str | Unreadable:
-    """The stream that a record's key names; without a key it is the default stream."""
-    if key is None:
-        return DEFAULT_STREAM
-    name = key.decode("ascii", "replace")
-    if is_stream_name(name):
-        return name
-    return Unreadable("the key is no stream name: 1 to 64 of A-Z a-z 0-9 . _ -")
-
-
-def is_stream_name(name: str) -> bool:
-    """Whether `name` may name a stream: 1 to 64 of A-Z a-z 0-9 . _ -, safe inside a Redis key."""
-    return _STREAM_NAME.fullmatch(name) is not None
 
 
 def _unfit(value: bytes) -> str | None:

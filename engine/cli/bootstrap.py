@@ -22,9 +22,11 @@ from crashfold.engine.adapters.prometheus.workers import Gathered, report
 from crashfold.engine.adapters.redis.store import RedisStore
 from crashfold.engine.adapters.redis.watch import Watch
 from crashfold.engine.adapters.web.probes import serve_probes
-from crashfold.engine.core.fairness import FairnessCheck
 from crashfold.engine.core.health import Health
 from crashfold.engine.errors import ConfigurationError, CrashfoldError
+from crashfold.engine.games.fairness import FairnessCheck
+from crashfold.engine.games.fairness_count import FairnessCount
+from crashfold.engine.games.folding import GameFolding
 from crashfold.engine.meter import Meter, Meters
 from crashfold.engine.ports import DeadLetters, EventLog, StateStore
 from crashfold.engine.runtime.folder import Folder
@@ -40,7 +42,7 @@ from crashfold.engine.runtime.workers import Workers
 from crashfold.engine.settings import Settings
 from crashfold.engine.tracing import NullTracer, Tracer
 from crashfold.projections import Plan, ProjectionFault, plan
-from crashfold.schemas.game import is_stream_name
+from crashfold.schemas.record import is_stream_name
 
 CLOCK = SystemClock()
 
@@ -135,7 +137,7 @@ def new_folder(
     return Folder(
         topic,
         store,
-        plan_of(settings),
+        folding_of(settings),
         only_stream=only_stream(settings),
         writer=writer or new_writer(),
         new_generation=new_generation,
@@ -144,7 +146,6 @@ def new_folder(
         meter=meter or Meter(),
         health=health or HealthBoard(CLOCK),
         limits=_limits(settings),
-        fairness=fairness_of(settings),
     )
 
 
@@ -161,7 +162,7 @@ def new_service(
     tracer: Tracer | None = None,
 ) -> Service:
     """The loop over these ports, by these settings."""
-    meter, health = meter or Meter(), health or HealthBoard(CLOCK)
+    meter, health, fairness = meter or Meter(), health or HealthBoard(CLOCK), fairness_of(settings)
     return Service(
         event_log,
         store,
@@ -171,7 +172,7 @@ def new_service(
         meter=meter,
         health=health,
         limits=_limits(settings),
-        fairness=fairness_of(settings),
+        observer=None if fairness is None else FairnessCount(fairness, meter),
         accept_gap=accept_gap,
         tracer=tracer,
     )
@@ -332,6 +333,11 @@ def plan_of(settings: Settings) -> Plan:
         return plan(settings.projections, rule=check.rule if check else "")
     except ProjectionFault as fault:
         raise ConfigurationError(f"projections.own: {fault}") from fault
+
+
+def folding_of(settings: Settings) -> GameFolding:
+    """What folds the games of every stream under these settings."""
+    return GameFolding(plan_of(settings), fairness_of(settings))
 
 
 def fairness_of(settings: Settings) -> FairnessCheck | None:

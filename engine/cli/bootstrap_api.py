@@ -17,7 +17,7 @@ from crashfold.engine.adapters.redis.limits import RedisRateLimits
 from crashfold.engine.adapters.redis.reader import RedisReader
 from crashfold.engine.adapters.web import server as web
 from crashfold.engine.cli.bootstrap import CLOCK, only_stream, open_log, open_tracer, redis_watch
-from crashfold.engine.core.fairness import FairnessCheck
+from crashfold.engine.games.fairness import FairnessCheck
 from crashfold.engine.http import page
 from crashfold.engine.http.answers import Answers
 from crashfold.engine.http.app import create_app

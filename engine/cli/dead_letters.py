@@ -19,7 +19,7 @@ from crashfold.engine.errors import ConfigurationError, CrashfoldError
 from crashfold.engine.ports import EventLog
 from crashfold.engine.publisher import open_sink
 from crashfold.engine.settings import Settings
-from crashfold.schemas.game import DEFAULT_STREAM
+from crashfold.schemas.record import DEFAULT_STREAM
 
 DETAIL_SHOWN: Final = 100
 MARKED_AT_ONCE: Final = 1_000

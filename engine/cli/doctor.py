@@ -10,10 +10,11 @@ from crashfold.engine.adapters.kafka.client import check_group
 from crashfold.engine.adapters.kafka.sink import KafkaDeadLetters
 from crashfold.engine.adapters.redis.store import RedisStore, ServerInfo
 from crashfold.engine.cli import options, output
-from crashfold.engine.cli.bootstrap import only_stream, open_log, open_store, plan_of
+from crashfold.engine.cli.bootstrap import folding_of, only_stream, open_log, open_store
 from crashfold.engine.cli.options import Common
 from crashfold.engine.errors import CrashfoldError, Refused
 from crashfold.engine.ports import EventLog
+from crashfold.engine.runtime.streams import restored
 from crashfold.engine.settings import Settings
 
 DEADLINE_S: Final = 15.0
@@ -111,8 +112,13 @@ async def _state(settings: Settings, store: RedisStore, only: str) -> list[Findi
         return [Finding("state", "failed", str(error))]
     if stored is None:
         return []
-    if stored.checkpoint.fingerprint != plan_of(settings).fingerprint:
+    folding = folding_of(settings)
+    if stored.checkpoint.fingerprint != folding.fingerprint:
         return [Finding("state", "failed", "made with other settings: rebuild by `crashfold replay`")]
+    try:
+        restored(only, folding, stored)
+    except CrashfoldError as error:
+        return [Finding("state", "failed", str(error))]
     return [Finding("state", "ok", f"stream {only} at version {stored.version}")]
 
 

@@ -14,17 +14,18 @@ from crashfold.engine.adapters.files.sorting import Placed, SortedGames
 from crashfold.engine.adapters.kafka.client import connection_options
 from crashfold.engine.adapters.kafka.topics import ensure_topic
 from crashfold.engine.cli import options, output
-from crashfold.engine.cli.bootstrap import CLOCK, fairness_of, only_stream, plan_of
+from crashfold.engine.cli.bootstrap import CLOCK, folding_of, only_stream
 from crashfold.engine.cli.options import Common
 from crashfold.engine.core.batch import sort_out
-from crashfold.engine.core.history import FIELDS, DecimalMark, Interpreter, NotUnderstood, Spelling, TimeUnit
-from crashfold.engine.core.survey import Surveyor
 from crashfold.engine.errors import ConfigurationError
+from crashfold.engine.games.history import FIELDS, DecimalMark, Interpreter, NotUnderstood, Spelling, TimeUnit
+from crashfold.engine.games.survey import Surveyor
 from crashfold.engine.ports import Record, Records
 from crashfold.engine.publisher import open_sink
 from crashfold.engine.settings import Settings
 from crashfold.schemas.fields import REQUIRED
-from crashfold.schemas.game import DEFAULT_STREAM, Game, decode, is_stream_name
+from crashfold.schemas.game import Game, decode
+from crashfold.schemas.record import DEFAULT_STREAM, is_stream_name
 
 SHOWN_LINES: Final = 20
 KEPT_LINES: Final = 10_000
@@ -124,8 +125,7 @@ class History:
         self._settings = settings
         self._default_key = stream.encode()
         self._games = games
-        self._plan = plan_of(settings)
-        self._fairness = fairness_of(settings)
+        self._folding = folding_of(settings)
         self._surveyor = Surveyor(settings.fairness.rules)
         self._files: list[str] = []
         self._units: list[tuple[str, str, TimeUnit]] = []
@@ -222,8 +222,7 @@ class History:
         """Ask what the engine would say, if the records were written now."""
         now_ms = CLOCK.now_ms()
         records = Records.of(0, 0, [Record(at, now_ms, key, value) for at, (_, key, value) in enumerate(events)])
-        projections, only = self._settings.projections, only_stream(self._settings)
-        batch = sort_out(records, self._plan.bands, projections, only, self._fairness)
+        batch = sort_out(records, self._folding, only_stream(self._settings))
         for row, reason, detail in batch.rejected:
             self._leave_out(events[row][0], reason, detail)
         for name, found in batch.streams.items():

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from crashfold.engine.cli import options, output
-from crashfold.engine.cli.bootstrap import known_stream, only_stream, open_log, open_store, plan_of, streams_of
+from crashfold.engine.cli.bootstrap import folding_of, known_stream, only_stream, open_log, open_store, streams_of
 from crashfold.engine.cli.options import Common
 from crashfold.engine.errors import LogUnavailable
 from crashfold.engine.runtime.status import Status
@@ -58,13 +58,13 @@ def status(
 
 async def read_status(settings: Settings, stream: str | None = None, file: Path | None = None) -> Status:
     """Return the positions in the store, and those of the topic if it answers."""
-    plan, only = plan_of(settings), only_stream(settings)
+    folding, only = folding_of(settings), only_stream(settings)
     async with open_store(settings) as store:
         try:
             async with open_log(settings, file) as event_log:
                 streams = await streams_of(settings, store, event_log, stream)
-                return await status_of(store, event_log, event_log.topic, plan, streams, None)
+                return await status_of(store, event_log, event_log.topic, folding, streams, None)
         except LogUnavailable as error:
             wanted = None if stream is None else await known_stream(settings, store, stream)
             named = [name for name in (wanted or only,) if name is not None]
-            return await status_of(store, None, settings.kafka.topic, plan, named, str(error))
+            return await status_of(store, None, settings.kafka.topic, folding, named, str(error))

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from crashfold.engine.cli import options, output
-from crashfold.engine.cli.bootstrap import CLOCK, fairness_of, open_log, open_store, plan_of, streams_of
+from crashfold.engine.cli.bootstrap import CLOCK, folding_of, open_log, open_store, streams_of
 from crashfold.engine.cli.options import Common
 from crashfold.engine.cli.replay import progress_bar
 from crashfold.engine.errors import CrashfoldError, Unavailable
@@ -50,9 +50,7 @@ async def verify_topic(settings: Settings, stream: str | None = None, file: Path
     with progress_bar("verify") as progressed:
         async with open_store(settings) as store, open_log(settings, file) as event_log:
             streams = await streams_of(settings, store, event_log, stream)
-            result = await verify_streams(
-                event_log, store, plan_of(settings), streams, progressed, fairness=fairness_of(settings)
-            )
+            result = await verify_streams(event_log, store, folding_of(settings), streams, progressed)
             await tell_verified(store.reports(), result, CLOCK)
             return result
 

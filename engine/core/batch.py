@@ -1,30 +1,23 @@
-"""From records to games: decode, split by stream, put aside what cannot be folded. No I/O."""
+"""From records to streams: decode, split by stream, put aside what cannot be folded. No I/O.
+
+What an event is, and which of them are folded, is known to the `Folding`.
+"""
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Final
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
-from crashfold.engine.core.fairness import FairnessCheck
 from crashfold.engine.ports import DeadLetter, Records
+from crashfold.engine.ports.folding import Cells, Decoded, Folding, Rejected, Rejection
 from crashfold.projections.columns import Ints
-from crashfold.projections.decoding import Decoded, decode_cells
-from crashfold.projections.games import END_TIME, Bands, games_of
 from crashfold.projections.packed import Packed
-from crashfold.projections.settings import HOUR_MS, ProjectionSettings
-from crashfold.projections.sift import Rejected
-from crashfold.schemas.game import Unreadable, stream_name
+from crashfold.schemas.record import Unreadable, stream_name
 
-REASONS = ("unreadable", "stream", "future", "fairness", "conflict", "late")
-"""Why a record can become a dead letter."""
-
-Reason = Literal["unreadable", "stream", "future", "fairness", "conflict", "late"]
-
-_DETAILS = {
-    "conflict": "another game with this id has been folded already",
-    "late": "older than every game of the full window",
-}
+UNREADABLE: Final = "unreadable"
+"""The reason of a record that holds no event, or whose key names no stream."""
 
 
 class StreamBatch(msgspec.Struct, frozen=True):
@@ -33,7 +26,7 @@ class StreamBatch(msgspec.Struct, frozen=True):
 
     name: str
     rows: Ints
-    cells: Ints
+    cells: Cells
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -41,36 +34,29 @@ class Batch(msgspec.Struct, frozen=True):
     a stream is in `streams` as soon as a record named it, even if none of its games could be read."""
 
     streams: dict[str, StreamBatch]
-    rejected: list[tuple[int, Reason, str]]
+    rejected: list[Rejection]
 
 
-def sort_out(
-    records: Records,
-    bands: Bands,
-    settings: ProjectionSettings,
-    only: str | None,
-    fairness: FairnessCheck | None = None,
-) -> Batch:
+def sort_out(records: Records, folding: Folding, only: str | None) -> Batch:
     """Decode the records and split them by stream; with `only`, every other stream is rejected."""
     rows_by_name, rejected = _named(records.keys, only)
-    decoded = decode_cells(bands, records.values)
+    decoded = folding.decode(records)
     unnamed = {row for row, _, _ in rejected}
-    rejected += [(row, "unreadable", why.detail) for row, why in decoded.unreadable if row not in unnamed]
-    streams = {name: _of_rows(name, rows, decoded, len(records)) for name, rows in rows_by_name.items()}
-    if len(too_early := _future_rows(records, decoded, settings.future_hours_max)):
-        for name, stream in streams.items():
-            streams[name], future = _ended(stream, records, too_early, settings.future_hours_max)
-            rejected += future
-    if fairness is not None and fairness.rejects:
-        for name, stream in streams.items():
-            streams[name], unfair = _fair(stream, fairness)
-            rejected += unfair
+    rejected += [one for one in decoded.rejected if one[0] not in unnamed]
+    is_game = np.zeros(len(records), np.bool_)
+    is_game[decoded.rows] = True
+    streams = {name: _of_rows(name, rows, decoded, is_game) for name, rows in rows_by_name.items()}
+    for name, stream in streams.items():
+        if unfit := folding.unfit(name, stream.cells):
+            rejected += [(int(stream.rows[position]), reason, detail) for position, reason, detail in unfit]
+            rest = np.delete(np.arange(len(stream.rows)), [position for position, _, _ in unfit])
+            streams[name] = StreamBatch(name, stream.rows[rest], stream.cells[:, rest])
     if records.unread:
         rejected = [_explained(records, one) for one in rejected]
     return Batch(streams, sorted(rejected))
 
 
-def dead_letter(topic: str, records: Records, row: int, reason: Reason, detail: str) -> DeadLetter:
+def dead_letter(topic: str, records: Records, row: int, reason: str, detail: str) -> DeadLetter:
     """The record of that row as a dead letter."""
     return DeadLetter(reason, detail, topic, records.partition, records.record(row))
 
@@ -78,7 +64,7 @@ def dead_letter(topic: str, records: Records, row: int, reason: Reason, detail: 
 def rejected_letter(topic: str, records: Records, stream: StreamBatch, rejected: Rejected) -> DeadLetter:
     """A game that the fold rejected as a dead letter."""
     row = int(stream.rows[rejected.position])
-    return dead_letter(topic, records, row, rejected.reason, _DETAILS[rejected.reason])
+    return dead_letter(topic, records, row, rejected.reason, rejected.detail)
 
 
 def after(stream: StreamBatch, records: Records, next_offset: int) -> StreamBatch:
@@ -102,16 +88,16 @@ def joined_by_partition(pieces: Iterable[Records]) -> list[Records]:
     return [Records.joined(some) for some in by_partition.values()]
 
 
-def _explained(records: Records, rejected: tuple[int, Reason, str]) -> tuple[int, Reason, str]:
+def _explained(records: Records, rejected: Rejection) -> Rejection:
     """The same, with what the log knows of a record that it does not have whole."""
     row, reason, detail = rejected
-    return row, reason, records.unread.get(int(records.offsets[row]), detail) if reason == "unreadable" else detail
+    return row, reason, records.unread.get(int(records.offsets[row]), detail) if reason == UNREADABLE else detail
 
 
-def _named(keys: Packed, only: str | None) -> tuple[dict[str, Ints], list[tuple[int, Reason, str]]]:
+def _named(keys: Packed, only: str | None) -> tuple[dict[str, Ints], list[Rejection]]:
     """The rows of each stream, and those whose key names none of ours."""
     named: dict[str, Ints] = {}
-    rejected: list[tuple[int, Reason, str]] = []
+    rejected: list[Rejection] = []
     for key, rows in _rows_by_key(keys).items():
         match _stream_of(key, only):
             case str(name):
@@ -133,69 +119,18 @@ def _rows_by_key(keys: Packed) -> dict[bytes | None, Ints]:
     return {key: np.array(some, np.int64) for key, some in rows.items()}
 
 
-def _of_rows(name: str, rows: Ints, decoded: Decoded, total: int) -> StreamBatch:
+def _of_rows(name: str, rows: Ints, decoded: Decoded, is_game: NDArray[np.bool_]) -> StreamBatch:
     """The games among those rows."""
-    if len(rows) == total:
+    if len(rows) == len(is_game):
         return StreamBatch(name, decoded.rows, decoded.cells)
-    is_game = np.zeros(total, np.bool_)
-    is_game[decoded.rows] = True
     rows = rows[is_game[rows]]
     return StreamBatch(name, rows, decoded.cells[:, np.searchsorted(decoded.rows, rows)])
 
 
-def future_detail(end_time: int, timestamp_ms: int, hours_max: int) -> str:
-    """Why a game from the future is rejected."""
-    return (
-        f"end_time {end_time} lies {(end_time - timestamp_ms) / HOUR_MS:.1f} hours after the record's timestamp, more "
-        f"than projections.future_hours_max, {hours_max}"
-    )
-
-
-def _future_rows(records: Records, decoded: Decoded, hours_max: int) -> Ints:
-    """The rows of the games that end too long after their records were written (`plain.is_future`)."""
-    if not hours_max:
-        return decoded.rows[:0]
-    timestamps_ms = records.timestamps_ms[decoded.rows]
-    ahead_ms = decoded.cells[END_TIME] - timestamps_ms
-    rows: Ints = decoded.rows[(ahead_ms > hours_max * HOUR_MS) & (timestamps_ms > 0)]
-    return rows
-
-
-def _ended(
-    stream: StreamBatch, records: Records, future: Ints, hours_max: int
-) -> tuple[StreamBatch, list[tuple[int, Reason, str]]]:
-    """The games of the stream that are not in these rows, and those that are."""
-    is_future = np.isin(stream.rows, future)
-    facts = zip(
-        stream.rows[is_future].tolist(),
-        stream.cells[END_TIME, is_future].tolist(),
-        records.timestamps_ms[stream.rows[is_future]].tolist(),
-        strict=True,
-    )
-    early: list[tuple[int, Reason, str]] = [
-        (row, "future", future_detail(end_time, timestamp_ms, hours_max)) for row, end_time, timestamp_ms in facts
-    ]
-    return StreamBatch(stream.name, stream.rows[~is_future], stream.cells[:, ~is_future]), early
-
-
-def _fair(stream: StreamBatch, fairness: FairnessCheck) -> tuple[StreamBatch, list[tuple[int, Reason, str]]]:
-    """The games that fit their hashes, and the others."""
-    details = [fairness.rejection(stream.name, game) for game in games_of(stream.cells)]
-    unfair: list[tuple[int, Reason, str]] = [
-        (row, "fairness", detail)
-        for row, detail in zip(stream.rows.tolist(), details, strict=True)
-        if detail is not None
-    ]
-    if not unfair:
-        return stream, []
-    fair = np.array([detail is None for detail in details])
-    return StreamBatch(stream.name, stream.rows[fair], stream.cells[:, fair]), unfair
-
-
-def _stream_of(key: bytes | None, only: str | None) -> str | tuple[Reason, str]:
+def _stream_of(key: bytes | None, only: str | None) -> str | tuple[str, str]:
     name = stream_name(key)
     if isinstance(name, Unreadable):
-        return "unreadable", name.detail
+        return UNREADABLE, name.detail
     if only is not None and name != only:
         return "stream", f"stream {name}: this deployment is of the stream {only} alone (engine.stream)"
     return name

@@ -17,8 +17,8 @@ import msgspec
 from crashfold.engine.read.questions import INTEGER_MAX, Question, Terms, Threshold, bounded, threshold_fault
 from crashfold.engine.read.refusals import Malformed, OutOfBounds
 from crashfold.engine.read.times import YEAR_MAX, YEAR_MIN, Zones, is_askable, parse_moment
-from crashfold.schemas.game import is_stream_name
 from crashfold.schemas.predicate import Kind
+from crashfold.schemas.record import is_stream_name
 
 ZONE_HEADER: Final = "x-timezone"
 

@@ -160,7 +160,7 @@ class DeadLetter(msgspec.Struct, frozen=True):
     """A record that cannot be folded, with what is needed to find it again and to know why."""
 
     reason: str
-    """One of `crashfold.engine.core.batch.REASONS`."""
+    """One word; of games one of `crashfold.engine.games.folding.REASONS`."""
     detail: str
     topic: str
     partition: int

@@ -7,12 +7,11 @@ import msgspec
 
 from crashfold.engine.ports.log import Mark
 from crashfold.projections.delta import Value, Writes
-from crashfold.schemas.game import Game
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     """How far a stream has been folded, by whom and out of what. The fields of the hash `P:checkpoint`, next to those
-    that hold the state (`StreamState.stored`)."""
+    that hold the state (`State.create`, `State.delta`)."""
 
     next_offset: int
     """The next offset to read."""
@@ -32,7 +31,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     mark: Mark | None
     """The last record of the partition that was read."""
     fingerprint: str
-    """Of the settings and projections the state was made with (`Plan.fingerprint`)."""
+    """Of the settings and projections the state was made with (`Folding.fingerprint`)."""
     aggregates: tuple[str, ...]
     """The aggregates of this stream's keys, by which `promote` knows which keys are left over."""
 
@@ -90,12 +89,13 @@ Outcome = Applied | Duplicate | Conflict
 
 
 class Stored(msgspec.Struct, frozen=True):
-    """The stored state of a stream, all of one version: `state` are the fields for `StreamState.load`."""
+    """The stored state of a stream, all of one version: `state` and `window` are for `Folding.load`."""
 
     checkpoint: Checkpoint
     version: int
     state: dict[str, bytes]
-    window: list[Game]
+    window: Sequence[bytes]
+    """The members of the key `games`, in order of id."""
     total_games: int
     """The number of games that the state and the window must have together."""
 

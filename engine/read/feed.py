@@ -22,7 +22,7 @@ from crashfold.engine.read.live import Backlog, Frame
 from crashfold.engine.read.refusals import NotNow
 from crashfold.engine.read.subscription import Ended
 from crashfold.engine.read.times import Zones
-from crashfold.schemas.game import DEFAULT_STREAM
+from crashfold.schemas.record import DEFAULT_STREAM
 
 Transport = Literal["sse", "websocket"]
 

@@ -18,7 +18,7 @@ from crashfold.engine.ports import Clock, EventLog, LiveReader
 from crashfold.engine.read.follower import LOOK_EVERY_S, Follower
 from crashfold.engine.read.refusals import NotFound, NotNow
 from crashfold.engine.read.replica import Replica
-from crashfold.schemas.game import DEFAULT_STREAM
+from crashfold.schemas.record import DEFAULT_STREAM
 
 STREAMS_MAX: Final = 64
 """Streams followed at once: each holds its window (some 5 MB) and a connection."""

@@ -26,7 +26,8 @@ from crashfold.engine.read.questions import Nothing
 from crashfold.engine.read.refusals import NotNow
 from crashfold.engine.read.times import Instant, Zone
 from crashfold.engine.settings import Settings
-from crashfold.schemas.game import TIME_MAX_MS, Game, Unreadable, decode
+from crashfold.schemas.game import TIME_MAX_MS, Game, decode
+from crashfold.schemas.record import Unreadable
 from crashfold.schemas.reports import EngineReport, RebuildProgress, RedisReport, ReportKind, Verification, read
 
 WAIT_S: Final = 10.0

@@ -14,8 +14,9 @@ import anyio.to_thread
 import msgspec
 
 from crashfold.engine.core.batch import StreamBatch, after, sort_out
-from crashfold.engine.core.fairness import FairnessCheck
 from crashfold.engine.errors import StateError
+from crashfold.engine.games.fairness import FairnessCheck
+from crashfold.engine.games.folding import GameFolding
 from crashfold.engine.ports import EventLog, Records, Standing
 from crashfold.projections.games import Bands, Games
 from crashfold.projections.plan import Plan
@@ -49,9 +50,9 @@ class Replica:
         fairness: FairnessCheck | None = None,
     ) -> None:
         self._stream = stream
-        self._plan = Plan(settings, (), Bands(()))
+        self._plan = Plan(settings, (), Bands(()), rule="" if fairness is None else fairness.rule)
+        self._folding = GameFolding(self._plan, fairness)
         self._only = only
-        self._fairness = fairness
 
     async def follow(self, event_log: EventLog, standing: Standing, window: Games) -> AsyncGenerator[Replicated, None]:
         """Follow the stream from `standing` and `window` on: its state after each look at the topic.
@@ -82,8 +83,7 @@ class Replica:
         return StreamState.load(self._plan, {BASE: msgspec.msgpack.encode((base, []))}, window.to_games())
 
     def _folded(self, state: StreamState, standing: Standing, records: Records) -> tuple[StreamState, Standing]:
-        plan = self._plan
-        found = sort_out(records, plan.bands, plan.settings, self._only, self._fairness).streams.get(self._stream)
+        found = sort_out(records, self._folding, self._only).streams.get(self._stream)
         if found is None:
             return state, standing
         found = after(found, records, standing.next_offset)

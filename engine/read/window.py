@@ -15,7 +15,8 @@ from crashfold.engine.ports import WindowPart
 from crashfold.engine.read.held import NO_BANDS, HeldState
 from crashfold.projections.games import Games
 from crashfold.projections.stored import games_before
-from crashfold.schemas.game import Game, Unreadable, decode
+from crashfold.schemas.game import Game, decode
+from crashfold.schemas.record import Unreadable
 
 INLINE_GAMES: Final = 1_000
 """More games than that are decoded in a thread, so that requests go on."""

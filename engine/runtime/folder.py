@@ -1,6 +1,6 @@
 """Fold and commit: what the service and a rebuild share.
 
-Imports ports, core and projections. What is always true: a stream's state in memory is the fold of exactly the records
+Imports ports and core. What is always true: a stream's state in memory is the fold of exactly the records
 below its checkpoint (plus, between `fold` and `commit`, those about to be committed). Streams are loaded by the
 customer, who knows what the store must have of them; a stream that is not in memory is not folded.
 """
@@ -16,7 +16,6 @@ import structlog
 
 from crashfold.engine.core import batch as batches
 from crashfold.engine.core.batch import Batch
-from crashfold.engine.core.fairness import FairnessCheck
 from crashfold.engine.core.health import COMMITS
 from crashfold.engine.errors import Unavailable
 from crashfold.engine.meter import Meter
@@ -32,29 +31,20 @@ from crashfold.engine.ports import (
     Records,
     StateStore,
 )
+from crashfold.engine.ports.folding import Folding, StreamFold
 from crashfold.engine.runtime.health import HealthBoard
 from crashfold.engine.runtime.pacing import EngineLimits
 from crashfold.engine.runtime.partitions import Partitions
 from crashfold.engine.runtime.patience import Patience, patiently
 from crashfold.engine.runtime.streams import Clash, Stream, Streams
 from crashfold.engine.runtime.tasks import task_group
-from crashfold.projections import Plan, StreamState
-from crashfold.projections.stream import Folded
-from crashfold.schemas.game import stream_name
+from crashfold.schemas.record import stream_name
 
 UNFOLDED_GAMES: Final = 20_000
 """Serialising a stream of so many games at once would delay its first write: its writes are made one after the other
 while the store takes the first ones."""
 
 log = structlog.get_logger()
-
-
-class StreamFold(msgspec.Struct, frozen=True):
-    """One fold of one stream: the state before it, and what came of it."""
-
-    stream: str
-    before: StreamState
-    folded: Folded
 
 
 class FoldedRecords(msgspec.Struct, frozen=True):
@@ -68,14 +58,14 @@ class Folder:
     """Folds the records of `partitions` into `streams`, and commits each by its own compare-and-set.
 
     `writer` names this engine in the checkpoints; `new_generation` names a build of a stream that has none yet,
-    `new_commit` a commit, by 16 hex digits. `plan.rule` must be that of `fairness`.
+    `new_commit` a commit, by 16 hex digits.
     """
 
     def __init__(
         self,
         topic: str,
         store: StateStore,
-        plan: Plan,
+        folding: Folding,
         *,
         only_stream: str | None,
         writer: str,
@@ -85,11 +75,9 @@ class Folder:
         meter: Meter,
         health: HealthBoard,
         limits: EngineLimits,
-        fairness: FairnessCheck | None = None,
     ) -> None:
-        assert plan.rule == ("" if fairness is None else fairness.rule), "the plan was made for another rule"
         self.topic = topic
-        self.plan = plan
+        self.folding = folding
         self.only_stream = only_stream
         self.writer = writer
         self.new_generation = new_generation
@@ -99,9 +87,8 @@ class Folder:
         self._meter = meter
         self._health = health
         self._limits = limits
-        self._fairness = fairness
         self.partitions = Partitions()
-        self.streams = Streams(store, Patience(clock, health, writer), plan, topic)
+        self.streams = Streams(store, Patience(clock, health, writer), folding, topic)
 
     @property
     def is_full(self) -> bool:
@@ -110,7 +97,7 @@ class Folder:
 
     def sort_out(self, records: Records) -> Batch:
         """Decode the records and split them by stream."""
-        return batches.sort_out(records, self.plan.bands, self.plan.settings, self.only_stream, self._fairness)
+        return batches.sort_out(records, self.folding, self.only_stream)
 
     async def fold(self, records: Records, batch: Batch, cut_at: Mapping[str, int] = {}) -> FoldedRecords:
         """Fold one partition's records, sorted out as `batch`, into their streams. Nothing is written yet.
@@ -216,8 +203,8 @@ class Folder:
             partition=stream.partition,
             first_offset=partition.begin if stream.first_offset is None else stream.first_offset,
             mark=partition.folded.mark,
-            fingerprint=self.plan.fingerprint,
-            aggregates=self.plan.aggregates,
+            fingerprint=self.folding.fingerprint,
+            aggregates=self.folding.aggregates,
         )
         totals = stream.state.totals
         is_new_and_big = not stream.committed.games and stream.state.games >= UNFOLDED_GAMES

@@ -20,7 +20,7 @@ from crashfold.engine.runtime.gaps import Gaps
 from crashfold.engine.runtime.partitions import Partition
 from crashfold.engine.runtime.patience import Patience
 from crashfold.engine.runtime.streams import Clash, Stream
-from crashfold.schemas.game import DEFAULT_STREAM
+from crashfold.schemas.record import DEFAULT_STREAM
 
 log = structlog.get_logger()
 

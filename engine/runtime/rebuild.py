@@ -45,7 +45,7 @@ from crashfold.engine.runtime.health import HealthBoard
 from crashfold.engine.runtime.pacing import STEP_BYTES
 from crashfold.engine.runtime.patience import Patience
 from crashfold.engine.runtime.streams import Clash, Stream
-from crashfold.schemas.game import DEFAULT_STREAM, Unreadable, stream_name
+from crashfold.schemas.record import DEFAULT_STREAM, Unreadable, stream_name
 
 T = TypeVar("T")
 
@@ -402,7 +402,7 @@ class Rebuild:
     def _refuse_dropped_keys(self, stream: str, live: Checkpoint) -> None:
         """Raise DroppedKeys when the live state has aggregates that no projection of these settings makes, unless that
         was asked for."""
-        dropped = sorted(set(live.aggregates) - set(self._folder.plan.aggregates))
+        dropped = sorted(set(live.aggregates) - set(self._folder.folding.aggregates))
         if dropped and not (self._request.drop_keys or self._request.dry_run):
             raise DroppedKeys(
                 f"a rebuild of stream {stream} would drop its keys {', '.join(dropped)}: no projection of these "

@@ -1,7 +1,7 @@
 """The loop of the service: `Service.step` is its body.
 
 poll → decode → split by stream → fold → dead letters handed over → commit → checkpoints held. Each step stands in a
-file of its own: `polling`, `folder`, `placement`, `letters`, `fairness`, `pacing`, `upkeep`.
+file of its own: `polling`, `folder`, `placement`, `letters`, `pacing`, `upkeep`.
 """
 
 from collections.abc import Mapping
@@ -10,11 +10,10 @@ from functools import partial
 import structlog
 
 from crashfold.engine.core import batch as batches
-from crashfold.engine.core.fairness import FairnessCheck
 from crashfold.engine.errors import Unavailable
 from crashfold.engine.meter import Meter
 from crashfold.engine.ports import Clock, DeadLetter, DeadLetters, EventLog, Mark, Polled, Records, StateStore
-from crashfold.engine.runtime.fairness import FairnessCount
+from crashfold.engine.ports.folding import FoldObserver
 from crashfold.engine.runtime.folder import Folder
 from crashfold.engine.runtime.gaps import Gaps
 from crashfold.engine.runtime.health import HealthBoard
@@ -33,7 +32,8 @@ log = structlog.get_logger()
 class Service:
     """One engine over the partitions it holds: `folder` folds and commits, `store` is the folder's.
 
-    With `accept_gap` records that are gone are done without. `tracer` records each step that took records in.
+    `observer` is shown what was folded. With `accept_gap` records that are gone are done without. `tracer` records each
+    step that took records in.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Service:
         meter: Meter,
         health: HealthBoard,
         limits: EngineLimits,
-        fairness: FairnessCheck | None = None,
+        observer: FoldObserver | None = None,
         accept_gap: bool = False,
         tracer: Tracer | None = None,
     ) -> None:
@@ -65,9 +65,9 @@ class Service:
         self._gaps = Gaps(folder.topic, accepted=accept_gap)
         self._poller = Poller(event_log, self._patience, clock, limits)
         self._placement = Placement(event_log, store, folder, self._patience, meter, self._gaps)
-        self._fairness = FairnessCount(fairness, meter)
+        self._observer = observer
         self._letters = LetterPublisher(dead_letters, self._patience, clock, meter)
-        self._pacing = CommitPacing(limits, folder.plan.settings.window_games)
+        self._pacing = CommitPacing(limits, folder.folding.window_games)
         self._upkeep = Upkeep(event_log, store, folder, self._placement, self._patience, clock, health)
 
     @property
@@ -170,7 +170,8 @@ class Service:
         await self._placement.open(batch.streams, records.partition)
         with self._tracer.span("fold"):
             folded = await self._folder.fold(records, batch)
-        self._fairness.count(records.partition, batch, folded)
+        if self._observer is not None:
+            self._observer.observe(records.partition, batch.rejected, folded.folds)
         return folded.letters
 
     def _is_due(self, polled: Polled) -> bool:

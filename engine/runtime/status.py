@@ -6,9 +6,8 @@ import msgspec
 
 from crashfold.engine.errors import StateError
 from crashfold.engine.ports import Bounds, EventLog, StateStore, Stored
+from crashfold.engine.ports.folding import Folding, Totals
 from crashfold.engine.runtime.streams import restored
-from crashfold.projections import Plan
-from crashfold.projections.projection import Totals
 
 
 class StreamStatus(msgspec.Struct, frozen=True):
@@ -60,20 +59,21 @@ async def known_streams(store: StateStore, topic: str, partitions: Sequence[int]
 
 
 def stream_status(
-    plan: Plan, stream: str, stored: Stored, bounds: Bounds | None, low_water: int | None
+    folding: Folding, stream: str, stored: Stored, bounds: Bounds | None, low_water: int | None
 ) -> StreamStatus:
     """The numbers of one stream; an idle stream of many stands where its partition stands."""
     checkpoint = stored.checkpoint
-    matches = checkpoint.fingerprint == plan.fingerprint
-    totals = _totals(plan, stream, stored) if matches else None
+    matches = checkpoint.fingerprint == folding.fingerprint
+    totals = _totals(folding, stream, stored) if matches else None
+    newest = folding.newest(stored.window)
     position = max(checkpoint.next_offset, low_water or 0)
     return StreamStatus(
         stream=stream,
         version=stored.version,
         generation=checkpoint.generation,
         games=totals.games if totals else len(stored.window),
-        newest_id=stored.window[-1].game_id if stored.window else None,
-        newest_end_time=stored.window[-1].end_time if stored.window else None,
+        newest_id=None if newest is None else newest.id,
+        newest_end_time=None if newest is None else newest.time_ms,
         event_time=totals.event_time if totals else None,
         window_games=len(stored.window),
         partition=checkpoint.partition,
@@ -83,16 +83,21 @@ def stream_status(
     )
 
 
-def _totals(plan: Plan, stream: str, stored: Stored) -> Totals | None:
+def _totals(folding: Folding, stream: str, stored: Stored) -> Totals | None:
     """Return the stream's numbers; None when its state cannot be read, which is for the engine to refuse."""
     try:
-        return restored(stream, plan, stored).totals
+        return restored(stream, folding, stored).totals
     except StateError:
         return None
 
 
 async def status(
-    store: StateStore, event_log: EventLog | None, topic: str, plan: Plan, streams: Sequence[str], log_error: str | None
+    store: StateStore,
+    event_log: EventLog | None,
+    topic: str,
+    folding: Folding,
+    streams: Sequence[str],
+    log_error: str | None,
 ) -> Status:
     """The status of `streams`; without a log only what the store knows."""
     partitions = []
@@ -109,5 +114,5 @@ async def status(
         stored = await store.load(stream)
         if stored is not None:
             number = stored.checkpoint.partition
-            rows.append(stream_status(plan, stream, stored, bounds.get(number), low_water.get(number)))
+            rows.append(stream_status(folding, stream, stored, bounds.get(number), low_water.get(number)))
     return Status(topic, tuple(rows), tuple(partitions), log_error)

@@ -1,6 +1,6 @@
 """The streams that an engine has in memory: loaded when one is met, let go when memory is wanted for others.
 
-Imports ports, core and projections. What is always true: the state of a stream is the fold of exactly the records below
+Imports ports and core. What is always true: the state of a stream is the fold of exactly the records below
 its `next_offset`, and `committed` what the store has of it.
 """
 
@@ -11,8 +11,8 @@ import msgspec
 
 from crashfold.engine.errors import FingerprintMismatch, StateError, StreamMoved, TopicRecreated
 from crashfold.engine.ports import Checkpoint, Position, StateStore, Stored
+from crashfold.engine.ports.folding import Folding, State
 from crashfold.engine.runtime.patience import Patience
-from crashfold.projections import Plan, StreamState
 from crashfold.schemas import keys
 
 GAME_BYTES: Final = 88
@@ -32,7 +32,7 @@ class Clash(msgspec.Struct, frozen=True):
 class Stream:
     """A stream in memory: what is committed, and what is folded beyond it but not yet committed."""
 
-    def __init__(self, name: str, partition: int, state: StreamState, checkpoint: Checkpoint | None) -> None:
+    def __init__(self, name: str, partition: int, state: State, checkpoint: Checkpoint | None) -> None:
         self.name = name
         self.partition = partition
         self.committed = self.state = state
@@ -70,15 +70,15 @@ class Stream:
             self._weigh()
 
 
-def restored(name: str, plan: Plan, stored: Stored) -> StreamState:
+def restored(name: str, folding: Folding, stored: Stored) -> State:
     """The state that is stored of the stream. Raises StateError when it does not prove itself: the base, the blocks and
     the window must come to as many games as the checkpoint says, and the window must be as long as it can be."""
     try:
-        state = StreamState.load(plan, stored.state, stored.window)
+        state = folding.load(stored.state, stored.window)
     except (ValueError, KeyError, TypeError, IndexError, OverflowError, msgspec.MsgspecError) as error:
         fault = f"cannot be read ({error or type(error).__name__})"
     else:
-        total, window = stored.total_games, min(stored.total_games, plan.settings.window_games)
+        total, window = stored.total_games, min(stored.total_games, folding.window_games)
         if len(stored.window) != window:
             fault = f"has {len(stored.window)} games in `{keys.GAMES}`, not {window}"
         elif state.games != total:
@@ -91,10 +91,10 @@ def restored(name: str, plan: Plan, stored: Stored) -> StreamState:
 class Streams:
     """Those in memory, the one used longest ago first; those in `touched` are folded beyond what is committed."""
 
-    def __init__(self, store: StateStore, patience: Patience, plan: Plan, topic: str) -> None:
+    def __init__(self, store: StateStore, patience: Patience, folding: Folding, topic: str) -> None:
         self._store = store
         self._patience = patience
-        self._plan = plan
+        self._folding = folding
         self._topic = topic
         self._held: dict[str, Stream] = {}
         self._weights: dict[str, int] = {}
@@ -160,7 +160,7 @@ class Streams:
 
     def new(self, name: str, number: int) -> Stream:
         """A stream of which nothing is stored."""
-        return Stream(name, number, StreamState.empty(self._plan), None)
+        return Stream(name, number, self._folding.empty(), None)
 
     async def load(self, name: str, number: int) -> Stream:
         """The stream as it is stored, or empty. Raises a StateError when it does not fit."""
@@ -170,7 +170,7 @@ class Streams:
         self.check(name, stored.checkpoint)
         if stored.checkpoint.partition != number:
             self.refuse_to_move(name, stored.checkpoint.partition, number)
-        return Stream(name, number, restored(name, self._plan, stored), stored.checkpoint)
+        return Stream(name, number, restored(name, self._folding, stored), stored.checkpoint)
 
     def refuse_to_move(self, name: str, home: int, number: int) -> None:
         """Raise StreamMoved."""
@@ -182,7 +182,7 @@ class Streams:
 
     def check(self, name: str, checkpoint: Checkpoint) -> None:
         """Raise a StateError when the checkpoint is of other settings or of another topic."""
-        if checkpoint.fingerprint != self._plan.fingerprint:
+        if checkpoint.fingerprint != self._folding.fingerprint:
             raise FingerprintMismatch(
                 f"stream {name} was folded with other predicates, sizes, projections or rules than these settings "
                 "have. Rebuild it with them by `crashfold replay`, or put the settings back."

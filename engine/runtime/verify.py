@@ -1,6 +1,6 @@
-"""Verify: recompute a stream from the topic by the plain oracle, up to its stored checkpoint, and compare key by key.
+"""Verify: recompute a stream from the topic, up to its stored checkpoint, and compare key by key.
 
-Shares nothing with the line but decoding. Reads only.
+The recomputation is the folding's own (`Folding.recount`), and shares nothing with the line but decoding. Reads only.
 """
 
 import pickle
@@ -10,22 +10,18 @@ from typing import Any, Final
 
 import msgspec
 
-from crashfold.engine.core.fairness import FairnessCheck
 from crashfold.engine.core.start import was_recreated
 from crashfold.engine.errors import LostRange, StateError
 from crashfold.engine.ports import Bounds, Checkpoint, EventLog, Record, StateReader, Stored
+from crashfold.engine.ports.folding import Folding, Recount
 from crashfold.engine.runtime.streams import restored
-from crashfold.projections import Plan, ProjectionSettings, StreamState, plain
 from crashfold.projections.delta import SortedSet, Value
-from crashfold.projections.plain import Arrivals
-from crashfold.schemas.game import Game, Unreadable, decode, stream_name
+from crashfold.schemas.record import stream_name
 
 BATCH_GAMES: Final = 20_000
 POLL_WAIT_S: Final = 0.5
 STREAMS_AT_ONCE: Final = 250
 """The keys of so many streams are read together: the store has to look for them among all that it has."""
-BLOCK_GAMES: Final = 64
-"""Games are packed so many at a time."""
 SHOWN_BYTES: Final = 200
 
 
@@ -64,30 +60,18 @@ class VerifyReport(msgspec.Struct, frozen=True):
     differences: tuple[Difference, ...]
 
 
-class _Recount:
-    """A stream as the topic has it, and as it is stored: both packed until they are compared, for there may be many
-    thousands of streams, and to be read they take ten times as much memory."""
+class _Compared:
+    """A stream as it is stored, and what recomputes it: packed until they are compared, for there may be many thousands
+    of streams, and to be read they take ten times as much memory."""
 
-    def __init__(
-        self,
-        stream: str,
-        stored: Stored,
-        model: dict[str, Value],
-        settings: ProjectionSettings,
-        fairness: FairnessCheck | None,
-    ) -> None:
-        self._stream = stream
+    def __init__(self, stored: Stored, model: dict[str, Value], recount: Recount) -> None:
         self.checkpoint = stored.checkpoint
-        self.rejected = 0
+        self.recount = recount
         self._stored = _packed((stored, model))
-        self._blocks: list[bytes] = []
-        self._newest: list[Game] = []
-        self._settings = settings
-        self._fairness = fairness
 
     def take(self, partition: int, record: Record) -> None:
-        """Keep the record's game, unless it lies beyond the checkpoint. Raises CannotCompare where the stream does not
-        live: an engine stops there."""
+        """Count the record, unless it lies beyond the checkpoint. Raises CannotCompare where the stream does not live:
+        an engine stops there."""
         checkpoint = self.checkpoint
         if partition != checkpoint.partition:
             raise CannotCompare(
@@ -95,33 +79,13 @@ class _Recount:
                 f"{partition} has records of it too, at offset {record.offset}: publish it to one partition of "
                 "a new topic, set kafka.topic to that, and rebuild by `crashfold replay`"
             )
-        if record.offset >= checkpoint.next_offset:
-            return
-        game = decode(record.value)
-        if (
-            isinstance(game, Unreadable)
-            or plain.is_future(self._settings, game.end_time, record.timestamp_ms)
-            or (self._fairness is not None and self._fairness.rejection(self._stream, game) is not None)
-        ):
-            self.rejected += 1
-            return
-        self._newest.append(game)
-        if len(self._newest) == BLOCK_GAMES:
-            self._blocks.append(_packed(self._newest))
-            self._newest = []
+        if record.offset < checkpoint.next_offset:
+            self.recount.take(record)
 
     def stored(self) -> tuple[Stored, dict[str, Value]]:
         """Return the stored state and the read model."""
         stored: tuple[Stored, dict[str, Value]] = _unpacked(self._stored)
         return stored
-
-    def arrivals(self) -> Arrivals:
-        """Let the games arrive in their order; those that are rejected now are counted too."""
-        arrivals = Arrivals(self._settings)
-        for games in (*map(_unpacked, self._blocks), self._newest):
-            for game in games:
-                self.rejected += arrivals.arrive(game) is not None
-        return arrivals
 
 
 def _packed(value: object) -> bytes:
@@ -135,54 +99,50 @@ def _unpacked(data: bytes) -> Any:
 async def verify(
     event_log: EventLog,
     reader: StateReader,
-    plan: Plan,
+    folding: Folding,
     streams: Sequence[str],
     progressed: Callable[[int, int], None] = lambda read, total: None,
     *,
-    fairness: FairnessCheck | None = None,
     poll_wait_s: float = POLL_WAIT_S,
 ) -> VerifyReport:
     """Compare each stream's keys with what the topic says. Raises CannotCompare when that cannot be done.
 
     `progressed` hears how many records were read and how many there are to read.
     """
-    recounts: dict[str, _Recount] = {}
+    compares: dict[str, _Compared] = {}
     for start in range(0, len(streams), STREAMS_AT_ONCE):
         some = streams[start : start + STREAMS_AT_ONCE]
         for stream, read in zip(some, await reader.read_models(some), strict=True):
-            recounts[stream] = _Recount(
-                stream, *_comparable(read, plan, event_log.topic, stream), plan.settings, fairness
-            )
+            found = _comparable(read, folding, event_log.topic, stream)
+            compares[stream] = _Compared(*found, folding.recount(stream))
     try:
-        await _read_topic(event_log, recounts, progressed, poll_wait_s)
+        await _read_topic(event_log, compares, progressed, poll_wait_s)
     except LostRange as error:
         raise CannotCompare(f"retention removed records while they were being read: {error}") from error
     verified, differences = [], []
-    for stream in list(recounts):
-        recount = recounts.pop(stream)
-        (stored, model), arrivals = recount.stored(), recount.arrivals()
-        games = arrivals.accepted
-        expected = _expected(plan, games)
-        differences += compared(stream, plan, expected, stored, model)
+    for stream in list(compares):
+        one = compares.pop(stream)
+        (stored, model), recounted = one.stored(), one.recount.result()
+        differences += compared(stream, folding, recounted.keys, stored, model)
         verified.append(
             Verified(
                 stream,
                 stored.version,
-                len(games),
-                len(expected),
+                recounted.games,
+                len(recounted.keys),
                 stored.checkpoint.next_offset,
-                arrivals.duplicates,
-                recount.rejected,
+                recounted.duplicates,
+                recounted.rejected,
             )
         )
     return VerifyReport(tuple(verified), tuple(differences))
 
 
 def compared(
-    stream: str, plan: Plan, expected: Mapping[str, Value], stored: Stored, model: Mapping[str, Value]
+    stream: str, folding: Folding, expected: Mapping[str, Value], stored: Stored, model: Mapping[str, Value]
 ) -> list[Difference]:
     """Where the keys of a stream, or those that a restart would make of what is stored, are not as expected."""
-    return [*differences_of(stream, expected, model), *_restart_differences(stream, plan, expected, stored)]
+    return [*differences_of(stream, expected, model), *_restart_differences(stream, folding, expected, stored)]
 
 
 def differences_of(stream: str, expected: Mapping[str, Value], stored: Mapping[str, Value]) -> list[Difference]:
@@ -196,13 +156,13 @@ def differences_of(stream: str, expected: Mapping[str, Value], stored: Mapping[s
 
 
 def _comparable(
-    read: tuple[Stored, dict[str, Value]] | None, plan: Plan, topic: str, stream: str
+    read: tuple[Stored, dict[str, Value]] | None, folding: Folding, topic: str, stream: str
 ) -> tuple[Stored, dict[str, Value]]:
     """Return the stored state. Raises CannotCompare when it was not made of this topic by these settings."""
     if read is None:
         raise CannotCompare(f"nothing is stored for stream {stream}: run `crashfold run` or `crashfold replay` first")
     checkpoint = read[0].checkpoint
-    if checkpoint.fingerprint != plan.fingerprint:
+    if checkpoint.fingerprint != folding.fingerprint:
         raise CannotCompare(
             f"stream {stream} was folded with other predicates, sizes, projections or rules than these settings have: "
             "verify with those, or rebuild by `crashfold replay`"
@@ -214,7 +174,7 @@ def _comparable(
 
 async def _read_topic(
     event_log: EventLog,
-    recounts: dict[str, _Recount],
+    compares: dict[str, _Compared],
     progressed: Callable[[int, int], None],
     poll_wait_s: float,
 ) -> None:
@@ -222,8 +182,8 @@ async def _read_topic(
     partitions = await event_log.partitions()
     topic_id = await event_log.current_topic_id() if partitions else None
     homes: dict[int, dict[str, Checkpoint]] = {}
-    for stream, recount in recounts.items():
-        checkpoint = recount.checkpoint
+    for stream, one in compares.items():
+        checkpoint = one.checkpoint
         if checkpoint.partition not in partitions:
             raise CannotCompare(
                 f"{event_log.topic} has no partition {checkpoint.partition}, from which stream {stream} was folded"
@@ -249,8 +209,8 @@ async def _read_topic(
             times = records.timestamps_ms.tolist()
             for record in map(Record, records.offsets.tolist(), times, records.keys, records.values):
                 name = stream_name(record.key)
-                if isinstance(name, str) and name in recounts:
-                    recounts[name].take(records.partition, record)
+                if isinstance(name, str) and name in compares:
+                    compares[name].take(records.partition, record)
             positions[records.partition] = records.next_offset
             read += len(records)
         progressed(read, max(read, total))
@@ -274,20 +234,12 @@ async def _check_same_topic(
         )
 
 
-def _expected(plan: Plan, games: list[Game]) -> dict[str, Value]:
-    """Return the expected keys: by the plain recomputation, and for projections of one's own by one fold."""
-    expected = plain.read_model(plan.settings, games)
-    own = set(plan.aggregates) - plain.AGGREGATES
-    if own and games:
-        folded = StreamState.empty(plan).fold(games).state.keys()
-        expected |= {name: value for name, value in folded.items() if name.partition(":")[0] in own}
-    return expected
-
-
-def _restart_differences(stream: str, plan: Plan, expected: Mapping[str, Value], stored: Stored) -> list[Difference]:
+def _restart_differences(
+    stream: str, folding: Folding, expected: Mapping[str, Value], stored: Stored
+) -> list[Difference]:
     """Whether a restart would find the same state in what is stored beside the keys."""
     try:
-        restarted = restored(stream, plan, stored).keys()
+        restarted = restored(stream, folding, stored).keys()
     except StateError as error:
         return [Difference(stream, "checkpoint", None, "a state that can be loaded", str(error))]
     return [

@@ -23,8 +23,9 @@ from crashfold.schemas.fairness import (
     TableRules,
     Variant,
 )
-from crashfold.schemas.game import DEFAULT_STREAM, GAME_ID_MAX, is_stream_name
+from crashfold.schemas.game import GAME_ID_MAX
 from crashfold.schemas.keys import STREAM_PLACE
+from crashfold.schemas.record import DEFAULT_STREAM, is_stream_name
 
 _TOPIC: Final = re.compile(r"[A-Za-z0-9._-]{1,249}", re.ASCII)
 _KEY_PREFIX: Final = re.compile(r"([A-Za-z0-9._:-]|\{stream\}){1,128}", re.ASCII)

@@ -30,7 +30,8 @@ from crashfold.engine.errors import CrashfoldError, Unavailable
 from crashfold.engine.publisher import GamePublisher
 from crashfold.engine.runtime.tasks import task_group
 from crashfold.engine.settings import load
-from crashfold.schemas.game import DEFAULT_STREAM, Game
+from crashfold.schemas.game import Game
+from crashfold.schemas.record import DEFAULT_STREAM
 
 PAUSE_FIRST_S: Final = 0.2
 PAUSE_MAX_S: Final = 30.0

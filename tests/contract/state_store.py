@@ -215,7 +215,7 @@ class StateStoreContract(StreamFixture):
         assert stored.checkpoint == first.checkpoint == await store.checkpoint(stream)
         assert stored.version == 1
         assert stored.state == {"base": b"1"}
-        assert stored.window == [game(1)]
+        assert stored.window == [encode(game(1))]
         assert await store.read_model(stream) == (stored, model_of(1))
         assert await store.positions(["other", stream]) == [None, at(1)]
 
@@ -369,7 +369,7 @@ class StateStoreContract(StreamFixture):
                     assert stored is not None
                     number = stored.version
                     assert stored.checkpoint == numbered(stream, number).checkpoint
-                    assert (stored.state, stored.window) == ({"base": b"%d" % number}, [game(number)])
+                    assert (stored.state, stored.window) == ({"base": b"%d" % number}, [encode(game(number))])
                     seen.add(number)
                     read = await store.read_model(stream)
                     assert read is not None

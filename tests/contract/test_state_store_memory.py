@@ -3,15 +3,12 @@
 import pytest
 
 from crashfold.engine.adapters.memory.store import MemoryStore, Trouble
-from crashfold.engine.errors import StateError, StoreRefused, StoreUnavailable
+from crashfold.engine.errors import StoreRefused, StoreUnavailable
 from crashfold.engine.ports import Applied, Conflict, Duplicate, Promoted
-from crashfold.projections.delta import Delta, SetString, WriteSortedSet
-from crashfold.schemas import keys
 from tests.contract.state_store import (
     ShadowStoreContract,
     StateStoreContract,
     at,
-    commit,
     model,
     model_of,
     numbered,
@@ -87,10 +84,3 @@ async def test_a_promotion_whose_reply_is_lost_was_made(store: MemoryStore) -> N
         await shadow.promote("crash")
     assert await shadow.promote("crash") == Promoted(3)
     assert await model(store, "crash") == model_of(2)
-
-
-async def test_a_window_that_cannot_be_read_is_named(store: MemoryStore) -> None:
-    delta: Delta = {keys.GAMES: WriteSortedSet({1: b"no game"}), "text:a": SetString(b"x")}
-    await store.commit([commit("crash", None, 1, delta, newest_id=1)])
-    with pytest.raises(StateError, match="games of stream crash"):
-        await store.load("crash")

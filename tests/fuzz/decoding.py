@@ -11,7 +11,8 @@ from zlib import crc32
 
 import msgspec
 
-from crashfold.schemas.game import Game, Unreadable, decode, decode_all, encode, stream_name
+from crashfold.schemas.game import Game, decode, decode_all, encode
+from crashfold.schemas.record import Unreadable, stream_name
 from tests.fuzz.oracle import Unclear, game_in, stream_of
 
 TOKENS: Final = (

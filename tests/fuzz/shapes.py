@@ -13,8 +13,9 @@ import numpy as np
 from crashfold.projections.decoding import ALIKE_MIN, decode_cells
 from crashfold.projections.games import Bands, cells_of
 from crashfold.projections.packed import Packed
-from crashfold.schemas.game import Game, Unreadable, decode
+from crashfold.schemas.game import Game, decode
 from crashfold.schemas.predicate import Predicate
+from crashfold.schemas.record import Unreadable
 from tests.fuzz import decoding
 
 TOKENS: Final = decoding.TOKENS

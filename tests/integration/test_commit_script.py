@@ -30,6 +30,7 @@ from crashfold.engine.errors import (
     StoreRefused,
     StoreUnavailable,
 )
+from crashfold.engine.games.folding import GameFolding
 from crashfold.engine.ports import Applied, Checkpoint, Commit, Conflict, Duplicate, Mark, Position, Promoted
 from crashfold.projections import Plan, StreamState, plan
 from crashfold.projections.delta import Delta, SetString, Unfolding, Value, WriteHash, WriteList, Writes, apply
@@ -687,7 +688,7 @@ async def restarted(store: RedisStore, plan: Plan) -> dict[str, Value]:
     """The keys of the state that a restart makes of what is stored."""
     stored = await store.load(STREAM)
     assert stored is not None
-    return StreamState.load(plan, stored.state, stored.window).keys()
+    return GameFolding(plan).load(stored.state, stored.window).keys()
 
 
 async def again(store: RedisStore, commits: Sequence[Commit]) -> Sequence[object]:

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from crashfold.projections.decoding import ALIKE_MIN, decode_cells
 from crashfold.projections.games import Bands, cells_of
 from crashfold.projections.packed import Packed
-from crashfold.schemas.game import Game, Unreadable, decode
+from crashfold.schemas.game import Game, decode
 from crashfold.schemas.predicate import Predicate
+from crashfold.schemas.record import Unreadable
 
 BANDS = Bands([Predicate.parse("min:2"), Predicate.parse("max:1.5"), Predicate.parse("floor:7")])
 

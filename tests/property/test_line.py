@@ -20,15 +20,16 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from crashfold.engine.adapters.memory.store import MemoryStore, StoreContents, Trouble
-from crashfold.engine.core.fairness import FairnessCheck
 from crashfold.engine.errors import CrashfoldError, Unavailable
+from crashfold.engine.games.fairness import FairnessCheck
 from crashfold.engine.runtime.pacing import EngineLimits
 from crashfold.engine.runtime.rebuild import RebuildRequest
 from crashfold.projections import plain
 from crashfold.schemas.chain import chain_of_games
 from crashfold.schemas.fairness import Mismatch, RuleBook
 from crashfold.schemas.fairness import check as check_fairness
-from crashfold.schemas.game import Game, Unreadable, decode, encode
+from crashfold.schemas.game import Game, decode, encode
+from crashfold.schemas.record import Unreadable
 from tests.support.games import START_MS, json_game, random_arrivals
 from tests.support.line import Deployment, Engine
 

@@ -10,7 +10,8 @@ from typing import NamedTuple
 from crashfold.projections import plain
 from crashfold.projections.delta import Value
 from crashfold.projections.settings import ProjectionSettings
-from crashfold.schemas.game import Game, Unreadable, decode, stream_name
+from crashfold.schemas.game import Game, decode
+from crashfold.schemas.record import Unreadable, stream_name
 
 
 class Appended(NamedTuple):

@@ -30,6 +30,7 @@ from crashfold.engine.errors import (
     StreamMoved,
     TopicRecreated,
 )
+from crashfold.engine.games.folding import GameFolding
 from crashfold.engine.meter import Meter
 from crashfold.engine.ports import Checkpoint
 from crashfold.engine.read.held import HeldState
@@ -436,7 +437,7 @@ class Play:
         return Folder(
             log.topic,
             store,
-            _plan(),
+            GameFolding(_plan()),
             only_stream=self._schedule.only,
             writer=process_name(),
             new_generation=lambda: f"g{next(self._numbers)}",
@@ -803,7 +804,7 @@ class Play:
         kept = self._store.snapshot().live[stream]
         told = self._find(stream, kept)
         expected = told.read_model(stream, kept.checkpoint.next_offset)
-        found = compared(stream, _plan(), expected, kept.stored(stream), kept.aggregates())
+        found = compared(stream, GameFolding(_plan()), expected, kept.stored(), kept.aggregates())
         if found:
             raise Wrong(f"{len(found)} differences, among them {found[:3]}")
 

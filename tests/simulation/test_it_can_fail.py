@@ -31,7 +31,6 @@ from crashfold.engine.runtime.letters import LetterPublisher
 from crashfold.engine.runtime.partitions import Partition
 from crashfold.engine.runtime.placement import Placement
 from crashfold.engine.runtime.service import Service
-from crashfold.projections import StreamState
 from crashfold.projections import stream as projections_stream
 from crashfold.projections.sift import sift
 from tests.simulation import schedule
@@ -76,7 +75,7 @@ def _a_commit_sent_again_is_made_again(patch: Patch) -> None:
 
 def _a_load_proves_nothing(patch: Patch) -> None:
     """What is stored is taken as it is."""
-    patch.setattr(streams, "restored", lambda name, plan, stored: StreamState.load(plan, stored.state, stored.window))
+    patch.setattr(streams, "restored", lambda name, folding, stored: folding.load(stored.state, stored.window))
 
 
 def _a_manifest_is_noted_before_the_commits(patch: Patch) -> None:

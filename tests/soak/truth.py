@@ -18,7 +18,8 @@ from aiokafka.errors import KafkaError
 from crashfold.projections import plain
 from crashfold.projections.delta import Value
 from crashfold.projections.settings import ProjectionSettings
-from crashfold.schemas.game import Game, Unreadable, decode, stream_name
+from crashfold.schemas.game import Game, decode
+from crashfold.schemas.record import Unreadable, stream_name
 from tests.support.api_oracle import Oracle
 from tests.support.deployment import Letter
 

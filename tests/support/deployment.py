@@ -37,7 +37,8 @@ from crashfold.engine.adapters.kafka.topics import ensure_topic
 from crashfold.projections.plain import Arrivals
 from crashfold.projections.settings import ProjectionSettings
 from crashfold.schemas.chain import chain_of_games
-from crashfold.schemas.game import Game, Unreadable, decode, encode, stream_name
+from crashfold.schemas.game import Game, decode, encode
+from crashfold.schemas.record import Unreadable, stream_name
 from tests.support.bombs import publish_batch
 from tests.support.games import GARBAGE
 

@@ -9,8 +9,11 @@ from crashfold.engine.adapters.memory.clock import MemoryClock
 from crashfold.engine.adapters.memory.log import MemoryDeadLetters, MemoryLog, MemoryTopic
 from crashfold.engine.adapters.memory.store import MemoryStore
 from crashfold.engine.adapters.prometheus.engine import Metrics
-from crashfold.engine.core.fairness import FairnessCheck
+from crashfold.engine.games.fairness import FairnessCheck
+from crashfold.engine.games.fairness_count import FairnessCount
+from crashfold.engine.games.folding import GameFolding
 from crashfold.engine.ports import Checkpoint, Commit, EventLog, Manifest, Outcome, Record, StateStore
+from crashfold.engine.ports.folding import Folding
 from crashfold.engine.runtime.folder import Folder
 from crashfold.engine.runtime.health import HealthBoard
 from crashfold.engine.runtime.pacing import EngineLimits
@@ -20,7 +23,8 @@ from crashfold.engine.runtime.verify import VerifyReport, verify
 from crashfold.engine.tracing import Tracer
 from crashfold.projections import Plan, plan
 from crashfold.projections.settings import ProjectionSettings
-from crashfold.schemas.game import DEFAULT_STREAM, Game, encode
+from crashfold.schemas.game import Game, encode
+from crashfold.schemas.record import DEFAULT_STREAM
 from tests.support.games import SMALL, games_at
 
 STEPS_MAX: Final = 400
@@ -87,6 +91,10 @@ class Deployment:
     def plan(self) -> Plan:
         return plan(self.settings, spacing=3, rule="" if self.fairness is None else self.fairness.rule)
 
+    @property
+    def folding(self) -> Folding:
+        return GameFolding(self.plan, self.fairness)
+
     def publish(self, *games: Game, stream: str | None = None, partition: int = 0) -> None:
         """Append games to the topic."""
         key = None if stream is None else stream.encode()
@@ -115,7 +123,7 @@ class Deployment:
         return Folder(
             log.topic,
             store,
-            self.plan,
+            self.folding,
             only_stream=self.only,
             writer=f"engine-{number}",
             new_generation=lambda: f"g{number}.{next(self._numbers)}",
@@ -124,7 +132,6 @@ class Deployment:
             meter=metrics or Metrics(),
             health=health or HealthBoard(self.clock),
             limits=limits,
-            fairness=self.fairness,
         )
 
     def service(
@@ -147,7 +154,7 @@ class Deployment:
             meter=metrics,
             health=health,
             limits=limits,
-            fairness=self.fairness,
+            observer=None if self.fairness is None else FairnessCount(self.fairness, metrics),
             accept_gap=accept_gap,
             tracer=tracer,
         )
@@ -216,7 +223,7 @@ class Deployment:
         """What `verify` says."""
         async with MemoryLog(self.topic, None) as log:
             names = streams or (self.only or DEFAULT_STREAM,)
-            return await verify(log, self.store, self.plan, names, fairness=self.fairness, poll_wait_s=0)
+            return await verify(log, self.store, self.folding, names, poll_wait_s=0)
 
     async def check(self, *streams: str) -> None:
         """The stored state is what the topic says."""

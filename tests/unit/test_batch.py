@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from crashfold.engine.core import batch
-from crashfold.engine.core.fairness import FairnessCheck
+from crashfold.engine.games.fairness import FairnessCheck
+from crashfold.engine.games.folding import GameFolding
 from crashfold.engine.ports import DeadLetter, Record, Records
-from crashfold.projections import ProjectionSettings, plain
+from crashfold.projections import Plan, ProjectionSettings, plain
 from crashfold.projections.games import Bands, games_of
 from crashfold.projections.sift import Rejected
 from crashfold.schemas.chain import chain_of_games
@@ -36,7 +37,8 @@ def sort_out(
     fairness: FairnessCheck | None = None,
     settings: ProjectionSettings = ANY_TIME,
 ) -> batch.Batch:
-    return batch.sort_out(read, Bands(()), settings, only, fairness)
+    plan = Plan(settings, (), Bands(()), rule="" if fairness is None else fairness.rule)
+    return batch.sort_out(read, GameFolding(plan, fairness), only)
 
 
 def ids_of(stream: batch.StreamBatch) -> list[int]:

@@ -259,7 +259,7 @@ def test_there_are_examples_of_keys() -> None:
 
 
 def test_the_runbook_names_the_events_that_an_engine_logs() -> None:
-    packages = ("core", "runtime", "adapters", "read", "http", "cli")
+    packages = ("core", "games", "runtime", "adapters", "read", "http", "cli")
     sources = "".join(path.read_text() for name in packages for path in (ROOT / "engine" / name).rglob("*.py"))
     logged = set(re.findall(r'log\.(?:info|warning|error|exception)\(\s*"(\w+)"', sources)) | {logs.LIBRARY_EVENT}
     runbook = prose(ROOT / "docs" / "operations.md")

@@ -24,14 +24,15 @@ import msgspec
 import numpy as np
 
 from crashfold.engine.adapters.files.log import read_games_file
-from crashfold.engine.core.history import FIELDS
+from crashfold.engine.games.history import FIELDS
 from crashfold.engine.testing import game, given
 from crashfold.projections import ProjectionSettings, StreamState, plain, plan
 from crashfold.projections.decoding import decode_cells
 from crashfold.projections.delta import apply
 from crashfold.projections.games import Bands, cells_of, games_of
 from crashfold.projections.packed import Packed
-from crashfold.schemas.game import Unreadable, decode, encode
+from crashfold.schemas.game import decode, encode
+from crashfold.schemas.record import Unreadable
 
 chance = random.Random(1)
 games = [game(n, round(1 + n / 50, 2), players=chance.choice([None, 0, n, 1_000_000])) for n in range(1, 600)]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crashfold.engine.core.fairness import FairnessCheck, Faults
+from crashfold.engine.games.fairness import FairnessCheck, Faults
 from crashfold.projections.games import Bands, Games
 from crashfold.schemas.chain import chain_of_games
 from crashfold.schemas.fairness import DEFAULT_SALT, Mismatch, Rule, RuleBook, TableRules, Variant, chain_holds, check

@@ -10,7 +10,8 @@ import pytest
 from crashfold.engine.adapters.files.log import LINE_BYTES_MAX, FileLine, FileLog, read_games_file
 from crashfold.engine.errors import ConfigurationError, CrashfoldError, LogUnavailable, LostRange, TopicRecreated
 from crashfold.engine.ports import Record
-from crashfold.schemas.game import Game, Unreadable, decode, encode
+from crashfold.schemas.game import Game, decode, encode
+from crashfold.schemas.record import Unreadable
 from tests.contract.event_log import Reader, numbered
 
 HASH = "0" * 63 + "1"

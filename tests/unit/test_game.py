@@ -8,19 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crashfold.schemas.game import (
-    DEFAULT_STREAM,
-    GAME_ID_MAX,
-    NESTING_MAX,
-    TIME_MAX_MS,
-    VALUE_BYTES_MAX,
-    Game,
-    Unreadable,
-    decode,
-    encode,
-    is_stream_name,
-    stream_name,
-)
+from crashfold.schemas.game import GAME_ID_MAX, NESTING_MAX, TIME_MAX_MS, VALUE_BYTES_MAX, Game, decode, encode
+from crashfold.schemas.record import DEFAULT_STREAM, Unreadable, is_stream_name, stream_name
 from tests.support.games import GARBAGE, START_MS, Garbage, any_game, json_game, nested, sample_games
 
 

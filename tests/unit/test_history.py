@@ -6,12 +6,13 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from crashfold.engine.core.history import Interpreter, NotUnderstood, Spelling
-from crashfold.engine.core.survey import Surveyor
 from crashfold.engine.errors import ConfigurationError
+from crashfold.engine.games.history import Interpreter, NotUnderstood, Spelling
+from crashfold.engine.games.survey import Surveyor
 from crashfold.schemas.chain import chain_of_games
 from crashfold.schemas.fairness import Rule, RuleBook, TableRules
-from crashfold.schemas.game import Game, Unreadable, decode
+from crashfold.schemas.game import Game, decode
+from crashfold.schemas.record import Unreadable
 
 TIME = 1_768_480_301_337
 

@@ -6,8 +6,8 @@ import pytest
 from prometheus_client import generate_latest
 
 from crashfold.engine.adapters.prometheus.engine import STREAMS_NAMED_MAX, Metrics
-from crashfold.engine.core.batch import REASONS
 from crashfold.engine.errors import StoreRefused, StoreUnavailable
+from crashfold.engine.games.folding import REASONS
 from crashfold.engine.meter import Meter, Meters
 from crashfold.engine.ports import Applied, Bounds, Conflict, Duplicate, ServerUsage
 from crashfold.engine.version import VERSION, revision

@@ -30,7 +30,6 @@ from crashfold.engine.ports import (
 from crashfold.projections.delta import SortedSet, Value, Writes, apply
 from crashfold.schemas import keys
 from crashfold.schemas.aggregates import Update
-from crashfold.schemas.game import Game, Unreadable, decode
 from crashfold.schemas.reports import ReportKind
 
 
@@ -68,7 +67,7 @@ class MemoryStore:
         """See `StateStore`."""
         await self._end(await self._begin("load"))
         kept = self._streams.get(stream)
-        return None if kept is None else kept.stored(stream)
+        return None if kept is None else kept.stored()
 
     async def commit(self, commits: Sequence[Commit]) -> list[Outcome]:
         """See `StateStore`."""
@@ -109,7 +108,7 @@ class MemoryStore:
         """See `StateReader`."""
         await self._end(await self._begin("read_model"))
         kept = self._streams.get(stream)
-        return None if kept is None else (kept.stored(stream), kept.aggregates())
+        return None if kept is None else (kept.stored(), kept.aggregates())
 
     async def read_models(self, streams: Sequence[str]) -> list[tuple[Stored, dict[str, Value]] | None]:
         """See `StateReader`."""
@@ -231,12 +230,11 @@ class _Kept(msgspec.Struct, frozen=True):
     total_games: int
     newest_id: int | None
 
-    def stored(self, stream: str) -> Stored:
+    def stored(self) -> Stored:
         state, games = self.model.get(keys.CHECKPOINT, {}), self.model.get(keys.GAMES, SortedSet({}))
         assert isinstance(state, dict)
         assert isinstance(games, SortedSet)
-        window = [_decoded(stream, member) for member in games.members.values()]
-        return Stored(self.checkpoint, self.version, state, window, self.total_games)
+        return Stored(self.checkpoint, self.version, state, list(games.members.values()), self.total_games)
 
     def aggregates(self) -> dict[str, Value]:
         return {name: value for name, value in self.model.items() if name != keys.CHECKPOINT}
@@ -277,13 +275,6 @@ def _applied(model: Mapping[str, Value], delta: Writes) -> dict[str, Value]:
         return apply(model, delta)
     except TypeError as error:
         raise StateError(f"nothing was written: {error}; `crashfold replay` rebuilds") from None
-
-
-def _decoded(stream: str, member: bytes) -> Game:
-    game = decode(member)
-    if isinstance(game, Unreadable):
-        raise StateError(f"{keys.GAMES} of stream {stream} holds no game: {game.detail}; `crashfold replay` rebuilds")
-    return game
 
 
 class MemoryReports:

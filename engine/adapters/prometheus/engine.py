@@ -21,8 +21,8 @@ from prometheus_client import (
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from crashfold.engine.core.batch import REASONS
 from crashfold.engine.errors import StoreRefused, Unavailable
+from crashfold.engine.games.folding import REASONS
 from crashfold.engine.logs import lines_lost
 from crashfold.engine.meter import FairnessFault, Meter
 from crashfold.engine.ports import Applied, Bounds, Conflict, Duplicate, Outcome, ServerUsage

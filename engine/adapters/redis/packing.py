@@ -29,8 +29,8 @@ from crashfold.projections.delta import (
     WriteSortedSet,
 )
 from crashfold.schemas import keys
-from crashfold.schemas.game import Game, Unreadable, decode, is_stream_name
 from crashfold.schemas.keys import Keys
+from crashfold.schemas.record import is_stream_name
 
 WAY_OUT: Final = "`crashfold replay` rebuilds it"
 
@@ -243,17 +243,6 @@ def position(key: str, generation: bytes, next_offset: bytes, commit_id: bytes) 
         return Position(generation.decode(), offset(key, next_offset.decode()), commit_id.decode())
     except UnicodeDecodeError as error:
         raise StateError(f"{key} is no checkpoint ({error!r}): {WAY_OUT}") from None
-
-
-def window(key: str, members: Iterable[bytes]) -> list[Game]:
-    """The games of the sorted set. Raises StateError when one cannot be read."""
-    games = []
-    for member in members:
-        game = decode(member)
-        if isinstance(game, Unreadable):
-            raise StateError(f"{key} holds something that is no game ({game.detail}): {WAY_OUT}")
-        games.append(game)
-    return games
 
 
 def value(kind: bytes, reply: object) -> Value:

@@ -193,14 +193,16 @@ class RedisStore:
             pipeline.hgetall(names.checkpoint)
             pipeline.get(names.version)
             pipeline.zrange(games, 0, -1)
+            pipeline.zrange(games, -1, -1, withscores=True)
 
         server = await self._client.at(names.checkpoint)
         replies = await server.ask_at_once(build)
-        for key, reply in zip((names.checkpoint, names.version, games), replies, strict=True):
+        for key, reply in zip((names.checkpoint, names.version, games, games), replies, strict=True):
             if isinstance(reply, CrashfoldError):
                 raise _about(key, reply)
-        fields, version, members = replies
-        return _stored(names, fields, version, members) if fields else None
+        fields, version, members, last = replies
+        newest = int(last[0][1]) if last else None
+        return _stored(names, fields, version, members, newest) if fields else None
 
     async def check_rights(self, stream: str) -> None:
         """See `StateStore`."""
@@ -460,7 +462,8 @@ class RedisStore:
         window = model.get(keys.GAMES, SortedSet({}))
         if not isinstance(window, SortedSet):
             raise StateError(f"{names.key(keys.GAMES)} is no sorted set: {packing.WAY_OUT}")
-        return _stored(names, fields, version, list(window.members.values())), model
+        newest = next(reversed(window.members), None)
+        return _stored(names, fields, version, list(window.members.values()), newest), model
 
 
 class RedisShadowStore(RedisStore):
@@ -680,7 +683,9 @@ def _named(names: Keys, found: Sequence[str], aggregates: frozenset[str]) -> tup
     return tuple(name for name in behind if name.partition(":")[0] in aggregates)
 
 
-def _stored(names: Keys, fields: dict[bytes, bytes], version: bytes | None, members: list[bytes]) -> Stored:
+def _stored(
+    names: Keys, fields: dict[bytes, bytes], version: bytes | None, window: list[bytes], newest: int | None
+) -> Stored:
     """Return the stored state. Raises StateError when its parts do not fit together, as after evictions."""
     checkpoint = packing.checkpoint(names.checkpoint, fields)
     if version is None or not version.isdigit():
@@ -691,9 +696,7 @@ def _stored(names: Keys, fields: dict[bytes, bytes], version: bytes | None, memb
             f"{names.version} is {version.decode()}, but {begun.decode('utf-8', 'replace')} commits were begun: one "
             f"broke off or ran twice; {packing.WAY_OUT}"
         )
-    window = packing.window(names.key(keys.GAMES), members)
-    newest = str(window[-1].game_id) if window else ""
-    if fields.get(b"newest", b"") != newest.encode():
+    if fields.get(b"newest", b"") != (b"" if newest is None else b"%d" % newest):
         raise StateError(f"{names.key(keys.GAMES)} does not end with the newest game: {packing.WAY_OUT}")
     total_games = packing.total_games(names.checkpoint, fields)
     return Stored(checkpoint, int(version), packing.state(fields), window, total_games)

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from crashfold.engine.core.fairness import FairnessCheck
 from crashfold.engine.errors import (
     FingerprintMismatch,
 )
+from crashfold.engine.games.fairness import FairnessCheck
 from crashfold.schemas.chain import chain_of_games
 from crashfold.schemas.fairness import RuleBook, crash_point
 from crashfold.schemas.game import Game

@@ -19,6 +19,7 @@ from crashfold.engine.errors import (
 from crashfold.engine.ports import Stored
 from crashfold.engine.runtime.pacing import EngineLimits
 from crashfold.engine.runtime.rebuild import RebuildRequest
+from crashfold.schemas.game import encode
 from tests.support.games import SMALL, game, games_at
 from tests.support.line import GAMES, Deployment, Engine, steps
 
@@ -196,7 +197,7 @@ async def test_a_topic_that_is_recreated_under_an_engine_that_is_behind_stops_it
     assert before.next_offset <= after.next_offset <= 20
     stored = await deployment.store.load("crash")
     assert stored is not None
-    assert tuple(stored.window) == GAMES[: after.next_offset][-len(stored.window) :]
+    assert [*stored.window] == [*map(encode, GAMES[: after.next_offset][-len(stored.window) :])]
 
 
 @pytest.mark.parametrize("anew", ["more", "the same and more"])

@@ -26,7 +26,7 @@ async def deployment() -> Deployment:
 
 async def streams_of(deployment: Deployment, *names: str) -> dict[str, StreamStatus]:
     async with MemoryLog(deployment.topic, None) as log:
-        found = await status(deployment.store, log, "games", deployment.plan, names, None)
+        found = await status(deployment.store, log, "games", deployment.folding, names, None)
     return {one.stream: one for one in found.streams}
 
 
@@ -65,12 +65,12 @@ async def test_partitions_say_what_they_hold(deployment: Deployment) -> None:
     deployment.topic.truncate_before(2, partition=1)
     deployment.publish(game(100), stream="b", partition=1)
     async with MemoryLog(deployment.topic, None) as log:
-        found = await status(deployment.store, log, "games", deployment.plan, [], None)
+        found = await status(deployment.store, log, "games", deployment.folding, [], None)
     assert found.partitions == (PartitionStatus(0, 0, 15, 15), PartitionStatus(1, 2, 8, 7))
 
 
 async def test_without_a_log_there_is_what_the_store_knows(deployment: Deployment) -> None:
-    found = await status(deployment.store, None, "games", deployment.plan, ["a"], "Kafka is away")
+    found = await status(deployment.store, None, "games", deployment.folding, ["a"], "Kafka is away")
     assert found.log_error == "Kafka is away"
     assert found.partitions == ()
     assert [(one.games, one.lag_records) for one in found.streams] == [(15, None)]

@@ -1,13 +1,16 @@
-"""What a stream in memory weighs."""
+"""What a stream in memory weighs, and what is not taken for one."""
 
 import gc
 import tracemalloc
 
+import msgspec
 import pytest
 
-from crashfold.engine.runtime.streams import GAME_BYTES, Stream
+from crashfold.engine.errors import StateError
+from crashfold.engine.runtime.streams import GAME_BYTES, Stream, restored
 from crashfold.projections import ProjectionSettings, StreamState, plan
 from crashfold.schemas.chain import chain_of_games
+from tests.support.line import GAMES, Deployment
 
 
 @pytest.mark.parametrize("games", [100, 3_000, 40_000])
@@ -28,3 +31,14 @@ def test_the_weight_is_about_the_memory_taken(games: int) -> None:
     taken, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert 0.6 * taken < stream.weight * GAME_BYTES < 1.4 * taken
+
+
+async def test_a_window_that_holds_no_game_is_no_state() -> None:
+    deployment = Deployment()
+    deployment.publish(*GAMES)
+    await deployment.run()
+    stored = await deployment.store.load("crash")
+    assert stored is not None
+    spoiled = msgspec.structs.replace(stored, window=[*stored.window[:-1], b"no game"])
+    with pytest.raises(StateError, match=r"cannot be read .*`games` holds something that is no game.*replay"):
+        restored("crash", deployment.folding, spoiled)

@@ -8,7 +8,7 @@ import pytest
 
 from crashfold.engine.adapters.memory.log import MemoryLog
 from crashfold.engine.adapters.memory.store import MemoryStore
-from crashfold.engine.core.fairness import FairnessCheck
+from crashfold.engine.games.fairness import FairnessCheck
 from crashfold.engine.ports import Commit
 from crashfold.engine.runtime.rebuild import RebuildRequest
 from crashfold.engine.runtime.verify import CannotCompare, Difference, differences_of, verify
@@ -137,7 +137,7 @@ async def test_games_of_several_streams_and_partitions_are_read_at_once() -> Non
     told: list[tuple[int, int]] = []
     async with MemoryLog(deployment.topic, None) as log:
         report = await verify(
-            log, deployment.store, deployment.plan, "abcd", lambda *read: told.append(read), poll_wait_s=0
+            log, deployment.store, deployment.folding, "abcd", lambda *read: told.append(read), poll_wait_s=0
         )
     assert [one.games for one in report.streams] == [40, 39, 38, 37]
     assert report.differences == ()
@@ -220,7 +220,7 @@ async def test_retention_that_overtakes_the_reading(deployment: Deployment, monk
             await verify(
                 log,
                 deployment.store,
-                deployment.plan,
+                deployment.folding,
                 ["crash"],
                 lambda read, total: deployment.topic.truncate_before(30),
                 poll_wait_s=0,
@@ -237,7 +237,7 @@ async def test_a_reconnection_is_none_of_its_business(deployment: Deployment, mo
                 at.clear()
                 deployment.topic.evict(log)
 
-        report = await verify(log, deployment.store, deployment.plan, ["crash"], reconnect, poll_wait_s=0)
+        report = await verify(log, deployment.store, deployment.folding, ["crash"], reconnect, poll_wait_s=0)
     assert report.differences == ()
     assert at == []
 

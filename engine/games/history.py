@@ -1,7 +1,7 @@
 """History from elsewhere: what people's files say of a game, as the event that goes on the topic. No I/O.
 
 Names of columns, moments, numbers and hashes come in many spellings. Here they become the event's own; what is not
-understood is passed on as it stands, for `core.batch` to say what the engine would say. So there is one checker.
+understood is passed on as it stands, for `games.folding` to say what the engine would say. So there is one checker.
 """
 
 import re
