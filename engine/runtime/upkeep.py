@@ -24,8 +24,8 @@ LOOK_EVERY_S: Final = 1.0
 """How often, at least, the store is asked whether it still has what was committed, and manifests are noted."""
 LOOKED_AT_PER_S: Final = 500
 """Streams for which that is affordable every second; with more of them it is done less often."""
-QUIET_LOOKS_MAX: Final = 5
-"""Looks at the store after which it is asked to write although there is nothing to note."""
+RENEW_EVERY_LOOKS: Final = 5
+"""With every fifth look one manifest is written again without need, each partition's in turn."""
 
 log = structlog.get_logger()
 
@@ -68,7 +68,7 @@ class Upkeep:
         self._health = health
         self._look_due_s = 0.0
         self._recognise_due_s = 0.0
-        self._quiet_looks = 0
+        self._looks = 0
 
     async def look_after_the_log(self) -> None:
         """Where topics have no ids: before a commit, unless that was done within the last second, see whether the log
@@ -119,20 +119,25 @@ class Upkeep:
 
     async def note_manifests(self) -> bool:
         """Note where a restart may begin; whether something was written. An old note costs reading again, never a wrong
-        count. One is written now and then without need: so a store that takes no writes is noticed while nothing comes.
+        count. Now and then one is written without need: so a store that takes no writes is noticed while nothing comes,
+        and a manifest that the store has lost is there again.
         """
-        self._quiet_looks += 1
-        written = False
-        for number, partition in self._partitions.held.items():
+        numbers = self._partitions.read
+        due = {
+            number
+            for number in numbers
+            if self._partitions[number].noted != self._partitions[number].committed.next_offset
+        }
+        self._looks += 1
+        turn, remainder = divmod(self._looks, RENEW_EVERY_LOOKS)
+        if numbers and remainder == 0:
+            due.add(numbers[turn % len(numbers)])
+        for number in sorted(due):
+            partition = self._partitions[number]
             low_water = partition.committed.next_offset
-            is_due = self._quiet_looks >= QUIET_LOOKS_MAX and not written
-            if number in self._partitions.seeks or (partition.noted == low_water and not is_due):
-                continue
             await self._store.write_manifest(self._log.topic, number, partition.manifest(low_water))
-            partition.noted, written = low_water, True
-        if written:
-            self._quiet_looks = 0
-        return written
+            partition.noted = low_water
+        return bool(due)
 
     async def _changed(self) -> list[Changed]:
         """The streams of which the store has another commit than the last one known. Asks it in any case.

@@ -42,6 +42,17 @@ async def test_reports_stand_under_keys_of_their_own_and_leave_the_directory_whe
         assert await redis.smembers("test:keys") == {b"engine:b", b"engine:c"}
 
 
+async def test_reports_are_found_again_as_soon_as_they_are_told_to_a_redis_that_lost_all(
+    reports: RedisReports, other: RedisReports, each_redis_url: str
+) -> None:
+    await reports.tell("engine", {"a": b"1"}, 15)
+    async with Redis.from_url(each_redis_url) as redis:
+        await redis.delete("test:engine:a", "test:keys")
+    assert await other.told("engine") == []
+    await reports.tell("engine", {"a": b"2"}, 15)
+    assert await other.told("engine") == [b"2"]
+
+
 async def test_reports_are_told_and_found_on_every_node_of_a_cluster(redis_cluster_url: str) -> None:
     names = {f"s{number}": b"%d" % number for number in range(20)}
     async with (

@@ -4,7 +4,7 @@ Imports the client beside it and schemas. A directory names the keys, so that no
 something puts it there, and takes out what has expired.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import anyio
@@ -15,8 +15,8 @@ from crashfold.engine.adapters.redis.cluster import RedisCluster, by_server
 from crashfold.schemas import keys
 from crashfold.schemas.reports import ReportKind
 
-ENTER_EVERY_S: Final = 60.0
-"""How often a key is put into the directory again, in case Redis has lost it."""
+PRUNE_EVERY_S: Final = 60.0
+"""How often the names of reports that have expired are taken out of the directory."""
 
 
 class RedisReports:
@@ -25,7 +25,7 @@ class RedisReports:
     def __init__(self, client: "RedisClient | RedisCluster", key_prefix: str) -> None:
         self._client = client
         self._key_prefix = key_prefix
-        self._entered: dict[str, float] = {}
+        self._prune_due_s = 0.0
 
     async def tell(self, kind: ReportKind, reports: Mapping[str, bytes], ttl_s: int | None = None) -> None:
         """See `Reports`."""
@@ -37,11 +37,8 @@ class RedisReports:
                     pipeline.set(key, by_key[key], ex=ttl_s)
 
             await server.ask(build)
-        now_s = anyio.current_time()
-        new = [name for name in reports if now_s >= self._entered.get(name, 0.0)]
-        if new:
-            await self._enter(kind, new)
-            self._entered = {**self._entered, **dict.fromkeys(new, now_s + ENTER_EVERY_S)}
+        if reports:
+            await self._enter(kind, reports)
 
     async def told(self, kind: ReportKind) -> list[bytes]:
         """See `Reports`."""
@@ -55,10 +52,10 @@ class RedisReports:
             member.removeprefix(f"{kind}:") for member in map(_text, members) if member.startswith(f"{kind}:")
         )
 
-    async def _enter(self, kind: ReportKind, names: Sequence[str]) -> None:
+    async def _enter(self, kind: ReportKind, names: Iterable[str]) -> None:
+        """Put the names into the directory. Every time, for Redis may have lost it since the last time."""
         directory = keys.reports(self._key_prefix)
-        found = await self._read(kind, await self._known(kind))
-        gone = [name for name, report in found.items() if report is None and name not in names]
+        gone = await self._expired(kind)
 
         def build(pipeline: Pipeline) -> None:
             pipeline.sadd(directory, *(f"{kind}:{name}" for name in names))
@@ -66,6 +63,15 @@ class RedisReports:
                 pipeline.srem(directory, *(f"{kind}:{name}" for name in gone))
 
         await (await self._client.at(directory)).ask(build)
+
+    async def _expired(self, kind: ReportKind) -> list[str]:
+        """Return the names in the directory of which there is no report any more; looked for once a minute."""
+        now_s = anyio.current_time()
+        if now_s < self._prune_due_s:
+            return []
+        self._prune_due_s = now_s + PRUNE_EVERY_S
+        found = await self._read(kind, await self._known(kind))
+        return [name for name, report in found.items() if report is None]
 
     async def _read(self, kind: ReportKind, names: Sequence[str]) -> dict[str, bytes | None]:
         by_key = {keys.report(self._key_prefix, kind, name): name for name in names}

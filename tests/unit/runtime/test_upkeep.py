@@ -180,3 +180,20 @@ async def test_the_first_commit_of_a_partition_is_noted_at_once(deployment: Depl
         manifest = await deployment.store.read_manifest(engine.log.topic, 0)
         assert manifest is not None
         assert manifest.streams == {"crash": 3}
+
+
+async def test_a_manifest_that_the_store_has_lost_is_written_again_also_of_an_idle_partition() -> None:
+    deployment = Deployment(partitions=2)
+    async with deployment.engine() as engine:
+        deployment.publish(*GAMES[:3], partition=1, stream="idle")
+        await steps(engine, 3)
+        topic = engine.log.topic
+        then = deployment.store.snapshot()
+        del then.manifests[topic, 1]
+        deployment.store.restore(then)
+        for busy in GAMES[:12]:
+            deployment.publish(busy)
+            await steps(engine, 1)
+        manifest = await deployment.store.read_manifest(topic, 1)
+        assert manifest is not None
+        assert manifest.streams == {"idle": 3}
