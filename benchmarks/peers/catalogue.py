@@ -95,6 +95,22 @@ PEERS = (
         exactly_once="no: state and offset of one transaction, output since then is repeated",
     ),
     Peer(
+        name="flink",
+        kind="peer",
+        what="Apache Flink (Java), one function chained to the source, checkpoints on",
+        share=5,
+        kill_write_every_s=1.0,
+        exactly_once="of one process: what is sent was completed by a checkpoint, nothing fences a second",
+    ),
+    Peer(
+        name="flink_native",
+        kind="peer",
+        what="Apache Flink (Java), keyed state of each predicate, timers, checkpoints on",
+        variants=("",),
+        kill_write_every_s=1.0,
+        exactly_once="no: state and offset of one checkpoint, output since then is repeated",
+    ),
+    Peer(
         name="quixstreams",
         kind="peer",
         what="Quix Streams, batching sink",

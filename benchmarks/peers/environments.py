@@ -12,7 +12,15 @@ _HERE = Path(__file__).parent
 _ROOT = _HERE.parents[1]
 _CACHE = _ROOT / ".cache" / "peers"
 _UV = _ROOT / ".cache" / "uv" / "bin" / "uv"
-_JAVA_PROJECT = _HERE / "programs" / "kafka_streams"
+_JAVA_SOURCES = _HERE / "programs" / "java"
+_JAVA_PROGRAMS = {
+    "kafka_streams": ("kafka_streams", "KafkaStreamsPeer"),
+    "flink": ("flink", "FlinkPeer"),
+    "flink_native": ("flink", "FlinkNativePeer"),
+}
+"""By peer, its Maven project and its main class."""
+_FLINK_OPENS = ("java.util", "java.util.concurrent", "java.lang", "java.lang.invoke", "java.time")
+"""Packages of Java in which Flink serializes objects by reflection."""
 _SHARED = {"per_event": "handrolled", "pathway_native": "pathway"}
 """Programs that need what another one needs, by name."""
 
@@ -22,8 +30,8 @@ def command(name: str) -> list[str]:
 
     Raises CrashfoldError when it cannot be made, saying why.
     """
-    if name == "kafka_streams":
-        return _java_command()
+    if name in _JAVA_PROGRAMS:
+        return _java_command(*_JAVA_PROGRAMS[name])
     environment = _SHARED.get(name, name)
     requirements = _HERE / "requirements" / f"{environment}.txt"
     home = _CACHE / environment
@@ -35,21 +43,23 @@ def command(name: str) -> list[str]:
     return [str(home / "bin" / "python"), "-m", f"benchmarks.peers.programs.{name}"]
 
 
-def _java_command() -> list[str]:
-    home = _CACHE / "kafka_streams"
-    sources = [_JAVA_PROJECT / "pom.xml", *sorted(_JAVA_PROJECT.rglob("*.java"))]
+def _java_command(project: str, main_class: str) -> list[str]:
+    home = _CACHE / project
+    pom, shared = _JAVA_SOURCES / project / "pom.xml", _JAVA_SOURCES / "shared"
+    sources = [pom, *sorted(shared.glob("*.java")), *sorted(pom.parent.glob("*.java"))]
     if not _is_made(home, *sources):
         maven = shutil.which("mvn")
         if maven is None:
-            raise CrashfoldError("Kafka Streams is built by Maven, and there is no mvn: apt-get install maven")
+            raise CrashfoldError("Java programs are built by Maven, and there is no mvn: apt-get install maven")
         shutil.rmtree(home, ignore_errors=True)
         home.mkdir(parents=True)
-        goals = [f"-Ddirectory={home}", "package"]
-        _run([maven, "-B", "-q", "-Dstyle.color=never", "-f", str(_JAVA_PROJECT / "pom.xml"), *goals])
+        _run([maven, "-B", "-q", "-Dstyle.color=never", "-f", str(pom), f"-Ddirectory={home}", "package"])
         _note_made(home, *sources)
     classes = f"{home / 'classes'}:{home / 'libs'}/*"
     options = ["-Xmx512m", "-XX:-UsePerfData", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
-    return ["java", *options, "-cp", classes, "crashfold.peers.KafkaStreamsPeer"]
+    if project == "flink":
+        options += [f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in _FLINK_OPENS]
+    return ["java", *options, "-cp", classes, f"crashfold.peers.{main_class}"]
 
 
 def _is_made(home: Path, *sources: Path) -> bool:

@@ -4,6 +4,7 @@ import com.fasterxml.jackson.core.JsonGenerator;
 import com.fasterxml.jackson.core.type.TypeReference;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.ObjectReader;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.io.ByteArrayOutputStream;
 import java.io.IOException;
@@ -23,6 +24,7 @@ final class Documents {
     static final String RECENT = PREFIX + "recent";
 
     static final ObjectMapper JSON = new ObjectMapper();
+    static final ObjectReader GAME = JSON.readerFor(Game.class);
 
     private Documents() {}
 
@@ -72,6 +74,21 @@ final class Documents {
             }
         }
         return made;
+    }
+
+    /** The arguments of MSET. */
+    static byte[][] keysAndValues(Map<String, byte[]> documents) {
+        byte[][] arguments = new byte[documents.size() * 2][];
+        int place = 0;
+        for (Map.Entry<String, byte[]> document : documents.entrySet()) {
+            arguments[place++] = document.getKey().getBytes(StandardCharsets.US_ASCII);
+            arguments[place++] = document.getValue();
+        }
+        return arguments;
+    }
+
+    static long nextOffset(Map<String, byte[]> documents) {
+        return Long.parseLong(new String(documents.get(NEXT_OFFSET), StandardCharsets.US_ASCII));
     }
 
     static byte[] recent(Fold fold) {

@@ -16,6 +16,16 @@ record Job(
         @JsonProperty("write_every_s") double writeEveryS,
         @JsonProperty("sizes") Sizes sizes) {
 
+    /** The same job for one of its predicates. */
+    Job of(String predicate) {
+        LinkedHashMap<String, Long[]> one = new LinkedHashMap<>();
+        one.put(predicate, sizes.predicates().get(predicate));
+        Sizes its = new Sizes(
+                one, sizes.samplesGames(), sizes.samplesHours(), sizes.intervalMs(), sizes.intervalsKept(),
+                sizes.seriesKept(), sizes.followGamesKept());
+        return new Job(bootstrapServers, topic, group, redisUrl, games, variant, directory, writeEveryS, its);
+    }
+
     record Sizes(
             @JsonProperty("predicates") LinkedHashMap<String, Long[]> predicates,
             @JsonProperty("samples_games") List<Integer> samplesGames,

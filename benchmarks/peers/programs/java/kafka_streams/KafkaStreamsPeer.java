@@ -1,14 +1,8 @@
 package crashfold.peers;
 
-import com.fasterxml.jackson.databind.ObjectReader;
-import com.sun.management.OperatingSystemMXBean;
 import java.io.IOException;
 import java.io.UncheckedIOException;
-import java.lang.management.ManagementFactory;
 import java.net.URI;
-import java.nio.charset.StandardCharsets;
-import java.nio.file.Files;
-import java.nio.file.Path;
 import java.time.Duration;
 import java.util.HashMap;
 import java.util.Map;
@@ -40,12 +34,11 @@ import redis.clients.jedis.Jedis;
  */
 public final class KafkaStreamsPeer {
     private static final String STORE = "state";
-    private static final long STARTED_NS = System.nanoTime();
-    private static final long CPU_BEFORE_NS = cpuNs();
 
     private KafkaStreamsPeer() {}
 
     public static void main(String[] arguments) throws IOException {
+        Outcome.begin();
         Job job = Documents.JSON.readValue(arguments[0], Job.class);
         Topology topology = new Topology();
         topology.addSource("games", Serdes.ByteArray().deserializer(), new GameDeserializer(), job.topic());
@@ -86,12 +79,10 @@ public final class KafkaStreamsPeer {
     }
 
     private static final class GameDeserializer implements Deserializer<Game> {
-        private final ObjectReader reader = Documents.JSON.readerFor(Game.class);
-
         @Override
         public Game deserialize(String topic, byte[] value) {
             try {
-                return reader.readValue(value);
+                return Documents.GAME.readValue(value);
             } catch (IOException error) {
                 throw new UncheckedIOException(error);
             }
@@ -140,7 +131,7 @@ public final class KafkaStreamsPeer {
             nextOffset = context.recordMetadata().orElseThrow().offset() + 1;
             if (nextOffset == job.games()) {
                 write();
-                finish(fold.games);
+                Outcome.finish(fold.games);
             }
         }
 
@@ -148,41 +139,10 @@ public final class KafkaStreamsPeer {
             Map<String, byte[]> documents = Documents.of(fold, nextOffset);
             documents.forEach(store::put);
             store.put(Documents.RECENT, Documents.recent(fold));
-            byte[][] keysAndValues = new byte[documents.size() * 2][];
-            int place = 0;
-            for (Map.Entry<String, byte[]> document : documents.entrySet()) {
-                keysAndValues[place++] = document.getKey().getBytes(StandardCharsets.US_ASCII);
-                keysAndValues[place++] = document.getValue();
-            }
-            redis.mset(keysAndValues);
+            redis.mset(Documents.keysAndValues(documents));
             context.commit();
             writtenOffset = nextOffset;
             writtenNs = System.nanoTime();
-        }
-    }
-
-    private static void finish(long records) {
-        double seconds = (System.nanoTime() - STARTED_NS) / 1e9;
-        double cpu = (cpuNs() - CPU_BEFORE_NS) / 1e9;
-        System.out.printf(java.util.Locale.ROOT,
-                "%n{\"records\":%d,\"duration_s\":%f,\"cpu_s\":%f,\"peak_mib\":%f}%n", records, seconds, cpu, peakMib());
-        System.out.flush();
-        Runtime.getRuntime().halt(0);
-    }
-
-    private static long cpuNs() {
-        return ((OperatingSystemMXBean) ManagementFactory.getOperatingSystemMXBean()).getProcessCpuTime();
-    }
-
-    private static double peakMib() {
-        try {
-            return Files.readAllLines(Path.of("/proc/self/status")).stream()
-                    .filter(line -> line.startsWith("VmHWM:"))
-                    .mapToDouble(line -> Double.parseDouble(line.replaceAll("[^0-9]", "")) / 1024)
-                    .findFirst()
-                    .orElse(0);
-        } catch (IOException error) {
-            throw new UncheckedIOException(error);
         }
     }
 }
