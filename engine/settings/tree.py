@@ -28,6 +28,7 @@ from crashfold.schemas.keys import STREAM_PLACE
 from crashfold.schemas.record import DEFAULT_STREAM, is_stream_name
 
 _TOPIC: Final = re.compile(r"[A-Za-z0-9._-]{1,249}", re.ASCII)
+_FUNCTION: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 _KEY_PREFIX: Final = re.compile(r"([A-Za-z0-9._:-]|\{stream\}){1,128}", re.ASCII)
 _ROOT_PATH: Final = re.compile(r"(/[A-Za-z0-9._~-]+)+", re.ASCII)
 _OWN_PATHS: Final = frozenset(("api", "docs", "livez", "metrics", "page", "readyz", "schema", "startupz", "ws"))
@@ -113,11 +114,18 @@ class KafkaSettings(msgspec.Struct, frozen=True, kw_only=True):
         bool, Meta(description="Allow a connection without TLS to a host that is not loopback.")
     ] = False
     sasl_mechanism: Annotated[
-        Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"],
+        Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"],
         Meta(description="How to log in, with a `SASL_…` protocol."),
     ] = "PLAIN"
-    sasl_plain_username: Annotated[str, Meta(description="User name for every SASL mechanism.")] = ""
-    sasl_plain_password: Annotated[str, Meta(description="Password for every SASL mechanism.", extra=_SECRET)] = ""
+    sasl_plain_username: Annotated[str, Meta(description="User name for every SASL mechanism but OAUTHBEARER.")] = ""
+    sasl_plain_password: Annotated[str, Meta(description="Password that goes with it.", extra=_SECRET)] = ""
+    sasl_oauth_token_provider: Annotated[
+        str,
+        Meta(
+            description="Python function that returns a token for OAUTHBEARER, called for each connection.",
+            extra={"wants": "`package.module:function`"},
+        ),
+    ] = ""
     ssl_cafile: Annotated[
         str, Meta(description="PEM file of the authorities to trust; empty: those of the system.")
     ] = ""
@@ -197,7 +205,20 @@ class KafkaSettings(msgspec.Struct, frozen=True, kw_only=True):
             "ssl_keyfile",
             "needs the certificate that belongs to it: set kafka.ssl_certfile",
         )
-        for field in ("sasl_plain_username", "sasl_plain_password"):
+        is_by_token = self.sasl_mechanism == "OAUTHBEARER"
+        _require(
+            not self.sasl_oauth_token_provider or _FUNCTION.fullmatch(self.sasl_oauth_token_provider) is not None,
+            "sasl_oauth_token_provider",
+            f"{self.sasl_oauth_token_provider!r} is not package.module:function",
+        )
+        _require(
+            bool(self.sasl_oauth_token_provider) == is_by_token,
+            "sasl_oauth_token_provider",
+            "is empty, and kafka.sasl_mechanism = OAUTHBEARER needs it"
+            if is_by_token
+            else f"gives tokens, and kafka.sasl_mechanism = {self.sasl_mechanism} takes none: set it to OAUTHBEARER",
+        )
+        for field in () if is_by_token else ("sasl_plain_username", "sasl_plain_password"):
             _require(
                 not self.security_protocol.startswith("SASL_") or getattr(self, field) != "",
                 field,

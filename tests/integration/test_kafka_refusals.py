@@ -5,7 +5,7 @@ One broker for the whole module, with a listener for each way of being refused.
 
 import gc
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
@@ -25,7 +25,7 @@ from crashfold.engine.publisher import open_sink
 from crashfold.engine.settings import KafkaSettings
 from tests.conftest import enter
 from tests.contract.dead_letters import letter
-from tests.support import servers
+from tests.support import servers, tokens
 from tests.support.certificates import Authority
 from tests.support.deployment import Deployment, Message, NewDeployment, chain, in_order
 from tests.support.servers import KafkaBroker
@@ -41,6 +41,9 @@ USERS: Final = ("all", "reader", "topicless", "groupless", "writeless", "unnumbe
 TOPIC, GROUP = 2, 3
 READ, WRITE = 3, 4
 LITERAL, ALLOW = 3, 3
+
+IMPORTABLE: Final = {"PYTHONPATH": str(Path(__file__).parents[2])}
+"""Lets a command import the functions that give tokens."""
 
 
 class Guarded:
@@ -79,7 +82,15 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
         properties = {
             "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
             "super.users": "User:ANONYMOUS;User:all",
-            "sasl.enabled.mechanisms": "PLAIN",
+            "sasl.enabled.mechanisms": "PLAIN,OAUTHBEARER",
+            "listener.name.token.sasl.enabled.mechanisms": "OAUTHBEARER",
+            "listener.name.login.sasl.enabled.mechanisms": "PLAIN",
+            "listener.name.token.oauthbearer.sasl.jaas.config": (
+                "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required "
+                'unsecuredLoginStringClaim_sub="broker";'
+            ),
+            # A session by token lasts a second: aiokafka does not renew it, and the broker ends the connection.
+            "listener.name.token.oauthbearer.connections.max.reauth.ms": "1000",
             "group.max.session.timeout.ms": "60000",
             "listener.name.login.plain.sasl.jaas.config": (
                 "org.apache.kafka.common.security.plain.PlainLoginModule required "
@@ -92,7 +103,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
             prefix = f"listener.name.{name.lower()}.ssl"
             properties |= {f"{prefix}.keystore.type": "PEM", f"{prefix}.keystore.location": str(pem)}
             properties |= {f"{prefix}.truststore.type": "PEM", f"{prefix}.truststore.location": str(authority.pem)}
-        listeners = {"LOGIN": "SASL_PLAINTEXT"} | dict.fromkeys(tls, "SSL")
+        listeners = {"LOGIN": "SASL_PLAINTEXT", "TOKEN": "SASL_PLAINTEXT"} | dict.fromkeys(tls, "SSL")
         cluster = enter(stack, servers.kafka_cluster(properties=properties, listeners=listeners))
         yield Guarded(cluster.brokers[0], authority)
 
@@ -203,6 +214,89 @@ def test_the_right_password_does(guarded: Guarded, deployed: Deployment) -> None
     deployed.configure({"kafka": login(guarded, "all")})
     deployed.caught_up()
     assert deployed.total() == 10
+
+
+def by_token(guarded: Guarded, function: str) -> dict[str, object]:
+    """Settings of section kafka for a login by what a function of `tests.support.tokens` gives."""
+    return {
+        "bootstrap_servers": guarded.broker.address_of("TOKEN"),
+        "security_protocol": "SASL_PLAINTEXT",
+        "sasl_mechanism": "OAUTHBEARER",
+        "sasl_oauth_token_provider": f"tests.support.tokens:{function}",
+    }
+
+
+@pytest.mark.parametrize("function", ["good", "good_later"])
+def test_a_token_that_the_broker_accepts_does(guarded: Guarded, deployed: Deployment, function: str) -> None:
+    deployed.publish(in_order(chain(10)))
+    deployed.configure({"kafka": by_token(guarded, function)})
+    done = deployed.run("run", "--until-caught-up", env=IMPORTABLE)
+    assert done.code == 0, done.err
+    assert deployed.total() == 10
+
+
+@pytest.mark.parametrize("function", ["expired", "garbage", "none"])
+async def test_a_token_that_will_not_do_is_refused_and_never_shown(guarded: Guarded, function: str) -> None:
+    kafka = msgspec.convert(by_token(guarded, function), KafkaSettings)
+    with pytest.raises(LogRefused, match=r"kafka\.sasl_oauth_token_provider") as raised:
+        async with KafkaLog.from_settings(kafka):
+            pass
+    assert "eyJ" not in str(raised.value)
+    with pytest.raises(LogRefused, match=r"kafka\.sasl_oauth_token_provider"):
+        async with open_sink(kafka):
+            pass
+
+
+def test_a_token_that_has_expired_ends_the_engine_with_78_and_doctor_finds_it(
+    guarded: Guarded, deployed: Deployment
+) -> None:
+    deployed.configure({"kafka": by_token(guarded, "expired")})
+    beforehand = deployed.run("doctor", "--json", env=IMPORTABLE)
+    assert beforehand.code == 1, beforehand.err
+    assert "kafka.sasl_oauth_token_provider" in beforehand.out
+    done = deployed.run("run", env=IMPORTABLE)
+    assert done.code == 78, done.err
+    assert "invalid_token" in done.err
+    assert "kafka.sasl_oauth_token_provider" in done.err
+    assert "Traceback" not in done.err
+    assert "eyJ" not in done.err + beforehand.out
+
+
+async def test_a_token_that_cannot_be_had_now_is_away(guarded: Guarded) -> None:
+    kafka = msgspec.convert(by_token(guarded, "fails"), KafkaSettings)
+    with pytest.raises(LogUnavailable, match="the issuer is away"):
+        async with KafkaLog.from_settings(kafka):
+            pass
+
+
+async def test_a_session_that_the_broker_ends_goes_on_with_a_new_token_and_not_with_a_bad_one(
+    guarded: Guarded, deployed: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kafka = msgspec.convert({**deployed.settings["kafka"], **by_token(guarded, "counted")}, KafkaSettings)
+    async with KafkaLog.from_settings(kafka) as log:
+
+        async def next_record() -> None:
+            await anyio.to_thread.run_sync(deployed.publish, in_order(chain(1)))
+            while True:
+                with suppress(LogUnavailable):
+                    polled = await log.poll(10, 1.0)
+                    for partition in polled.gained:
+                        await log.seek(partition, 0)
+                    if polled.records:
+                        return
+
+        async def read_on() -> None:
+            while True:
+                await next_record()
+
+        with anyio.fail_after(60):
+            await next_record()
+            asked = len(tokens.counts)
+            while len(tokens.counts) < asked + 2:
+                await next_record()
+            monkeypatch.setattr(tokens, "now", tokens.expired)
+            with pytest.raises(LogRefused, match=r"kafka\.sasl_oauth_token_provider"):
+                await read_on()
 
 
 RIGHTS: Final[dict[str, list[tuple[int, str, int]]]] = {

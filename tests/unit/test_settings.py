@@ -280,6 +280,10 @@ def test_the_explicit_word_or_tls_opens_it() -> None:
         ("ssl_keyfile", {"ssl_keyfile": "key.pem"}),
         ("sasl_plain_username", {"security_protocol": "SASL_SSL"}),
         ("sasl_plain_password", {"security_protocol": "SASL_SSL", "sasl_plain_username": "u"}),
+        ("sasl_oauth_token_provider", {"security_protocol": "SASL_SSL", "sasl_mechanism": "OAUTHBEARER"}),
+        ("sasl_oauth_token_provider", {"sasl_oauth_token_provider": "package.module:function"}),
+        ("sasl_oauth_token_provider", {"sasl_mechanism": "OAUTHBEARER", "sasl_oauth_token_provider": "module"}),
+        ("sasl_oauth_token_provider", {"sasl_mechanism": "OAUTHBEARER", "sasl_oauth_token_provider": "m:f()"}),
     ],
 )
 def test_kafka_settings_that_cannot_work_together_name_the_field(field: str, values: dict[str, object]) -> None:

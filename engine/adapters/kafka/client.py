@@ -33,8 +33,9 @@ from aiokafka.protocol.group import JoinGroupRequest
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.offset import OffsetRequest
 
-from crashfold.engine.adapters.kafka.errors import Connection, kafka_errors, refusal, verdict_on
+from crashfold.engine.adapters.kafka.errors import Connection, kafka_errors, reason, verdict_on
 from crashfold.engine.adapters.kafka.records import FetchedRecords
+from crashfold.engine.adapters.kafka.token import TokenProvider
 from crashfold.engine.errors import ConfigurationError, LogUnavailable
 from crashfold.engine.ports import Bounds, Record
 from crashfold.engine.settings import KafkaSettings
@@ -55,7 +56,8 @@ _ABANDON_S: Final = 1.0
 
 
 def connection_options(settings: KafkaSettings) -> Connection:
-    """How to reach the brokers. Raises ConfigurationError for a certificate's file that cannot be used."""
+    """How to reach the brokers. Raises ConfigurationError for a certificate's file or a token's function that cannot be
+    used."""
     return {
         "bootstrap_servers": ",".join(server.strip() for server in settings.bootstrap_servers.split(",")),
         "client_id": settings.client_id,
@@ -66,6 +68,9 @@ def connection_options(settings: KafkaSettings) -> Connection:
         "sasl_mechanism": settings.sasl_mechanism,
         "sasl_plain_username": settings.sasl_plain_username or None,
         "sasl_plain_password": settings.sasl_plain_password or None,
+        "sasl_oauth_token_provider": (
+            TokenProvider.named(settings.sasl_oauth_token_provider) if settings.sasl_oauth_token_provider else None
+        ),
     }
 
 
@@ -75,16 +80,16 @@ def request_timeout_s(connection: Connection) -> float:
 
 
 async def begin(start: Coroutine[Any, Any, None], connection: Connection) -> None:
-    """Await a client's start, within a request's deadline. Raises what it raises, and TimeoutError; but where a broker
-    refuses the connection for good, which aiokafka tells nobody but its log, that.
+    """Await a client's start, within a request's deadline. Raises what it raises, and TimeoutError; but the reason when
+    one is found: aiokafka writes it into its log alone.
 
     Cancelled half-way, aiokafka forgets a connection that it is making. So the start gets a moment to end by itself.
     """
     try:
         await _started(start, request_timeout_s(connection))
     except (KafkaError, OSError, TimeoutError) as error:
-        if verdict_on(error).kind is LogUnavailable and (refused := await refusal(connection)) is not None:
-            raise refused  # noqa: B904  # its own cause says what is wrong
+        if verdict_on(error).kind is LogUnavailable and (found := await reason(connection)) is not None:
+            raise found  # noqa: B904  # its own cause says what is wrong
         raise
 
 

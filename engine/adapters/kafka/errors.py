@@ -5,7 +5,7 @@ a test keeps so when the library changes; and what is not known to be final is a
 process.
 
 The connections that aiokafka makes fail in its own log alone: what it raises is "Unable to bootstrap". So the reason is
-looked for by connecting once more (`refusal`), and there TLS and SASL say what is wrong.
+looked for by connecting once more (`reason`), and there TLS and SASL say what is wrong.
 """
 
 import re
@@ -24,6 +24,7 @@ from aiokafka.conn import AIOKafkaConnection, collect_hosts, create_conn
 from aiokafka.protocol.admin import SaslHandShakeRequest
 from aiokafka.protocol.metadata import MetadataRequest
 
+from crashfold.engine.adapters.kafka.token import SETTING, NoToken, TokenRefused, TokenUnavailable
 from crashfold.engine.errors import CrashfoldError, Defect, LogRefused, LogUnavailable
 
 Connection = Mapping[str, Any]
@@ -189,6 +190,12 @@ VERDICTS: Final[Mapping[type[BaseException], Verdict]] = {
 }
 """Every error of the client, and what it means. A new one of an update is missing here until it has been read about."""
 
+_OF_TOKENS: Final[Mapping[type[BaseException], Verdict]] = {
+    TokenUnavailable: AWAY,
+    NoToken: _refused(f"mend the function that {SETTING} names"),
+    TokenRefused: _refused(f"mend the token that the function of {SETTING} returns: its issuer, scope or time"),
+}
+
 _TLS_AWAY: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 """A connection that was lost while it was made."""
 
@@ -208,7 +215,7 @@ def verdict_on(error: BaseException) -> Verdict:
             "TLS with the broker fails: mend kafka.security_protocol, kafka.ssl_cafile, kafka.ssl_certfile and"
             " kafka.ssl_keyfile"
         )
-    verdict = VERDICTS.get(type(error), AWAY)
+    verdict = _OF_TOKENS.get(type(error)) or VERDICTS.get(type(error), AWAY)
     if verdict is AWAY and isinstance(error, errors.KafkaError):
         if error.__cause__ is not None:
             verdict = verdict_on(error.__cause__)
@@ -250,28 +257,29 @@ class Probe:
         self._due_s = 0.0
 
     async def look(self, doing: str, brokers: Iterable[tuple[str, int]] = ()) -> None:
-        """Raise LogRefused when one of the brokers, those to ask first included, refuses for good."""
+        """Raise the reason when one is found, at those brokers too: LogRefused, or LogUnavailable."""
         if time.monotonic() < self._due_s:
             return
-        refused = await refusal(self._connection, brokers)
+        found = await reason(self._connection, brokers)
         self._due_s = time.monotonic() + self._every_s
-        if refused is not None:
-            raise translated(doing, refused) from refused
+        if found is not None:
+            raise translated(doing, found) from found
 
 
-async def refusal(connection: Connection, brokers: Iterable[tuple[str, int]] = ()) -> BaseException | None:
-    """The error with which a broker refuses a connection for good; None when none does so."""
+async def reason(connection: Connection, brokers: Iterable[tuple[str, int]] = ()) -> BaseException | None:
+    """The error with which a broker refuses a connection for good, or for which there is no token to log in with; None
+    when there is no such error."""
     first = [(host, port) for host, port, _ in collect_hosts(connection["bootstrap_servers"])]
     for host, port in dict.fromkeys([*first, *brokers]):
         error: BaseException | None = None
         with anyio.move_on_after(PROBE_S):
-            error = await _refusal_of(host, port, connection)
+            error = await _reason_of(host, port, connection)
         if error is not None:
             return error
     return None
 
 
-async def _refusal_of(host: str, port: int, connection: Connection) -> BaseException | None:
+async def _reason_of(host: str, port: int, connection: Connection) -> BaseException | None:
     failure: BaseException
     protocol = connection.get("security_protocol", "PLAINTEXT")
     try:
@@ -280,7 +288,7 @@ async def _refusal_of(host: str, port: int, connection: Connection) -> BaseExcep
             return None
     except (errors.KafkaError, OSError, TimeoutError) as error:
         failure = error
-        if verdict_on(failure).kind is LogRefused:
+        if isinstance(error, TokenUnavailable) or verdict_on(failure).kind is LogRefused:
             return failure
         if isinstance(error, OSError) and not isinstance(error, ConnectionResetError | TimeoutError | ssl.SSLError):
             return None  # nobody is there
@@ -334,7 +342,7 @@ async def _speaks(host: str, port: int, protocol: str, connection: Connection) -
 @asynccontextmanager
 async def _connected(host: str, port: int, connection: Connection) -> AsyncIterator[AIOKafkaConnection]:
     known = ("client_id", "request_timeout_ms", "security_protocol", "ssl_context")
-    sasl = ("sasl_mechanism", "sasl_plain_username", "sasl_plain_password")
+    sasl = ("sasl_mechanism", "sasl_plain_username", "sasl_plain_password", "sasl_oauth_token_provider")
     broker = await create_conn(host, port, **{name: connection[name] for name in known + sasl if name in connection})
     try:
         yield broker
