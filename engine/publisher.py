@@ -75,5 +75,5 @@ class GamePublisher:
 
 
 def open_sink(settings: KafkaSettings) -> KafkaSink:
-    """A sink by these settings."""
-    return KafkaSink(connection_options(settings), idempotent=settings.enable_idempotence)
+    """A sink by these settings, for `kafka.topic`."""
+    return KafkaSink(connection_options(settings), settings.topic, idempotent=settings.enable_idempotence)

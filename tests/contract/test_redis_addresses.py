@@ -1,7 +1,8 @@
 """Ways to a Redis: a Unix socket, TLS, users; what is refused for good; and addresses that a cluster hands out."""
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from itertools import chain
 from pathlib import Path
 
 import anyio
@@ -65,16 +66,60 @@ async def test_a_store_and_a_reader_work_over_it(guarded: RedisServer, authority
             assert await updates.next(PATIENCE_S) is not None
 
 
+@contextmanager
+def changed(server: RedisServer, options: Mapping[str, str]) -> Iterator[None]:
+    """Other settings of the server, while the block lasts."""
+    with server.client() as client:
+        before = {name: client.config_get(name)[name] for name in options}
+        client.execute_command("CONFIG", "SET", *chain.from_iterable(options.items()))
+        try:
+            yield
+        finally:
+            client.execute_command("CONFIG", "SET", *chain.from_iterable(before.items()))
+
+
+@pytest.mark.fault(
+    "Redis shows a certificate that does not hold: authority, host name, date",
+    user="nothing new",
+    operator="exit 78 names the option of redis.url",
+)
 async def test_a_certificate_that_does_not_hold_is_refused_for_good(
     guarded: RedisServer, authority: Authority, tmp_path: Path
 ) -> None:
     other, port = Authority(tmp_path / "other"), guarded.options["tls-port"]
-    for url in (
-        f"rediss://127.0.0.1:{port}?ssl_ca_certs={other.pem}",
-        f"rediss://localhost:{port}?ssl_ca_certs={authority.pem}",
-        f"rediss://127.0.0.1:{port}",
+    right = f"rediss://127.0.0.1:{port}?ssl_ca_certs={authority.pem}"
+    for url, said in (
+        (f"rediss://127.0.0.1:{port}?ssl_ca_certs={other.pem}", "ssl_ca_certs"),
+        (f"rediss://localhost:{port}?ssl_ca_certs={authority.pem}", "mismatch"),
+        (f"rediss://127.0.0.1:{port}", "ssl_ca_certs"),
     ):
-        assert type(await fault_of(url)) is StoreForbidden, url
+        fault = await fault_of(url)
+        assert type(fault) is StoreForbidden, url
+        assert said in str(fault)
+    expired = str(authority.sign("IP:127.0.0.1", expired=True))
+    with changed(guarded, {"tls-cert-file": expired, "tls-key-file": expired}):
+        fault = await fault_of(right)
+    assert type(fault) is StoreForbidden
+    assert "expired" in str(fault)
+
+
+@pytest.mark.fault(
+    "Redis asks for a client's certificate, and gets none or a wrong one",
+    user="nothing new",
+    operator="exit 78 names the option of redis.url",
+)
+async def test_a_server_that_asks_for_a_certificate_gets_the_right_one_or_refuses_for_good(
+    guarded: RedisServer, authority: Authority, tmp_path: Path
+) -> None:
+    ours, strangers = (one.sign("DNS:client") for one in (authority, Authority(tmp_path / "other")))
+    url = f"rediss://127.0.0.1:{guarded.options['tls-port']}/3?ssl_ca_certs={authority.pem}"
+    with changed(guarded, {"tls-auth-clients": "yes"}):
+        async with RedisStore(f"{url}&ssl_certfile={ours}&ssl_keyfile={ours}") as store:
+            assert await store.commit([numbered(STREAM, 1)]) == [Applied(1)]
+        for wrong in (url, f"{url}&ssl_certfile={strangers}&ssl_keyfile={strangers}"):
+            fault = await fault_of(wrong)
+            assert type(fault) is StoreForbidden, wrong
+            assert "ssl_certfile" in str(fault)
 
 
 @pytest.mark.parametrize(

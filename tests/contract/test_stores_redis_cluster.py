@@ -3,12 +3,14 @@
 from collections.abc import AsyncIterator, Callable
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
+from crashfold.engine.adapters.redis.cluster import RedisCluster as Cluster
 from crashfold.engine.adapters.redis.reader import RedisReader
 from crashfold.engine.adapters.redis.store import RedisStore
-from crashfold.engine.errors import ConfigurationError, StateError, Unavailable
+from crashfold.engine.errors import ConfigurationError, StateError, StoreRefused, Unavailable
 from crashfold.engine.ports import Applied, Duplicate, Outcome
 from tests.contract.live_reader import LiveReaderContract
 from tests.contract.state_store import PATIENCE_S, ShadowStoreContract, StateStoreContract, at, numbered
@@ -101,6 +103,33 @@ async def test_a_replica_takes_over_from_a_primary_that_died(new_redis_cluster: 
         await anyio.to_thread.run_sync(cluster.primary_of(key).kill)
         outcomes = await commit_all(store, 2)
         assert all(outcome in (Applied(2), Duplicate(2)) for outcome in outcomes)
+
+
+async def test_a_node_that_loses_its_slots_while_others_are_asked_is_a_refusal(redis_cluster: RedisCluster) -> None:
+    options = {"password": "", "connect_timeout_s": 1.0, "timeout_s": 1.0, "bulk_timeout_s": 1.0}
+    cluster = Cluster(redis_cluster.url, **options, commit_connections=1, read_connections=1)
+    with anyio.fail_after(PATIENCE_S):
+        assert len(await cluster.servers()) == 3
+        (slots,) = await cluster._seed.ask(lambda pipeline: pipeline.execute_command("CLUSTER", "SLOTS"))
+        cluster._proven.clear()
+        _, port = next(iter(cluster._nodes))
+        slow = next(node for node in redis_cluster.primaries if node.port == port)
+        slow.pause()
+        try:
+            async with anyio.create_task_group() as tasks:
+
+                async def ask_all() -> None:
+                    with pytest.raises(StoreRefused, match="has no slot of the cluster any more"):
+                        await cluster.servers()
+
+                tasks.start_soon(ask_all)
+                for _ in range(20):
+                    await anyio.lowlevel.checkpoint()  # it comes to wait for the word of the first
+                await cluster._learn(cluster._seed, [entry for entry in slots if entry[2][1] == port])
+                slow.resume()
+        finally:
+            slow.resume()
+            await cluster.aclose()
 
 
 async def test_what_is_no_cluster_is_said(redis_url: str, redis_cluster_url: str) -> None:

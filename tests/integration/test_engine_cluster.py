@@ -1,20 +1,26 @@
 """The engine, every command and the API on a Redis Cluster of three, while slots move and a primary dies."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import cycle
+from threading import Event, Thread
 
 import anyio
 import anyio.to_thread
+import httpx
 import pytest
 
 from crashfold.engine.adapters.redis.store import RedisStore
 from crashfold.engine.errors import Unavailable
 from tests.support.api_server import Writer, api_server
-from tests.support.deployment import Deployment, NewDeployment, Watcher, expected, traffic
+from tests.support.deployment import Deployment, NewDeployment, Service, Watcher, expected, traffic
 from tests.support.games import games_at
 from tests.support.servers import RedisCluster
 
 STREAMS = [f"table-{number}" for number in range(20)]
+MANY = [f"table-{number}" for number in range(300)]
+RECORDS_EACH = 20
 PARTITIONS = 4
 QUICK = {"redis": {"timeout_ms": 1_000}}
 
@@ -69,34 +75,94 @@ def test_slots_move_while_games_arrive_and_every_command_works(
     assert {stream: one["games"] for stream, one in deployment.verified().items()} == games
 
 
+class Asker:
+    """Asks an API about streams in turn while its `with` block lasts, and notes what no client may ever see."""
+
+    def __init__(self, api: Service, streams: Sequence[str]) -> None:
+        self.statuses: Counter[int] = Counter()
+        self.faults: list[str] = []
+        self._api = api
+        self._streams = streams
+        self._contents: dict[tuple[str, str], bytes] = {}
+        self._stopped = Event()
+        self._thread = Thread(target=self._run)
+
+    def __enter__(self) -> "Asker":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._thread.join(30)
+
+    def _run(self) -> None:
+        with httpx.Client(base_url=f"http://127.0.0.1:{self._api.port}", timeout=20, trust_env=False) as client:
+            for stream in cycle(self._streams):
+                if self._stopped.is_set():
+                    return
+                with suppress(httpx.TransportError):  # it is still starting
+                    self._judge(stream, client.get("/api/games", params={"stream": stream}))
+
+    def _judge(self, stream: str, told: httpx.Response) -> None:
+        self.statuses[told.status_code] += 1
+        if told.status_code not in (200, 404, 503):
+            self.faults.append(f"{stream}: {told.status_code} {told.text[:300]}")
+        tag = told.headers.get("ETag")
+        if tag is not None and self._contents.setdefault((stream, tag), told.content) != told.content:
+            self.faults.append(f"{stream}: two contents under {tag}")
+
+
 @pytest.mark.fault(
-    "Redis Cluster loses a primary",
-    user="answers as `replica` until the fail-over is done",
+    "Redis Cluster loses a primary, and then another",
+    user="answers as `replica` until the fail-over is done, and 503 for streams that nobody has asked about before",
     operator="nothing",
 )
-def test_a_replica_takes_over_and_nothing_is_lost_or_counted_twice(
+def test_two_primaries_are_lost_in_turn_and_nothing_of_300_streams_is_lost_or_counted_twice(
     on_cluster: Callable[[RedisCluster], Deployment], new_redis_cluster: Callable[..., RedisCluster]
 ) -> None:
     cluster = new_redis_cluster(replicas=1)
     deployment = on_cluster(cluster)
-    messages = traffic(22, 8_000, STREAMS, PARTITIONS)
+    records = {stream: iter(traffic(number, RECORDS_EACH, [stream], 1)) for number, stream in enumerate(MANY, start=22)}
+    homes = {stream: number % PARTITIONS for number, stream in enumerate(MANY)}
+    messages = [next(records[stream])._replace(partition=homes[stream]) for _ in range(RECORDS_EACH) for stream in MANY]
     wanted = expected(messages, deployment.projections)
-    with deployment.flow(messages, per_second=500) as flow, deployment.engine() as engine:
-        engine.until(lambda: sum(map(deployment.version, STREAMS)) > 20, "it commits")
-        cluster.primaries[2].kill()  # its last writes may not have reached the replica
+    games = {stream: len(games) for stream, games in wanted.games.items()}
+    flow = deployment.flow(messages, per_second=2_000)
+    flow.release(len(messages) // 3)
+    with deployment.engine() as engine, deployment.api() as api, flow, Asker(api, MANY) as asker:
+
+        def commits() -> float:
+            told = engine.metrics().items()
+            return sum(
+                count for name, count in told if name.startswith("crashfold_commits_total{") and "applied" in name
+            )
+
+        for number, primary in enumerate(cluster.primaries[1:], start=2):
+            before = commits()
+            flow.release(len(messages) * number // 3)
+            engine.until(lambda before=before: commits() > before, "it commits")  # type: ignore[misc]
+            primary.kill()  # its last writes may not have reached the replica
+            cluster.until_taken_over(primary)
         flow.finish()
-        engine.until(
-            lambda: (
-                [engine.metrics().get(f'crashfold_lag_records{{partition="{n}"}}') for n in range(PARTITIONS)]
-                == [0] * PARTITIONS
-            ),
-            "it has caught up",
-        )
+        lags = [f'crashfold_lag_records{{partition="{number}"}}' for number in range(PARTITIONS)]
+        engine.until(lambda: [engine.metrics().get(lag) for lag in lags] == [0] * PARTITIONS, "it has caught up")
+        with httpx.Client(base_url=f"http://127.0.0.1:{api.port}", trust_env=False) as client:
+            for stream, count in games.items():
+                api.until(lambda stream=stream, count=count: answered(client, stream) == count, stream)  # type: ignore[misc]
         assert engine.terminate()[0] == 0, engine.said[-3000:]
-    assert {stream: one["games"] for stream, one in deployment.verified().items()} == {
-        stream: len(games) for stream, games in wanted.games.items()
-    }
+        assert api.terminate()[0] == 0, api.said[-3000:]
+    assert asker.faults == []
+    assert asker.statuses[200] > 0
+    assert {stream: one["games"] for stream, one in deployment.verified().items()} == games
     assert set(deployment.dead_letters()) == wanted.letters
+
+
+def answered(client: httpx.Client, stream: str) -> int | None:
+    """How many games the API has of a stream, by the store's word; None while it has no such word."""
+    told = client.get("/api/games", params={"stream": stream})
+    if told.status_code != 200 or told.headers["X-Crashfold-Source"] == "replica":
+        return None
+    return int(told.json()["pagination"]["total_items"])
 
 
 def test_a_prefix_without_the_stream_is_refused_with_what_to_do(

@@ -390,6 +390,43 @@ def test_a_stream_that_turns_up_on_another_partition_stops_the_engine(
     assert "stream two lives on partition" in rebuilt.err
 
 
+@pytest.mark.fault(
+    "Partitions were added, and every stream stays where it was",
+    user="nothing",
+    operator="nothing",
+)
+def test_new_streams_on_added_partitions_are_folded_rebuilt_and_gone_on_with(
+    new_deployment: NewDeployment, redis_url: str
+) -> None:
+    deployment = new_deployment(redis_url, partitions=1, key_prefix="analytics:{stream}")
+    deployment.publish(in_order(GAMES[:200], "old"))
+    with deployment.engine() as engine:
+        engine.until(lambda: deployment.total("old") == 200, "the games are folded")
+        deployment.add_partitions(3)
+        deployment.publish([*in_order(GAMES[:100], "one", partition=1), *in_order(GAMES[:50], "two", partition=2)])
+        deployment.publish(in_order(GAMES[200:300], "old"))
+        totals = {"old": 300, "one": 100, "two": 50}
+        engine.until(lambda: {name: deployment.total(name) for name in totals} == totals, "all three are folded")
+        assert engine.partitions_held == 3
+        assert engine.terminate()[0] == 0
+    assert {name: one["games"] for name, one in deployment.verified().items()} == totals
+    at = deployment.done("status", "--json").json
+    assert [one["next_offset"] for one in at["partitions"]] == [300, 100, 50]  # their manifests
+    assert {one["stream"]: one["partition"] for one in at["streams"]} == {"old": 0, "one": 1, "two": 2}
+
+    before = deployment.all_keys()
+    deployment.done("replay")
+    assert {name: one["games"] for name, one in deployment.verified().items()} == totals
+    assert len(deployment.all_keys()) == len(before)
+    deployment.publish([*in_order(GAMES[100:120], "one", partition=1), *in_order(GAMES[:10], "three", partition=2)])
+    with deployment.engine() as engine:  # begins where the manifests say, not with the first record
+        engine.until(lambda: (deployment.total("one"), deployment.total("three")) == (120, 10), "it goes on")
+        begun = {one["partition"]: one["next_offset"] for one in engine.events if one["event"] == "partition_gained"}
+        assert begun == {0: 300, 1: 100, 2: 50}
+        assert engine.terminate()[0] == 0
+    assert deployment.dead_letters() == []
+
+
 def test_a_topic_that_is_not_there_yet_is_waited_for(new_deployment: NewDeployment, redis_url: str) -> None:
     deployment = new_deployment(redis_url, partitions=0)
     with deployment.engine() as engine:

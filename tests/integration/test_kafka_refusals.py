@@ -4,7 +4,7 @@ One broker for the whole module, with a listener for each way of being refused.
 """
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
@@ -13,8 +13,6 @@ import anyio
 import anyio.to_thread
 import msgspec
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.protocol.admin import CreateAclsRequest
 
 from crashfold.engine.adapters.embedded import free_port
 from crashfold.engine.adapters.kafka.log import KafkaLog
@@ -25,10 +23,11 @@ from crashfold.engine.publisher import open_sink
 from crashfold.engine.settings import KafkaSettings
 from tests.conftest import enter
 from tests.contract.dead_letters import letter
-from tests.support import servers, tokens
+from tests.support import acl, servers, tokens
+from tests.support.acl import KafkaRight
 from tests.support.certificates import Authority
-from tests.support.deployment import Deployment, Message, NewDeployment, chain, in_order
-from tests.support.servers import KafkaBroker
+from tests.support.deployment import Deployment, NewDeployment, chain, in_order
+from tests.support.servers import KafkaBroker, RedisServer
 
 # asyncio leaves the socket of a TLS handshake that failed to the garbage collector, now and then.
 pytestmark = [
@@ -37,37 +36,21 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
-USERS: Final = ("all", "reader", "topicless", "groupless", "writeless", "unnumbered")
-TOPIC, GROUP = 2, 3
-READ, WRITE = 3, 4
-LITERAL, ALLOW = 3, 3
+EVERY_RIGHT: Final = [
+    KafkaRight(*words) for words in (("topic", "*", "Read"), ("topic", "*", "Write"), ("group", "*", "Read"))
+]
+USERS: Final = ("all",)
 
 IMPORTABLE: Final = {"PYTHONPATH": str(Path(__file__).parents[2])}
 """Lets a command import the functions that give tokens."""
 
 
 class Guarded:
-    """The broker, what its certificates are signed by, and rights on it."""
+    """The broker, and what its certificates are signed by."""
 
     def __init__(self, broker: KafkaBroker, authority: Authority) -> None:
         self.broker = broker
         self.authority = authority
-
-    def allow(self, user: str, rights: Sequence[tuple[int, str, int]]) -> None:
-        """Give rights, as kind of resource, name, operation; the name * is every one."""
-
-        async def allow() -> None:
-            admin = AIOKafkaAdminClient(bootstrap_servers=self.broker.address)
-            await admin.start()
-            try:
-                for kind, name, operation in rights:
-                    request = CreateAclsRequest(kind, name, LITERAL, f"User:{user}", "*", operation, ALLOW)
-                    answer = await admin._send_request(request)
-                    assert answer.creation_responses[0][0] == 0, answer
-            finally:
-                await admin.close()
-
-        anyio.run(allow)
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +62,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
             pytest.skip(str(missing))
         tls = {"TLS": authority.sign("IP:127.0.0.1"), "MUTUAL": authority.sign("IP:127.0.0.1")}
         tls |= {"ELSEWHERE": authority.sign("DNS:example.com"), "EXPIRED": authority.sign("IP:127.0.0.1", expired=True)}
-        properties = {
-            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-            "super.users": "User:ANONYMOUS;User:all",
+        properties = acl.properties(USERS) | {
             "sasl.enabled.mechanisms": "PLAIN,OAUTHBEARER",
             "listener.name.token.sasl.enabled.mechanisms": "OAUTHBEARER",
             "listener.name.login.sasl.enabled.mechanisms": "PLAIN",
@@ -92,18 +73,13 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
             # A session by token lasts a second: aiokafka does not renew it, and the broker ends the connection.
             "listener.name.token.oauthbearer.connections.max.reauth.ms": "1000",
             "group.max.session.timeout.ms": "60000",
-            "listener.name.login.plain.sasl.jaas.config": (
-                "org.apache.kafka.common.security.plain.PlainLoginModule required "
-                + " ".join(f'user_{user}="right-{user}"' for user in USERS)
-                + ";"
-            ),
             "listener.name.mutual.ssl.client.auth": "required",
         }
         for name, pem in tls.items():
             prefix = f"listener.name.{name.lower()}.ssl"
             properties |= {f"{prefix}.keystore.type": "PEM", f"{prefix}.keystore.location": str(pem)}
             properties |= {f"{prefix}.truststore.type": "PEM", f"{prefix}.truststore.location": str(authority.pem)}
-        listeners = {"LOGIN": "SASL_PLAINTEXT", "TOKEN": "SASL_PLAINTEXT"} | dict.fromkeys(tls, "SSL")
+        listeners = {acl.LISTENER: "SASL_PLAINTEXT", "TOKEN": "SASL_PLAINTEXT"} | dict.fromkeys(tls, "SSL")
         cluster = enter(stack, servers.kafka_cluster(properties=properties, listeners=listeners))
         yield Guarded(cluster.brokers[0], authority)
 
@@ -122,15 +98,9 @@ def deployed(guarded: Guarded, new_deployment: NewDeployment, redis_url: str) ->
     return made
 
 
-def login(guarded: Guarded, user: str, password: str | None = None, **more: object) -> dict[str, object]:
+def login(guarded: Guarded, user: str, **more: object) -> dict[str, object]:
     """Settings of section kafka for that user."""
-    return {
-        "bootstrap_servers": guarded.broker.address_of("LOGIN"),
-        "security_protocol": "SASL_PLAINTEXT",
-        "sasl_plain_username": user,
-        "sasl_plain_password": f"right-{user}" if password is None else password,
-        **more,
-    }
+    return acl.login(guarded.broker.address_of(acl.LISTENER), user) | more
 
 
 def tls(guarded: Guarded, listener: str, **more: object) -> dict[str, object]:
@@ -147,10 +117,13 @@ Unique = Callable[[str], str]
 Refusal = Callable[[Guarded, Path], dict[str, object]]
 
 REFUSALS: Final[dict[str, tuple[Refusal, str]]] = {
-    "a wrong password": (lambda g, _: login(g, "all", "wrong-password"), "kafka.sasl_plain_password"),
+    "a wrong password": (
+        lambda g, _: login(g, "all", sasl_plain_password="wrong-password"),
+        "kafka.sasl_plain_password",
+    ),
     "a mechanism that is off": (lambda g, _: login(g, "all", sasl_mechanism="SCRAM-SHA-256"), "kafka.sasl_mechanism"),
     "no login where one is asked for": (
-        lambda g, _: {"bootstrap_servers": g.broker.address_of("LOGIN")},
+        lambda g, _: {"bootstrap_servers": g.broker.address_of(acl.LISTENER)},
         "kafka.security_protocol",
     ),
     "no TLS where it is spoken": (
@@ -168,6 +141,10 @@ REFUSALS: Final[dict[str, tuple[Refusal, str]]] = {
     "a certificate of another host": (lambda g, _: tls(g, "ELSEWHERE"), "kafka.ssl_cafile"),
     "an expired certificate": (lambda g, _: tls(g, "EXPIRED"), "expired"),
     "no certificate where one is asked for": (lambda g, _: tls(g, "MUTUAL"), "kafka.ssl_certfile"),
+    "a certificate of another authority where one is asked for": (
+        lambda g, path: tls(g, "MUTUAL", ssl_certfile=str(Authority(path / "other").sign("DNS:client"))),
+        "kafka.ssl_certfile",
+    ),
 }
 
 
@@ -201,7 +178,7 @@ async def test_a_broker_that_is_down_is_away() -> None:
 def test_every_command_ends_with_78_when_kafka_refuses_for_good(
     guarded: Guarded, deployed: Deployment, command: list[str]
 ) -> None:
-    deployed.configure({"kafka": login(guarded, "all", "wrong-password")})
+    deployed.configure({"kafka": login(guarded, "all", sasl_plain_password="wrong-password")})
     done = deployed.run(*command)
     assert done.code == 78, done.err
     assert "kafka.sasl_plain_password" in done.err
@@ -299,35 +276,24 @@ async def test_a_session_that_the_broker_ends_goes_on_with_a_new_token_and_not_w
                 await read_on()
 
 
-RIGHTS: Final[dict[str, list[tuple[int, str, int]]]] = {
-    "topicless": [(GROUP, "*", READ)],
-    "groupless": [(TOPIC, "*", READ), (TOPIC, "*", WRITE)],
-    "writeless": [(TOPIC, "*", READ), (GROUP, "*", READ)],
-}
-
-
-@pytest.mark.fault(
-    "A right on the topic or group is missing",
-    user="nothing new",
-    operator="exit 78 names the right",
-)
-@pytest.mark.parametrize(
-    ("user", "named"),
-    [("topicless", "kafka.topic"), ("groupless", "kafka.group_id"), ("writeless", "kafka.dead_letter_topic")],
-)
-def test_a_right_that_is_missing_ends_the_engine_with_78_and_is_named(
-    guarded: Guarded, deployed: Deployment, user: str, named: str
+def test_engine_and_api_work_over_tls_with_certificates_of_their_own(
+    guarded: Guarded, deployed: Deployment, new_redis: Callable[..., RedisServer]
 ) -> None:
-    deployed.publish([*in_order(chain(3)), Message(0, b"crash", b"no game")])
-    guarded.allow(user, RIGHTS[user])
-    deployed.configure({"kafka": login(guarded, user)})
-    beforehand = deployed.run("doctor", "--json")
-    assert beforehand.code == 1, beforehand.err
-    assert any(named in one["detail"] for one in beforehand.json["findings"] if one["verdict"] == "failed")
-    done = deployed.run("run", "--until-caught-up")
-    assert done.code == 78, done.err
-    assert named in done.err
-    assert "Traceback" not in done.err
+    server, client = (str(guarded.authority.sign(name)) for name in ("IP:127.0.0.1", "DNS:client"))
+    authority, port = str(guarded.authority.pem), str(free_port())
+    files = {"tls-cert-file": server, "tls-key-file": server, "tls-ca-cert-file": authority}
+    redis = new_redis({"tls-port": port, "tls-auth-clients": "yes", **files})
+    url = f"rediss://127.0.0.1:{port}?ssl_ca_certs={authority}&ssl_certfile={client}&ssl_keyfile={client}"
+    acl.allow(guarded.broker.address, {f"CN={Path(client).stem}": EVERY_RIGHT})  # the certificate says who it is
+    deployed.configure({"kafka": tls(guarded, "MUTUAL", ssl_certfile=client), "redis": {"url": url}})
+    deployed.publish(in_order(chain(10)))
+    deployed.caught_up()
+    with deployed.api() as api:
+        api.until(lambda: api.is_ready, "it is ready")
+        assert api.probe("/api/games")[1]["pagination"]["total_items"] == 10
+        redis.kill()
+        deployed.publish(in_order(chain(11)[-1:]))
+        api.until(lambda: api.probe("/api/games")[1]["pagination"]["total_items"] == 11, "it follows the topic")
 
 
 def test_a_session_time_out_beyond_the_bounds_of_the_broker_ends_with_78(deployed: Deployment) -> None:
@@ -363,11 +329,3 @@ async def test_a_dead_letter_fits_however_large_its_record_was(guarded: Guarded,
     async with KafkaDeadLetters(name, connection) as letters:
         await letters.put([letter(n, key=bytes(2 << 20), value=bytes(2 << 20), detail="x" * 9999) for n in range(50)])
         assert len(await letters.read()) == 50
-
-
-async def test_a_producer_that_may_not_be_numbered_is_refused(guarded: Guarded, unique: Unique) -> None:
-    await anyio.to_thread.run_sync(guarded.allow, "unnumbered", [(TOPIC, "*", READ)])
-    kafka = msgspec.convert(login(guarded, "unnumbered"), KafkaSettings)
-    with pytest.raises(LogRefused, match=r"kafka\.enable_idempotence"):
-        async with open_sink(kafka):
-            pass

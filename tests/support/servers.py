@@ -276,11 +276,21 @@ class RedisCluster:
     def primary_of(self, key: str) -> RedisServer:
         """The node that has the key's slot."""
         slot = key_slot(key.encode())
-        with self.primaries[0].client() as client:
+        with next(node for node in self.nodes if node.is_running).client() as client:
             for first, last, primary, *_ in client.execute_command("CLUSTER", "SLOTS"):
                 if first <= slot <= last:
                     return next(node for node in self.nodes if node.port == primary[1])
         raise AssertionError(f"nobody has slot {slot}")
+
+    def until_taken_over(self, lost: RedisServer) -> None:
+        """Return when every node that runs knows of other primaries for the slots of this one, which was ended."""
+        self._until(lambda node: not node.is_running or (self._serves(node) and lost.port not in self._homes(node)))
+
+    def _serves(self, node: RedisServer) -> bool:
+        return "cluster_state:ok" in self._info(node)
+
+    def _homes(self, node: RedisServer) -> set[int]:
+        return {entry[2][1] for entry in self._ask(node, "SLOTS")}
 
     def move_slot(self, key: str, to: RedisServer) -> None:
         """Move the slot of the key, with all that is in it, to that node."""

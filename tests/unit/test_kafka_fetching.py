@@ -1,6 +1,7 @@
 """Fetching ahead: what is asked for next is under way already, and nothing comes that was not asked for."""
 
 import asyncio
+import gc
 from typing import Any, NamedTuple
 
 import anyio.lowlevel
@@ -122,6 +123,17 @@ async def test_closing_ends_what_is_under_way() -> None:
     client.close()
     await settle()
     assert len(before - asyncio.all_tasks()) == 1
+
+
+async def test_an_error_ahead_that_nobody_comes_for_is_no_complaint(caplog: pytest.LogCaptureFixture) -> None:
+    broker = Broker(30)
+    client = FetchingAhead(broker)
+    await client.send(1, fetch(0))
+    broker.fault = KafkaConnectionError("the consumer has closed it")
+    await settle()
+    del client
+    gc.collect()
+    assert caplog.records == []
 
 
 async def test_everything_else_is_the_clients() -> None:

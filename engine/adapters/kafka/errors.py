@@ -9,7 +9,6 @@ looked for by connecting once more (`reason`), and there TLS and SASL say what i
 """
 
 import re
-import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
@@ -24,6 +23,7 @@ from aiokafka.conn import AIOKafkaConnection, collect_hosts, create_conn
 from aiokafka.protocol.admin import SaslHandShakeRequest
 from aiokafka.protocol.metadata import MetadataRequest
 
+from crashfold.engine.adapters import tls
 from crashfold.engine.adapters.kafka.token import SETTING, NoToken, TokenRefused, TokenUnavailable
 from crashfold.engine.errors import CrashfoldError, Defect, LogRefused, LogUnavailable
 
@@ -32,9 +32,6 @@ Connection = Mapping[str, Any]
 
 PROBE_S: Final = 5.0
 """For one connection that looks for the reason of a failure."""
-
-
-_ALERT_S: Final = 1.0
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -135,13 +132,13 @@ VERDICTS: Final[Mapping[type[BaseException], Verdict]] = {
     errors.RebalanceInProgressError: AWAY,
     errors.InvalidCommitOffsetSizeError: BROKEN,
     errors.TopicAuthorizationFailedError: _refused(
-        "the user lacks a right on the topic: allow READ and DESCRIBE on kafka.topic, and on kafka.dead_letter_topic"
-        " WRITE, DESCRIBE and (to make it) CREATE"
+        "the user lacks a right on the topic: reading takes READ, writing WRITE, making it CREATE; `run` needs READ on"
+        " kafka.topic, and on kafka.dead_letter_topic WRITE and (to make it) CREATE"
     ),
     errors.GroupAuthorizationFailedError: _refused("the user lacks the right READ on the group kafka.group_id"),
     errors.ClusterAuthorizationFailedError: _refused(
-        "the user lacks a right on the cluster: IDEMPOTENT_WRITE (or set kafka.enable_idempotence = false), or CREATE"
-        " where a topic is to be made"
+        "the user may write to no topic: allow WRITE on the one to write to (before Kafka 2.8 also IDEMPOTENT_WRITE on"
+        " the cluster, or set kafka.enable_idempotence = false), and CREATE where it is to be made"
     ),
     errors.InvalidTimestampError: _refused(
         "the broker takes no record of this time: mend this machine's clock, or the topic's message.timestamp settings"
@@ -196,9 +193,6 @@ _OF_TOKENS: Final[Mapping[type[BaseException], Verdict]] = {
     TokenRefused: _refused(f"mend the token that the function of {SETTING} returns: its issuer, scope or time"),
 }
 
-_TLS_AWAY: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
-"""A connection that was lost while it was made."""
-
 _BY_NAME: Final = {kind.__name__: kind for kind in VERDICTS}
 
 
@@ -210,7 +204,7 @@ def verdict_on(error: BaseException) -> Verdict:
     if isinstance(error, ssl.SSLCertVerificationError):
         said = getattr(error, "verify_message", None) or error
         return _refused(f"the broker's certificate does not hold ({said}): mend kafka.ssl_cafile, the name, or it")
-    if isinstance(error, ssl.SSLError) and not isinstance(error, _TLS_AWAY):
+    if isinstance(error, ssl.SSLError) and not isinstance(error, tls.AWAY):
         return _refused(
             "TLS with the broker fails: mend kafka.security_protocol, kafka.ssl_cafile, kafka.ssl_certfile and"
             " kafka.ssl_keyfile"
@@ -292,29 +286,14 @@ async def _reason_of(host: str, port: int, connection: Connection) -> BaseExcept
             return failure
         if isinstance(error, OSError) and not isinstance(error, ConnectionResetError | TimeoutError | ssl.SSLError):
             return None  # nobody is there
-    if protocol.endswith("SSL") and (alert := await anyio.to_thread.run_sync(_alert, host, port, connection)):
-        return alert
+    if protocol.endswith("SSL"):
+        alert = await anyio.to_thread.run_sync(tls.alert_of, host, port, connection["ssl_context"])
+        if alert is not None:
+            return alert
     for other in ("PLAINTEXT", "SASL_PLAINTEXT", "SSL"):
         if other != protocol and await _speaks(host, port, other, connection):
             failure = errors.IllegalSaslStateError(f"{host}:{port} speaks {other}, not {protocol}")
             return failure
-    return None
-
-
-def _alert(host: str, port: int, connection: Connection) -> ssl.SSLError | None:
-    """Return the broker's alert about this client's certificate, which event loops take for a connection that ended:
-    with TLS 1.3 it comes after the handshake. None when it says nothing."""
-    context: ssl.SSLContext = connection["ssl_context"]
-    try:
-        with (
-            socket.create_connection((host, port), timeout=_ALERT_S) as plain,
-            context.wrap_socket(plain, server_hostname=host) as encrypted,
-        ):
-            encrypted.recv(1)
-    except ssl.SSLError as error:
-        return None if isinstance(error, _TLS_AWAY) else error
-    except OSError:
-        return None
     return None
 
 

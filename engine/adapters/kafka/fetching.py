@@ -56,7 +56,7 @@ class FetchingAhead:
             answer = await ahead.answer
         else:
             if ahead is not None:
-                _drop(ahead)
+                ahead.answer.cancel()
             answer = await self._client.send(node_id, request, **options)
         self._fetched.update(_fetched(answer, positions))
         self._fetch_ahead(node_id, request, answer, positions)
@@ -70,7 +70,7 @@ class FetchingAhead:
     def close(self) -> None:
         """Drop what nobody asked for."""
         while self._ahead:
-            _drop(self._ahead.popitem()[1])
+            self._ahead.popitem()[1].answer.cancel()
 
     def _fetch_ahead(self, node_id: int, request: FetchRequest, answer: Any, positions: Positions) -> None:
         """Send the fetch that comes behind this answer, unless there was nothing in it, or trouble."""
@@ -96,7 +96,9 @@ class FetchingAhead:
             topics,
             request._rack_id,
         )
-        self._ahead[node_id] = _Ahead(moved, asyncio.ensure_future(self._client.send(node_id, behind)))
+        answered = asyncio.ensure_future(self._client.send(node_id, behind))
+        answered.add_done_callback(_looked_at)
+        self._ahead[node_id] = _Ahead(moved, answered)
 
 
 def _positions(request: FetchRequest) -> Positions:
@@ -127,6 +129,7 @@ def _end_of(data: bytes) -> int | None:
     return end
 
 
-def _drop(ahead: _Ahead) -> None:
-    ahead.answer.cancel()
-    ahead.answer.add_done_callback(lambda answer: answer.cancelled() or answer.exception())
+def _looked_at(answer: "asyncio.Task[Any]") -> None:
+    """A fetch that fails may be one that nobody comes for any more: asyncio would call that an error."""
+    if not answer.cancelled():
+        answer.exception()

@@ -77,12 +77,14 @@ class KafkaSink:
 
     `idempotent` keeps a record from being written twice when an answer is lost, and records of one partition in the
     order in which they were sent. False is for brokers that cannot do that; the order is kept all the same, for
-    aiokafka never has two batches of a partition on their way.
+    aiokafka never has two batches of a partition on their way. `topic` is what will be written to, where that is known
+    beforehand: a broker numbers no producer that may not write, and the error names the topic.
     """
 
     def __init__(
         self,
         connection: Connection,
+        topic: str | None = None,
         *,
         idempotent: bool = True,
         in_flight_max: int = IN_FLIGHT_MAX,
@@ -97,6 +99,7 @@ class KafkaSink:
             "max_request_size": _REQUEST_BYTES_MAX,
         }
         self._connection = connection
+        self._connecting = "connecting to Kafka" if topic is None else f"connecting to Kafka to write to {topic}"
         self._timeout_s = request_timeout_s(connection)
         self._in_flight_max = in_flight_max
         self._producer: AIOKafkaProducer | None = None
@@ -111,7 +114,7 @@ class KafkaSink:
         return self._acknowledged
 
     async def __aenter__(self) -> Self:
-        with kafka_errors("connecting to Kafka"):
+        with kafka_errors(self._connecting):
             try:
                 self._producer = await self._started()
             except UnknownError:  # once may be an accident; a broker that cannot number producers says it each time
@@ -313,7 +316,7 @@ class KafkaDeadLetters:
             with kafka_errors(f"trying to write to {self._topic}"):
                 async with connected(self._connection) as client:
                     await _try_to_write(client, self._topic, request_timeout_s(self._connection))
-        async with KafkaSink(self._connection, idempotent=self._idempotent):
+        async with KafkaSink(self._connection, self._topic, idempotent=self._idempotent):
             pass
 
     async def mark(self, marks: Sequence[tuple[ListedDeadLetter, Mark]]) -> None:
@@ -363,7 +366,7 @@ class KafkaDeadLetters:
     async def _entered_sink(self) -> KafkaSink:
         if self._sink is None:
             await ensure_topic(self._connection, self._topic, configs=_KEEP_FOREVER)
-            sink = KafkaSink(self._connection, idempotent=self._idempotent, batch_bytes=self._batch_bytes)
+            sink = KafkaSink(self._connection, self._topic, idempotent=self._idempotent, batch_bytes=self._batch_bytes)
             await sink.__aenter__()
             self._sink = sink
         return self._sink

@@ -11,7 +11,13 @@ from typing import Final
 import anyio
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
-from aiokafka.errors import IncompatibleBrokerVersion, NoError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import (
+    IncompatibleBrokerVersion,
+    NoError,
+    TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
+    for_code,
+)
 from aiokafka.protocol.admin import DescribeConfigsRequest
 
 from crashfold.engine.adapters.kafka.client import begin, request_timeout_s
@@ -75,10 +81,13 @@ async def cleanup_policy(client: AIOKafkaClient, topic: str, timeout_s: float) -
 
 
 async def check_topic_can_be_made(connection: Connection, topic: str, configs: Mapping[str, str] | None = None) -> None:
-    """Ask the brokers whether the topic might be made, without making it. Raises LogRefused with the reason if not."""
+    """Ask the brokers whether the topic, which is not seen, might be made, without making it. Raises LogRefused with
+    the reason if not; also when it is there all the same, for then the user has no right on it."""
     async with _admin(connection, f"trying whether {topic} can be made") as admin:
         new = NewTopic(topic, 1, -1, {}, dict(configs or {}))
         for _topic, code, *message in (await admin.create_topics([new], validate_only=True)).topic_errors:
+            if code == TopicAlreadyExistsError.errno and topic not in await admin.list_topics():
+                raise TopicAuthorizationFailedError(topic)
             if code not in (NoError.errno, TopicAlreadyExistsError.errno):
                 raise for_code(code)(*message)
 
@@ -98,5 +107,7 @@ async def _admin(connection: Connection, doing: str) -> AsyncIterator[AIOKafkaAd
 
 async def _has_leaders(admin: AIOKafkaAdminClient, topic: str) -> bool:
     (described,) = await admin.describe_topics([topic])
+    if described["error_code"] == TopicAuthorizationFailedError.errno:  # it may be made, and not be known of
+        raise TopicAuthorizationFailedError(topic)
     partitions = described["partitions"]
     return bool(partitions) and all(partition["leader"] >= 0 for partition in partitions)

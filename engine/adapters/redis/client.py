@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import anyio
+import anyio.to_thread
 import msgspec
 from hiredis import pack_command
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -31,12 +32,16 @@ from crashfold.engine.adapters.redis.errors import STRAYED, TOO_LARGE, code_of, 
 from crashfold.engine.adapters.redis.line import Command, Line
 from crashfold.engine.adapters.redis.sentinel import FoundConnection, Sentinels
 from crashfold.engine.adapters.redis.watch import Asked, Watch
+from crashfold.engine.adapters.tls import alert_of
 from crashfold.engine.errors import ConfigurationError, CrashfoldError, StoreForbidden, StoreRefused, StoreUnavailable
 from crashfold.engine.settings import RedisAddress, redis_address
 
 LEAST_LIMIT_BYTES: Final = 1024 * 1024
 """The least that the limits of a server can be set to."""
 LARGE_LOSSES_MAX: Final = 5
+
+ALERT_EVERY_S: Final = 5.0
+"""How often a lost connection over TLS is asked for a reason, at most."""
 
 SCRIPT_LOADS_MAX: Final = 3
 """How often a script is loaded for one call: a server that forgets it again and again is being restarted."""
@@ -132,12 +137,16 @@ class RedisClient:
         except ValueError as error:
             raise ConfigurationError(f"redis.url {error}") from None
         kind, place = _place(where, password)
+        self._context: ssl.SSLContext | None = None
+        self._alert_due_s = -ALERT_EVERY_S
         self._sentinels: Sentinels | None = None
         self._address = where.path or f"{where.host}:{where.port}"
         if where.sentinels:
             self._sentinels = Sentinels(where.sentinels, where.service, connect_timeout_s, _sentinel_options(where))
             kind = type("Connection", (FoundConnection, kind), {"sentinels": self._sentinels})
             self._address = f"{where.service} of {', '.join(f'{host}:{port}' for host, port in where.sentinels)}"
+        elif where.tls:
+            self._context = kind(**place).ssl_context.get()  # type: ignore[attr-defined]
 
         def pool(connections: int, answer_timeout_s: float) -> BlockingConnectionPool:
             return BlockingConnectionPool(
@@ -322,10 +331,21 @@ class RedisClient:
         except (RedisError, OSError) as error:  # a TimeoutError is an OSError
             if code_of(error) == "READONLY":
                 await self._drop_connections()
-            raise self.translated(error) from error
+            raise self.translated(await self._alert_behind(error)) from error
         finally:
             if asked is not None:
                 self._watch.took(self.address, asked, anyio.current_time() - began_s)
+
+    async def _alert_behind(self, error: Exception) -> Exception:
+        """The server's alert about our certificate, where a connection was lost that had just been made: the alert may
+        have been lost with it. Else the error itself."""
+        now_s = anyio.current_time()
+        if self._context is None or not isinstance(error, ConnectionError) or now_s < self._alert_due_s:
+            return error
+        self._alert_due_s = now_s + ALERT_EVERY_S
+        host, port = self._address.rsplit(":", 1)
+        alert = await anyio.to_thread.run_sync(alert_of, host, int(port), self._context)
+        return error if alert is None else alert
 
     def translated(self, error: Exception) -> CrashfoldError:
         """`translated`, but for what a node of a cluster means by it."""

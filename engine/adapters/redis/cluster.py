@@ -134,9 +134,12 @@ class RedisCluster:
 
     async def _checked(self, address: Address) -> RedisClient:
         """The node there, once it has said that it is the one of which the map told: an address that a server hands out
-        may lead to another Redis here. Raises StoreRefused when it is another, StoreForbidden when it is in no cluster.
+        may lead to another Redis here. Raises StoreRefused when it is another, or has lost its slots while others were
+        asked; StoreForbidden when it is in no cluster.
         """
-        node, known = self._nodes[address], self._ids[address]
+        node, known = self._nodes.get(address), self._ids.get(address)
+        if node is None:
+            raise StoreRefused(f"Redis refused: {address[0]}:{address[1]} has no slot of the cluster any more")
         if known and self._proven.get(address) != known:
             (found,) = await node.ask(lambda pipeline: pipeline.execute_command("CLUSTER", "MYID"))
             if found != known:

@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 from redis import exceptions
 
+from crashfold.engine.adapters import tls
 from crashfold.engine.errors import CrashfoldError, Defect, StateError, StoreForbidden, StoreRefused, StoreUnavailable
 
 
@@ -148,8 +149,8 @@ _CODE_INSIDE: Final = re.compile(r"(?:: -|because of: |caused error: \(['\"])([A
 """Redis 6 wraps an error raised in a script into one of its own, and the client one raised in a pipeline; an aborted
 transaction may say why it was aborted."""
 
-_TLS_AWAY: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
-"""A connection that was lost while it was made."""
+_ABOUT_OURS: Final = re.compile("ALERT.*(CERTIFICATE|UNKNOWN_CA)")
+"""An alert of the server about the client's certificate, or the lack of one."""
 
 
 def code_of(error: BaseException) -> str | None:
@@ -173,6 +174,8 @@ def verdict_on(error: BaseException) -> Verdict:
     """Return the meaning of an error of the client or of the operating system."""
     if (fault := _tls_fault(error)) is not None:
         said = getattr(fault, "verify_message", None) or fault
+        if _ABOUT_OURS.search(getattr(fault, "reason", None) or ""):
+            return _forbidden("TLS: the server refuses ours: mend ssl_certfile and ssl_keyfile in redis.url")
         return _forbidden(f"TLS: {said}: mend redis.url, its ssl_ca_certs, or the server's certificate")
     code, text = code_of(error), str(error)
     if code is not None and code in CODES:
@@ -203,6 +206,6 @@ def _tls_fault(error: BaseException | None) -> ssl.SSLError | None:
     """The reason of TLS why a connection could not be made, which the client wraps; None for another."""
     while error is not None:
         if isinstance(error, ssl.SSLError):
-            return None if isinstance(error, _TLS_AWAY) else error
+            return None if isinstance(error, tls.AWAY) else error
         error = error.__cause__ or error.__context__
     return None
