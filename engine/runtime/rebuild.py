@@ -534,7 +534,7 @@ class Rebuild:
     async def _mend_manifest(self, number: int) -> None:
         """Where the live manifest is of another topic, asks for what is gone or cannot be read, let the engine begin
         with the first record: it would stop again, and all that it needs has been rebuilt. Where there is none, name
-        the streams."""
+        the streams. What was removed since it was read past the rebuild's end is still needed."""
         is_damaged = False
         try:
             manifest = await self._from_store(lambda: self._live.read_manifest(self._log.topic, number))
@@ -555,7 +555,9 @@ class Rebuild:
             if isinstance(start, Lost):  # those of which the topic has nothing any more keep what they have
                 streams |= {name: next_offset for name, next_offset in stored.items() if next_offset is not None}
         streams |= {name: done.next_offset for name, done in self._done.items() if self._homes[name] == number}
-        mended = Manifest(low_water=bounds.begin, streams=streams, topic_id=self._topic_id, mark=None)
+        # What retention removed behind the last record that was read is in no state: the engine has to say so.
+        low_water = bounds.begin if self._request.accept_gap else min(bounds.begin, self._partitions.folded_to[number])
+        mended = Manifest(low_water=low_water, streams=streams, topic_id=self._topic_id, mark=None)
         await self._from_store(lambda: self._live.write_manifest(self._log.topic, number, mended))
 
     async def _brought_up(self, name: str, number: int) -> Stream:

@@ -555,6 +555,33 @@ async def test_retention_that_overtakes_a_rebuild_is_told_or_accepted(
     assert [one.games for one in report.streams] == [5 + 10]
 
 
+async def test_what_retention_removes_behind_a_rebuild_is_not_passed_over_by_the_engine_that_comes_next() -> None:
+    deployment = Deployment()
+    deployment.publish(*GAMES[:10], stream="a")
+
+    def come_and_go(progress: Progress) -> None:
+        if progress.records == 10:
+            deployment.publish(*GAMES[10:14], stream="a")
+            deployment.topic.truncate_before(12)
+
+    async with MemoryLog(deployment.topic, None) as log:
+        report = await rebuild.Rebuild(
+            log,
+            deployment.store,
+            deployment.store.shadow(),
+            deployment.folder(log, deployment.store.shadow()),
+            RebuildRequest(),
+            deployment.clock,
+            come_and_go,
+            poll_wait_s=0,
+        ).run()
+    assert [(one.games, one.next_offset) for one in report.streams] == [(10, 10)]
+    with pytest.raises(LostRange, match="offsets 10 to 11"):
+        await deployment.run()
+    await deployment.run(accept_gap=True)
+    assert await deployment.games("a") == 12
+
+
 async def test_a_topic_that_is_not_there_is_said_to_be() -> None:
     deployment = Deployment(0)
     with pytest.raises(ConfigurationError, match="no topic games"):
