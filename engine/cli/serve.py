@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from crashfold.engine.adapters.process.beats import Beats
 from crashfold.engine.adapters.prometheus.shared import SharedPlaces
 from crashfold.engine.cli import options
+from crashfold.engine.cli.bootstrap import plan_of
 from crashfold.engine.cli.options import Common
 from crashfold.engine.settings import Settings
 
@@ -33,6 +34,7 @@ def serve(*, common: Common | None = None) -> None:
     from crashfold.engine.adapters.web import server as web
 
     settings = options.settings(common)
+    plan_of(settings)  # raises for projections of one's own that cannot be found, made or kept
     files = web.allow_many_files()
     log.info("files_allowed", files=files)
     wanted = max(settings.api.connections_max, settings.api.live_clients_max + OTHER_CONNECTIONS)

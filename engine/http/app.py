@@ -5,6 +5,7 @@ understood by `routes.find` and by nothing else, unknown paths included. The edg
 framework's way to a handler takes as long as an answer; Litestar describes it all the same.
 """
 
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.metadata import version
 from importlib.resources import files
@@ -112,7 +113,7 @@ def _described(route: Route, window_games: int) -> HTTPRouteHandler:
         raise AssertionError("the edge answers it")
 
     handler: HTTPRouteHandler = HTTPRouteHandler(
-        route.path.replace("{value}", "{value:str}").replace("{game_id}", "{game_id:str}"),
+        re.sub(r"\{(\w+)\}", r"{\1:str}", route.path),
         http_method=HttpMethod(route.method),
         status_code=200,
         name=f"{route.method} {route.path}",

@@ -3,6 +3,7 @@
 Pure. What is always true: an example is an answer, made by the very function that answers, so it cannot be out of date.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -32,6 +33,7 @@ _FIRST_ID: Final = 8_001_989
 PARAMETERS: Final[Mapping[str, Any]] = {
     "value": 2,
     "game_id": _FIRST_ID + 5,
+    "name": "hours",
     "values": [2, 10],
     "games": 10,
     "limit": 10,
@@ -94,7 +96,7 @@ def request_of(route: Route) -> ApiRequest:
         for field in msgspec.structs.fields(route.question)
         if field.name in PARAMETERS
     }
-    path = route.path.replace("{value}", str(PARAMETERS["value"])).replace("{game_id}", str(PARAMETERS["game_id"]))
+    path = re.sub(r"\{(\w+)\}", lambda parameter: str(PARAMETERS[parameter[1]]), route.path)
     if route.method == "POST":
         return ApiRequest("POST", path, body=msgspec.json.encode(asked))
     return ApiRequest("GET", path, "&".join(f"{name}={value}" for name, value in asked.items()))
@@ -111,6 +113,8 @@ def answer_of(route: Route) -> Any:
     if route.is_of_all:
         success = Success(data=route.answer(overview(), route.question()))
         return msgspec.json.decode(msgspec.json.encode(success))
+    if route.example is not None:
+        return msgspec.json.decode(msgspec.json.encode(Success(data=route.example)))
     settings = ProjectionSettings(window_games=10_000_000)
     status, body = answer(request_of(route), window(), NOW_MS, settings=settings, zones=Zones())
     assert status == 200, (route.path, body)

@@ -119,6 +119,7 @@ _MEANINGS: Final = {
     "end_date": "The last day, in the zone asked for; seven days at most, both counted.",
     "games_per_set": "How many ids make up a set.",
     "total_games": "How many of the newest games are looked at.",
+    "key": "One key, such as `floors:7`; those that are named as the projection's aggregates when left out.",
     "page": "Which page, from 1. One past the end is empty.",
     "per_page": "How many games make up a page.",
 }
@@ -255,6 +256,8 @@ def _parameters(route: Route, window_games: int) -> list[Parameter]:
         found.append(_path("value", _threshold(route.kind), "The threshold."))
     if "{game_id}" in route.path:
         found.append(_path("game_id", Schema(type=OpenAPIType.INTEGER), "The id of the game."))
+    if "{name}" in route.path:
+        found.append(_path("name", Schema(type=OpenAPIType.STRING), "The name of the projection."))
     games_max = questions.games_max_of(route.question, window_games)
     if route.method == "GET":
         hints = get_type_hints(route.question)
@@ -304,6 +307,8 @@ def _schema(name: str, kind: Any, threshold: Kind | None, games_max: int) -> Sch
     """One parameter or member; the bounds are those of `questions`."""
     if kind is bool:
         return Schema(type=OpenAPIType.BOOLEAN)
+    if kind is str:
+        return Schema(type=OpenAPIType.STRING)
     if kind is date:
         return Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.DATE)
     if get_origin(kind) is Literal:

@@ -153,6 +153,8 @@ def _read(name: str, kind: Any, text: str) -> Any:
         return text == "true"
     if kind is date:
         return _read_date(name, text)
+    if kind is str:
+        return text
     choices = get_args(kind)
     if text not in choices:
         raise Malformed(f"{name} is not one of {', '.join(choices)}", name)

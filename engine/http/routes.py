@@ -123,6 +123,8 @@ def plain(path: str) -> str:
     return _ESCAPED.sub(lambda escape: unquote(escape[0]), path) if "%" in path else path
 
 
-def _read_subject(route: Route, text: str) -> Threshold | int:
-    """The number in the path."""
+def _read_subject(route: Route, text: str) -> Threshold | int | str:
+    """The number or the name in the path."""
+    if "{name}" in route.path:
+        return text
     return read_integer("game_id", text) if route.kind is None else read_threshold(route.kind, text)

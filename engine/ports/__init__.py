@@ -33,6 +33,7 @@ from crashfold.engine.ports.read import (
     StreamOverview,
     Text,
     Updates,
+    Whole,
     WindowPart,
 )
 from crashfold.engine.ports.reports import Reports
@@ -98,5 +99,6 @@ __all__ = [
     "StreamOverview",
     "Text",
     "Updates",
+    "Whole",
     "WindowPart",
 ]

@@ -7,6 +7,7 @@ from typing import Final, Protocol, TypeAlias
 
 import msgspec
 
+from crashfold.projections.delta import Value
 from crashfold.schemas.aggregates import Update
 
 _CURSOR: Final = re.compile(r"(.{1,100})-(\d{1,16})-([0-9a-f]{16})-(\d{1,19})(?:[-;].*)?", re.ASCII)
@@ -92,8 +93,14 @@ class First(msgspec.Struct, frozen=True):
     count: int
 
 
-Piece: TypeAlias = Text | Fields | AllFields | First
-Read: TypeAlias = bytes | list[bytes | None] | list[bytes] | dict[str, bytes] | None
+class Whole(msgspec.Struct, frozen=True):
+    """The key of that name, of whatever kind it is: read as its value, or None."""
+
+    name: str
+
+
+Piece: TypeAlias = Text | Fields | AllFields | First | Whole
+Read: TypeAlias = Value | list[bytes | None] | None
 
 
 class Pieces(msgspec.Struct, frozen=True):

@@ -22,8 +22,8 @@ from crashfold.engine.settings import AnswerSource, ApiSettings
 from crashfold.projections.games import Games
 from crashfold.schemas.predicate import Kind, Predicate
 
-Subject = Threshold | tuple[Threshold, ...] | int | None
-"""The subject of a question: the threshold in the path, those in the body, the id of a game, or nothing of these."""
+Subject = Threshold | tuple[Threshold, ...] | int | str | None
+"""The subject of a question: the threshold in the path, those in the body, the id of a game, a name, or nothing."""
 
 ANALYTICS: Final = "/api/analytics"
 NAMES: Final[dict[Kind, str]] = {"min": "min-crash-point", "max": "max-crash-point", "floor": "exact-floor"}
@@ -82,6 +82,8 @@ class Route(msgspec.Struct, frozen=True, dict=True):
     stored: Callable[["Asked", View], Stored | None] | None = None
     overview: Callable[[Any, Any, Any], Awaitable[Any]] | None = None
     """Of a route about the deployment: how its `Overview` is read; `answer` takes that and the question."""
+    example: Any = None
+    """Of a route that the window never answers: the data of an answer, for the reference."""
 
     @property
     def is_of_all(self) -> bool:

@@ -16,9 +16,10 @@ from crashfold.engine.ports import (
     Pieces,
     Standing,
     Text,
+    Whole,
     WindowPart,
 )
-from crashfold.projections.delta import Delta, SetString, WriteHash, WriteList, WriteSortedSet
+from crashfold.projections.delta import Delta, SetString, SortedSet, WriteHash, WriteList, WriteSortedSet
 from crashfold.schemas import keys
 from crashfold.schemas.aggregates import Update
 from crashfold.schemas.game import encode
@@ -58,6 +59,19 @@ class LiveReaderContract(StreamFixture):
         found: list[Any] = [[b"2", None], [b"c", b"b"], {"x": b"1", "y": b"2"}, b"\xff", [None, None], [], {}, None]
         assert read == Pieces(standing(7, version=1), found)
         assert await reader.standing(stream) == standing(7, version=1)
+
+    async def test_a_key_of_any_kind_is_read_whole(self, store: Store, reader: LiveReader, stream: str) -> None:
+        delta: Delta = {
+            "text:a": SetString(b"x"),
+            "fields:a": WriteHash({"x": b"1"}),
+            "elements:a": WriteList(0, [b"b", b"a"], 9),
+            "members:a": WriteSortedSet({2: b"b", 1: b"a"}),
+        }
+        await store.commit([commit(stream, None, 7, delta, newest_id=7)])
+        names = ("members:a", "text:a", "none", "fields:a", "elements:a")
+        read = await reader.read_pieces(stream, [*map(Whole, names), Text("text:a")])
+        assert read is not None
+        assert read.values == [SortedSet({1: b"a", 2: b"b"}), b"x", None, {"x": b"1"}, [b"b", b"a"], b"x"]
 
     async def test_a_piece_of_another_type_is_named(self, store: Store, reader: LiveReader, stream: str) -> None:
         await store.commit([numbered(stream, 1)])

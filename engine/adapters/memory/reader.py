@@ -22,6 +22,7 @@ from crashfold.engine.ports import (
     Standing,
     StreamOverview,
     Text,
+    Whole,
     WindowPart,
 )
 from crashfold.projections.delta import SortedSet, Value
@@ -150,4 +151,6 @@ def _read(value: Value | None, piece: Piece) -> Read:
             return {} if value is None else dict(value)
         case First(), None | list():
             return [] if value is None else value[: piece.count]
+        case Whole(), _:
+            return value
     raise StateError(f"{piece.name} has another type; `crashfold replay` rebuilds")

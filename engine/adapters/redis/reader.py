@@ -7,7 +7,7 @@ between; all reads share one line to their server, but for whole windows, which 
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from itertools import count
+from itertools import chain, count, islice
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -34,8 +34,10 @@ from crashfold.engine.ports import (
     Standing,
     StreamOverview,
     Text,
+    Whole,
     WindowPart,
 )
+from crashfold.projections.delta import SortedSet, Value
 from crashfold.schemas import keys
 from crashfold.schemas.aggregates import Update
 from crashfold.schemas.keys import Keys
@@ -119,10 +121,13 @@ class RedisReader:
     async def read_pieces(self, stream: str, pieces: Sequence[Piece]) -> Pieces | None:
         """See `LiveReader`."""
         names = self._keys(stream)
-        standing, replies = await self._read(names, [_command(names, piece) for piece in pieces])
+        commands = [_commands(names, piece) for piece in pieces]
+        standing, replies = await self._read(names, list(chain.from_iterable(commands)))
         if standing is None:
             return None
-        values = [_value(names, piece, reply) for piece, reply in zip(pieces, replies, strict=True)]
+        left = iter(replies)
+        asked = zip(pieces, commands, strict=True)
+        values = [_value(names, piece, [*islice(left, len(some))]) for piece, some in asked]
         return Pieces(standing, values)
 
     async def streams(self, topic: str) -> list[str]:
@@ -148,7 +153,7 @@ class RedisReader:
         standing, replies = await self._read(names, commands)
         if standing is None:
             return None
-        newest, gaps = (_value(names, piece, reply) for piece, reply in zip(_OVERVIEW, replies, strict=True))
+        newest, gaps = (_value(names, piece, [reply]) for piece, reply in zip(_OVERVIEW, replies, strict=True))
         assert isinstance(newest, list)
         assert isinstance(gaps, dict)
         return StreamOverview(standing, newest[0] if newest else None, gaps)
@@ -305,23 +310,49 @@ def _number(text: str) -> int:
     return int(text)
 
 
-def _command(names: Keys, piece: Piece) -> Command:
+def _commands(names: Keys, piece: Piece) -> list[Command]:
+    """What to ask for the piece. A key of any kind is asked for in every way, of which one fits: asked for first, its
+    kind might be another one by the time it is read."""
     key = names.key(piece.name)
     match piece:
         case Text():
-            return ("GET", key)
+            return [("GET", key)]
         case Fields():
-            return ("HMGET", key, *piece.fields)
+            return [("HMGET", key, *piece.fields)]
         case AllFields():
-            return ("HGETALL", key)
+            return [("HGETALL", key)]
         case First():
-            return ("LRANGE", key, 0, piece.count - 1)
+            return [("LRANGE", key, 0, piece.count - 1)]
+        case Whole():
+            members: Command = ("ZRANGEBYSCORE", key, "-inf", "+inf", "WITHSCORES")
+            return [("GET", key), ("HGETALL", key), ("LRANGE", key, 0, -1), members]
 
 
-def _value(names: Keys, piece: Piece, reply: Any) -> Read:
+def _value(names: Keys, piece: Piece, replies: Sequence[Any]) -> Read:
+    if isinstance(piece, Whole):
+        return _whole(*replies)
+    (reply,) = replies
     if isinstance(reply, ResponseError):
         raise StateError(f"{names.key(piece.name)} has another type: {packing.WAY_OUT}")
     if isinstance(piece, AllFields):
-        return dict(zip([field.decode(errors="replace") for field in reply[::2]], reply[1::2], strict=True))
+        return _fields(reply)
     value: Read = reply
     return value
+
+
+def _whole(text: Any, fields: Any, elements: Any, members: Any) -> Value | None:
+    """The value of a key that was asked for in every way: the replies of the wrong kinds are errors."""
+    match text, fields, elements, members:
+        case bytes(), _, _, _:
+            return text
+        case _, [_, *_], _, _:
+            return _fields(fields)
+        case _, _, [_, *_], _:
+            return [*elements]
+        case _, _, _, [_, *_]:
+            return SortedSet({int(score): member for member, score in zip(members[::2], members[1::2], strict=True)})
+    return None
+
+
+def _fields(reply: list[bytes]) -> dict[str, bytes]:
+    return dict(zip([field.decode(errors="replace") for field in reply[::2]], reply[1::2], strict=True))

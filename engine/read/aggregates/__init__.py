@@ -8,6 +8,7 @@ from crashfold.engine.read.aggregates.gaps import GAPS
 from crashfold.engine.read.aggregates.intervals import INTERVALS
 from crashfold.engine.read.aggregates.last_games import LAST_GAMES
 from crashfold.engine.read.aggregates.occurrences import OCCURRENCES
+from crashfold.engine.read.aggregates.projections import PROJECTIONS
 from crashfold.engine.read.aggregates.records import RECORDS
 from crashfold.engine.read.aggregates.series import SERIES
 
@@ -16,6 +17,7 @@ AGGREGATES: Final[tuple[Aggregate, ...]] = (
     GAPS,
     OCCURRENCES,
     LAST_GAMES,
+    PROJECTIONS,
     RECORDS,
     SERIES,
     INTERVALS,
