@@ -18,6 +18,7 @@ from tests.conftest import enter
 from tests.support import servers
 from tests.support.api_server import ApiServer, Writer, api_server
 from tests.support.games import sample_games
+from tests.support.own import EXAMPLE, OWN_FLAG, WITH_OWN, importable
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 280
@@ -27,13 +28,14 @@ PATIENCE_S = 280
 def server() -> Iterator[ApiServer]:
     with ExitStack() as stack:
         redis = enter(stack, servers.redis_server())
+        stack.enter_context(importable(EXAMPLE))
         anyio.run(_fill, redis.url)
-        yield stack.enter_context(api_server(redis.url))
+        yield stack.enter_context(api_server(redis.url, OWN_FLAG))
 
 
 async def _fill(url: str) -> None:
     async with RedisStore(url) as store:
-        await Writer(store).commit(sample_games())
+        await Writer(store, WITH_OWN).commit(sample_games())
 
 
 def test_every_answer_is_as_the_description_says(server: ApiServer, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from tests.conftest import enter
 from tests.support import servers
 from tests.support.api_server import ApiServer, api_server
 from tests.support.games import DATA
+from tests.support.own import EXAMPLE, OWN_FLAG, importable
 from tests.unit.test_docs import PAGES, blocks, name_of
 
 HOST: Final = "http://127.0.0.1:8000"
@@ -87,9 +88,10 @@ EXAMPLES = [pytest.param(line, shown, id=f"{page}: {line[5:90]}") for page, line
 def server() -> Iterator[ApiServer]:
     with ExitStack() as stack:
         redis = enter(stack, servers.redis_server())
+        stack.enter_context(importable(EXAMPLE))
         replay = [sys.executable, "-m", "crashfold.engine.cli", "replay", "--file", str(DATA / "games.jsonl.gz")]
-        subprocess.run([*replay, "--redis.url", redis.url], check=True, capture_output=True, timeout=60)
-        yield stack.enter_context(api_server(redis.url))
+        subprocess.run([*replay, "--redis.url", redis.url, OWN_FLAG], check=True, capture_output=True, timeout=60)
+        yield stack.enter_context(api_server(redis.url, OWN_FLAG))
 
 
 @pytest.mark.parametrize(("line", "shown"), EXAMPLES)

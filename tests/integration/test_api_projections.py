@@ -1,5 +1,6 @@
 """`GET /api/projections/<name>`: the keys of the examples' projections, and of one with keys of every kind."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ from crashfold.engine.adapters.redis.store import RedisStore
 from crashfold.projections import ProjectionSettings
 from tests.support.api_server import Writer, api_server
 from tests.support.games import game
+from tests.support.own import EXAMPLE, OWN, importable
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "projections"
-OWN = ("crashfold_examples.highest:Highest", "crashfold_examples.hours:Hours", "every_kind:EveryKind")
+ALL = (*OWN, "every_kind:EveryKind")
 EVERY_KIND = """
 from crashfold.projections.delta import SortedSet
 
@@ -38,12 +39,10 @@ class EveryKind:
 
 
 @pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ProjectionSettings:
+def own(tmp_path: Path) -> Iterator[ProjectionSettings]:
     (tmp_path / "every_kind.py").write_text(EVERY_KIND)
-    for folder in (EXAMPLE, tmp_path):
-        monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.setenv("PYTHONPATH", f"{EXAMPLE}:{tmp_path}")
-    return ProjectionSettings(own=OWN)
+    with importable(EXAMPLE, tmp_path):
+        yield ProjectionSettings(own=ALL)
 
 
 async def test_keys_of_ones_own_projections_are_answered_like_all_others(
@@ -52,7 +51,7 @@ async def test_keys_of_ones_own_projections_are_answered_like_all_others(
     async with RedisStore(redis_url) as store, Redis.from_url(redis_url) as redis:
         writer = Writer(store, own)
         await writer.commit([game(1, 2.0, end_time=3_600_000), game(2, 11.5, end_time=3_600_001)])
-        with api_server(redis_url, f"--projections.own={','.join(OWN)}") as server:
+        with api_server(redis_url, f"--projections.own={','.join(ALL)}") as server:
             async with server.client() as client:
 
                 async def data(path: str) -> Any:
@@ -114,7 +113,7 @@ async def test_a_key_without_elements_is_left_out_and_the_reference_describes_th
         await Writer(store, own).commit([game(1, end_time=3_600_000)])
         async with Redis.from_url(redis_url) as redis:
             await redis.delete("analytics:hours")
-        with api_server(redis_url, f"--projections.own={','.join(OWN)}") as server:
+        with api_server(redis_url, f"--projections.own={','.join(ALL)}") as server:
             async with server.client() as client:
                 assert (await client.get("/api/projections/hours")).json()["data"]["keys"] == {}
                 described = (await client.get("/schema/openapi.json")).json()["paths"]["/api/projections/{name}"]["get"]
