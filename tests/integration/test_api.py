@@ -25,6 +25,7 @@ from crashfold.schemas.game import Game
 from tests.conftest import enter
 from tests.support import servers
 from tests.support.api_server import ApiServer, Writer, api_server, serve_command
+from tests.support.deployment import eventually, is_running
 from tests.support.games import game, sample_games
 from tests.support.servers import RedisServer
 from tests.unit.test_api_examples import EXAMPLES, assert_same
@@ -876,6 +877,22 @@ async def test_several_processes_on_one_port_agree_and_end_together(each_redis_u
         assert took_s < 10
 
 
+def test_workers_end_when_their_parent_is_killed(redis_url: str) -> None:
+    with api_server(redis_url, "--api.workers=2") as server:
+        pids = [int(pid) for pid in _children(server.process.pid)]
+        assert len(pids) == 2
+        server.process.kill()
+        eventually(lambda: not any(map(is_running, pids)), "they have ended")
+
+
+def test_what_a_worker_refuses_ends_them_all_with_its_exit_code(redis_url: str) -> None:
+    by_token = ["--kafka.sasl_mechanism=OAUTHBEARER", "--kafka.sasl_oauth_token_provider=nowhere:token"]
+    command = serve_command(redis_url, 0, "--api.workers=2", *by_token)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 78, done.stderr
+    assert "kafka.sasl_oauth_token_provider" in done.stderr
+
+
 async def test_a_scrape_counts_for_all_processes_and_never_goes_back(redis_url: str) -> None:
     async with RedisStore(redis_url) as store:
         await Writer(store).commit([game(1, 2.0)])
@@ -912,11 +929,14 @@ async def test_a_scrape_counts_for_all_processes_and_never_goes_back(redis_url: 
         first = await until(lambda told: seen[-1] == asked and told.keys() > {started})
         log = (json.loads(line) for line in server.log().splitlines() if line.startswith("{"))
         assert {line["worker"] for line in log if line["event"] == "api_listens"} == {0, 1}
-        children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
-        os.kill(int(children[1]), signal.SIGKILL)
+        os.kill(int(_children(server.process.pid)[1]), signal.SIGKILL)
         await until(lambda told: told.get(started, first[started]) != first[started])
         await ask(20)
         await until(lambda _: seen[-1] == asked)
+
+
+def _children(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
 
 async def _metrics(client: httpx.AsyncClient) -> dict[str, float]:

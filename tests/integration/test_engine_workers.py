@@ -2,11 +2,10 @@
 
 import os
 import signal
-from pathlib import Path
 
 import pytest
 
-from tests.support.deployment import Engine, NewDeployment, Watcher, eventually, expected, traffic
+from tests.support.deployment import Engine, NewDeployment, Watcher, eventually, expected, is_running, traffic
 
 STREAMS = [f"table-{number}" for number in range(40)]
 PARTITIONS = 4
@@ -22,15 +21,6 @@ def held_by(engine: Engine) -> list[int]:
     """How many partitions each worker holds, by its number."""
     metrics = engine.metrics()
     return [int(metrics.get(f'crashfold_partitions_held{{worker="{number}"}}', 0)) for number in (0, 1)]
-
-
-def is_running(pid: int) -> bool:
-    """Whether there is such a process; one that has ended and whom nobody has asked about does not count."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state not in "ZX"
 
 
 @pytest.mark.fault(

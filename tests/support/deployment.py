@@ -98,6 +98,15 @@ def eventually(condition: Callable[[], T], what: str, within_s: float = DEADLINE
         time.sleep(LOOK_AGAIN_S)
 
 
+def is_running(pid: int) -> bool:
+    """Whether there is such a process; one that has ended and whom nobody has asked about does not count."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in "ZX"
+
+
 class Service:
     """A command that serves until it is ended, as a process of its own: `crashfold run` or `crashfold serve`."""
 

@@ -10,6 +10,7 @@ import resource
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
@@ -120,8 +121,9 @@ async def serve_app(
 def run_workers(workers: int, work: Callable[[int], None]) -> None:
     """Run `work(number)` in so many processes until SIGTERM or SIGINT, which is passed on to them.
 
-    One that ends by itself is started again; not when it ends in its first second, for then it would end again. Raises
-    CrashfoldError then.
+    One that ends by itself is started again, unless it would end again: because its exit code says so (78), or because
+    it ended in its first second. Then all are ended, and ConfigurationError or CrashfoldError is raised. Workers end
+    with this process, also when it is killed.
     """
     supervisor = _Supervisor(work)
     for signal_number in (signal.SIGTERM, signal.SIGINT):
@@ -137,6 +139,9 @@ class _Supervisor:
     def __init__(self, work: Callable[[int], None]) -> None:
         self._work = work
         self._running: dict[int, tuple[int, float]] = {}
+        self._parent_ended, self._parent_lives = os.pipe()
+        """Nothing is written: the reading end has its end of file when the parent, which alone keeps the other, is
+        gone."""
         self._stopping = False
         self._failed = False
         self._refused = False
@@ -153,6 +158,8 @@ class _Supervisor:
         try:
             for signal_number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(signal_number, lambda *_: os._exit(0))  # nothing has begun; the server takes them over
+            os.close(self._parent_lives)
+            threading.Thread(target=self._end_with_parent, daemon=True).start()
             self._work(number)
             code = 0
         except CrashfoldError as error:
@@ -163,6 +170,11 @@ class _Supervisor:
         finally:
             _flush()
             os._exit(code)
+
+    def _end_with_parent(self) -> None:
+        """In a worker: a parent that is gone is as a SIGTERM from it."""
+        os.read(self._parent_ended, 1)
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def told(self, signal_number: int, _frame: object) -> None:
         """A signal came: pass it on."""
@@ -176,14 +188,16 @@ class _Supervisor:
         while self._running:
             pid, status = os.wait()
             number, started_s = self._running.pop(pid, (0, 0.0))
+            code = os.waitstatus_to_exitcode(status)
             if self._stopping:
                 # One that was still starting ends by the signal itself.
-                self._failed |= os.waitstatus_to_exitcode(status) not in (0, -signal.SIGTERM, -signal.SIGINT)
-            elif _now_s() - started_s < RESTART_S:
+                self._failed |= code not in (0, -signal.SIGTERM, -signal.SIGINT)
+            elif code == ConfigurationError.exit_code or _now_s() - started_s < RESTART_S:
+                self._refused = code == ConfigurationError.exit_code
                 self._failed = True
                 self.told(signal.SIGTERM, None)
             else:
-                log.error("worker_ended", worker=number, code=os.waitstatus_to_exitcode(status))
+                log.error("worker_ended", worker=number, code=code)
                 self.start(number)
         if self._refused:
             raise ConfigurationError("a worker was refused; what it said stands above")
