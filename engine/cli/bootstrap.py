@@ -30,9 +30,12 @@ from crashfold.engine.games.folding import GameFolding
 from crashfold.engine.meter import Meter, Meters
 from crashfold.engine.ports import DeadLetters, EventLog, StateStore
 from crashfold.engine.runtime.folder import Folder
+from crashfold.engine.runtime.gaps import Gaps
 from crashfold.engine.runtime.health import HealthBoard
 from crashfold.engine.runtime.letters import keep_counting
 from crashfold.engine.runtime.pacing import EngineLimits
+from crashfold.engine.runtime.patience import Patience
+from crashfold.engine.runtime.placement import Placement
 from crashfold.engine.runtime.reporting import EngineNotes, keep_hearing
 from crashfold.engine.runtime.service import Service
 from crashfold.engine.runtime.status import known_streams
@@ -176,6 +179,12 @@ def new_service(
         accept_gap=accept_gap,
         tracer=tracer,
     )
+
+
+def new_placement(settings: Settings, event_log: EventLog, store: StateStore) -> Placement:
+    """What decides where the engine would begin, with no gap accepted: it writes nothing."""
+    folder, patience = new_folder(settings, event_log.topic, store), Patience(CLOCK, HealthBoard(CLOCK))
+    return Placement(event_log, store, folder, patience, Meter(), Gaps(event_log.topic, accepted=False))
 
 
 def _limits(settings: Settings) -> EngineLimits:

@@ -10,14 +10,15 @@ from crashfold.engine.adapters.kafka.client import check_group
 from crashfold.engine.adapters.kafka.sink import KafkaDeadLetters
 from crashfold.engine.adapters.redis.store import RedisStore, ServerInfo
 from crashfold.engine.cli import options, output
-from crashfold.engine.cli.bootstrap import folding_of, only_stream, open_log, open_store
+from crashfold.engine.cli.bootstrap import folding_of, new_placement, only_stream, open_log, open_store
 from crashfold.engine.cli.options import Common
-from crashfold.engine.errors import CrashfoldError, Refused
+from crashfold.engine.errors import CrashfoldError, Refused, TopicCompacted
 from crashfold.engine.ports import EventLog
 from crashfold.engine.runtime.streams import restored
 from crashfold.engine.settings import Settings
 
 DEADLINE_S: Final = 15.0
+POLL_S: Final = 0.1
 
 SAFE_REDIS: Final = ((6, 2, 20), (7, 2, 11), (7, 4, 6), (8, 0, 4), (8, 2, 2))
 SAFE_VALKEY: Final = ((7, 2, 11), (8, 0, 6), (8, 1, 4), (9, 0, 0))
@@ -56,6 +57,8 @@ async def examine(settings: Settings) -> list[Finding]:
     findings = [Finding("settings", "ok", f"{len(settings.projections.predicates)} predicates")]
     for check, look in (("redis", _redis), ("kafka", _kafka)):
         findings += await _within_deadline(check, settings, look)
+    if not any(one.verdict == "failed" for one in findings):
+        findings += await _within_deadline("start", settings, _start)
     return findings
 
 
@@ -180,6 +183,8 @@ async def _kafka(settings: Settings) -> list[Finding]:
                         f"there is no topic {kafka.topic}: make it, or publish to it by `crashfold publish`",
                     )
                 )
+        if numbers and await event_log.is_compacted():
+            findings.append(Finding("topic", "failed", str(TopicCompacted.of(kafka.topic))))
         for number in numbers:
             findings.append(await _read(event_log, number))
             if findings[-1].verdict == "failed":
@@ -197,3 +202,19 @@ async def _read(event_log: EventLog, number: int) -> Finding:
     except CrashfoldError as error:
         return Finding(check, "failed", str(error))
     return Finding(check, "ok", f"offsets {bounds.begin} to {bounds.end}")
+
+
+async def _start(settings: Settings) -> list[Finding]:
+    """Whether the stored state belongs to the topic: what the engine asks itself when it gains a partition."""
+    async with open_store(settings) as store, open_log(settings) as event_log:
+        placement, findings = new_placement(settings, event_log, store), list[Finding]()
+        wanted, gained = await event_log.partitions(), set[int]()
+        while not wanted <= gained:
+            gained |= (await event_log.poll(1, POLL_S)).gained
+        for number in sorted(gained):
+            check = f"start {event_log.topic}/{number}"
+            try:
+                findings.append(Finding(check, "ok", f"from offset {await placement.locate(number)}"))
+            except CrashfoldError as error:
+                return [*findings, Finding(check, "failed", str(error))]
+        return findings

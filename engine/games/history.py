@@ -33,6 +33,8 @@ _TIMES: Final = frozenset({"end_time", "prepare_time", "begin_time"})
 _NOTHING: Final = frozenset({"", "null", "none", "nil", "nan", "\\n"})
 _INTEGER: Final = re.compile(r"[+-]?[0-9]+", re.ASCII)
 _NUMBER: Final = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?", re.ASCII)
+_EXPONENT: Final = re.compile(r"[0-9]+(\.[0-9]+)?[eE][+-]?[0-9]{1,2}", re.ASCII)
+_DECIMAL_COMMA: Final = re.compile(r"[0-9.]+,[0-9]+", re.ASCII)
 _GROUPED: Final = {
     "point": re.compile(r"[0-9]{1,3}(,[0-9]{3})+(\.[0-9]+)?", re.ASCII),
     "comma": re.compile(r"[0-9]{1,3}(\.[0-9]{3})+(,[0-9]+)?", re.ASCII),
@@ -129,8 +131,10 @@ class Interpreter:
             text = text.replace("," if mark == "point" else ".", "")
         if mark == "comma":
             text = text.replace(",", ".")
-        elif field == "crash_point" and re.fullmatch(r"[0-9]+,[0-9]+", text):
+        elif field == "crash_point" and _DECIMAL_COMMA.fullmatch(text):
             raise NotUnderstood(f"{field} {text!r} has a comma: if that is the decimal mark, say so by --decimal comma")
+        if field == "crash_point" and _EXPONENT.fullmatch(text):
+            text = format(Decimal(text), "f")  # as programs write great numbers
         if not _NUMBER.fullmatch(text):
             return None
         sign, digits = ("-", text[1:]) if text.startswith("-") else ("", text.removeprefix("+"))

@@ -51,9 +51,14 @@ class Placement:
 
     async def gain(self, number: int) -> None:
         """Find out where a partition begins that was gained. Raises a StateError when its state does not fit."""
+        log.info("partition_gained", partition=number, next_offset=await self.locate(number))
+
+    async def locate(self, number: int) -> int:
+        """The offset from which a partition that was gained is read. Raises a StateError when its state does not fit;
+        writes only what belongs to an accepted gap."""
         await self.place(number, await self._manifest(number))
         await self._refuse_other_settings(number)
-        log.info("partition_gained", partition=number, next_offset=self._partitions.seeks[number])
+        return self._partitions.seeks[number]
 
     async def open(self, names: Iterable[str], number: int) -> None:
         """Load the streams of that partition that are not in memory. Raises a StateError when one does not fit.

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from crashfold.engine.adapters.embedded import free_port
+from crashfold.schemas.game import encode
 from tests.support.deployment import COMMAND, Deployment, chain, in_order
 from tests.support.servers import RedisServer
 
@@ -160,6 +161,22 @@ def test_doctor_is_content_with_servers_that_stand_ready(deployment: Deployment,
             client.config_set("maxmemory-policy", "noeviction")
     assert evicting.code == 1
     assert "noeviction" in evicting.out
+
+
+def test_doctor_finds_that_the_state_is_of_another_log(deployment: Deployment) -> None:
+    deployment.publish(in_order(chain(3)))
+    (deployment.directory / "games.jsonl").write_bytes(b"".join(encode(game) + b"\n" for game in chain(3)))
+    deployment.done("replay", "--file", "games.jsonl")
+    beforehand = deployment.run("doctor", "--json")
+    assert beforehand.code == 1
+    verdicts = {one["check"]: one for one in beforehand.json["findings"]}
+    found = verdicts[f"start {deployment.topic}/0"]
+    refused = deployment.run("run", "--until-caught-up")
+    assert refused.code == 78
+    assert found["verdict"] == "failed"
+    assert found["detail"] in refused.err
+    deployment.done("replay")
+    deployment.done("doctor")
 
 
 def test_the_engine_tells_its_metrics_and_whether_it_works(deployment: Deployment) -> None:

@@ -320,6 +320,13 @@ def test_a_rebuild_from_what_compaction_left_is_refused(new_deployment: NewDeplo
     assert deployment.total() < 300
 
 
+def found_by_doctor(deployment: Deployment) -> str:
+    """What `doctor` says keeps the engine from its work."""
+    done = deployment.run("doctor", "--json")
+    assert done.code == 1, done.out
+    return "\n".join(one["detail"] for one in done.json["findings"] if one["verdict"] == "failed")
+
+
 @pytest.mark.fault(
     "The topic is compacted",
     user="nothing new",
@@ -329,6 +336,7 @@ def test_a_compacted_topic_is_refused(new_deployment: NewDeployment, redis_url: 
     deployment = new_deployment(redis_url, partitions=0)
     deployment.create_topic(configs={"cleanup.policy": "compact,delete"})
     deployment.publish(in_order(GAMES[:100]))
+    assert "cleanup.policy=delete" in found_by_doctor(deployment)
     for command in (("run", "--until-caught-up"), ("replay",)):
         refused = deployment.run(*command)
         assert refused.code == 78
@@ -345,6 +353,7 @@ def test_a_rebuild_from_a_shorter_topic_made_anew_is_possible(deployment: Deploy
     deployment.caught_up()
     deployment.recreate_topic()
     deployment.publish(in_order(GAMES[500:600]))
+    assert "is not the partition that was read" in found_by_doctor(deployment)
     assert deployment.run("run", "--until-caught-up").code == 78
     deployment.done("replay", "--accept-gap")
     assert deployment.verified()["crash"]["games"] == 100

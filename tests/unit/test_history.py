@@ -55,6 +55,9 @@ def test_columns_go_by_many_names(row: dict[str, Any]) -> None:
         ("007.50", "point", 7.5),
         ("+3", "point", 3.0),
         ("2,41", "comma", 2.41),
+        ("1e3", "point", 1000.0),
+        ("1.5E+06x", "point", 1_500_000.0),
+        ("1,5e1", "comma", 15.0),
         ("1.234,56x", "comma", 1234.56),
         ("1234,5", "comma", 1234.5),
         ("2.41", "comma", 2.41),
@@ -72,9 +75,10 @@ def test_what_is_no_crash_point_is_left_to_the_checker(text: str) -> None:
     assert isinstance(game({"game_id": 7, "crash_point": text, "end_time": TIME}), Unreadable)
 
 
-def test_a_comma_that_groups_nothing_asks_for_the_decimal_mark() -> None:
+@pytest.mark.parametrize("text", ["2,41", "1.234,56", "2,4"])
+def test_a_comma_that_groups_nothing_asks_for_the_decimal_mark(text: str) -> None:
     with pytest.raises(NotUnderstood, match="--decimal comma"):
-        game({"game_id": 7, "crash_point": "2,41", "end_time": TIME})
+        game({"game_id": 7, "crash_point": text, "end_time": TIME})
 
 
 @pytest.mark.parametrize(
