@@ -21,7 +21,7 @@ from crashfold.projections.intervals import Intervals
 from crashfold.projections.last_games import LastGames
 from crashfold.projections.occurrences import Occurrences
 from crashfold.projections.projection import Incremental, Projection
-from crashfold.projections.records import Records
+from crashfold.projections.records import RecordsProjection
 from crashfold.projections.series import SeriesProjection
 from crashfold.projections.settings import ALL_INSTALLED, ProjectionSettings
 from crashfold.projections.window import Window
@@ -48,7 +48,7 @@ def plan(settings: ProjectionSettings, spacing: int | None = None, rule: str = "
         Intervals(settings, bands),
         SeriesProjection(settings),
         LastGames(settings),
-        Records(settings, bands),
+        RecordsProjection(settings, bands),
         Window(),
         Gaps(),
     )

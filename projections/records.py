@@ -35,7 +35,7 @@ class RecordsState(msgspec.Struct, frozen=True, gc=False):
     highest: np.ndarray
 
 
-class Records:
+class RecordsProjection:
     """See docs/rules.md, section 4.5."""
 
     name = "records"

@@ -117,7 +117,7 @@ class StoredDeadLetter(msgspec.Struct, frozen=True):
             return None
 
 
-class Mark(msgspec.Struct, frozen=True):
+class LetterMark(msgspec.Struct, frozen=True):
     """The outcome of a dead letter: retried or discarded. `retried_as` names the record that was published again."""
 
     became: Literal["retried", "discarded"]
@@ -162,7 +162,7 @@ class Mark(msgspec.Struct, frozen=True):
             return None
 
 
-class Stored(NamedTuple):
+class StoredLetter(NamedTuple):
     """A record of the dead-letter topic as it was read."""
 
     partition: int
@@ -177,7 +177,7 @@ class ListedDeadLetter(msgspec.Struct, frozen=True):
     letter: StoredDeadLetter
     time_ms: int
     partition: int
-    mark: Mark | None = None
+    mark: LetterMark | None = None
     retry_of: Origin | None = None
 
     @property
@@ -221,11 +221,11 @@ class Listing:
     def __init__(self, *, values: bool = True) -> None:
         self._values = values
         self._letters: dict[Origin, ListedDeadLetter] = {}
-        self._marks: dict[Origin, Mark] = {}
+        self._marks: dict[Origin, LetterMark] = {}
 
-    def add(self, stored: Stored) -> None:
+    def add(self, stored: StoredLetter) -> None:
         """Take in a record of the dead-letter topic."""
-        if (mark := Mark.from_headers(stored.headers)) is not None:
+        if (mark := LetterMark.from_headers(stored.headers)) is not None:
             known = self._marks.get(mark.origin)
             if known is None or mark.time_ms > known.time_ms:
                 self._marks[mark.origin] = mark

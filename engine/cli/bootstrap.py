@@ -30,7 +30,7 @@ from crashfold.engine.games.folding import GameFolding
 from crashfold.engine.meter import Meter, Meters
 from crashfold.engine.ports import DeadLetters, EventLog, StateStore
 from crashfold.engine.runtime.folder import Folder
-from crashfold.engine.runtime.gaps import Gaps
+from crashfold.engine.runtime.gaps import LostRecords
 from crashfold.engine.runtime.health import HealthBoard
 from crashfold.engine.runtime.letters import keep_counting
 from crashfold.engine.runtime.pacing import EngineLimits
@@ -184,7 +184,7 @@ def new_service(
 def new_placement(settings: Settings, event_log: EventLog, store: StateStore) -> Placement:
     """What decides where the engine would begin, with no gap accepted: it writes nothing."""
     folder, patience = new_folder(settings, event_log.topic, store), Patience(CLOCK, HealthBoard(CLOCK))
-    return Placement(event_log, store, folder, patience, Meter(), Gaps(event_log.topic, accepted=False))
+    return Placement(event_log, store, folder, patience, Meter(), LostRecords(event_log.topic, accepted=False))
 
 
 def _limits(settings: Settings) -> EngineLimits:

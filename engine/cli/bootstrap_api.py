@@ -23,7 +23,7 @@ from crashfold.engine.http.answers import Answers
 from crashfold.engine.http.app import create_app
 from crashfold.engine.http.clients import Proxies, is_own_machine
 from crashfold.engine.http.connections import connection_options
-from crashfold.engine.http.places import Bounds, Places
+from crashfold.engine.http.places import ConnectionBounds, Places
 from crashfold.engine.http.stream import live_routes
 from crashfold.engine.read.feed import Live, LiveLimits
 from crashfold.engine.read.followers import Followers
@@ -98,7 +98,7 @@ async def _serve(
     )
     proxies = Proxies(settings.api.trusted_proxies)
     connections = settings.api.connections_max
-    bounds = Bounds(connections_max=connections, client_connections_max=connections - connections // 4)
+    bounds = ConnectionBounds(connections_max=connections, client_connections_max=connections - connections // 4)
     places = Places(bounds, lambda host: is_own_machine(host) or proxies.are_trusted(host))
 
     def look() -> None:

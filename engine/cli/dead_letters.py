@@ -10,7 +10,14 @@ from typing import Annotated, Any, Final, Literal
 
 from cyclopts import App, Parameter, validators
 
-from crashfold.engine.adapters.dead_letters import RETRY_OF, ListedDeadLetter, Mark, Origin, StoredDeadLetter, as_text
+from crashfold.engine.adapters.dead_letters import (
+    RETRY_OF,
+    LetterMark,
+    ListedDeadLetter,
+    Origin,
+    StoredDeadLetter,
+    as_text,
+)
 from crashfold.engine.adapters.kafka.sink import KafkaDeadLetters, KafkaSink
 from crashfold.engine.cli import options, output
 from crashfold.engine.cli.bootstrap import CLOCK, open_dead_letters, open_log
@@ -295,8 +302,10 @@ async def _discard(settings: Settings, letters: Sequence[ListedDeadLetter]) -> N
         await dead_letters.mark([(one, _mark(one, "discarded")) for one in letters])
 
 
-def _mark(one: ListedDeadLetter, became: Literal["retried", "discarded"], retried_as: Origin | None = None) -> Mark:
-    return Mark(became, one.letter.origin, CLOCK.now_ms(), retried_as)
+def _mark(
+    one: ListedDeadLetter, became: Literal["retried", "discarded"], retried_as: Origin | None = None
+) -> LetterMark:
+    return LetterMark(became, one.letter.origin, CLOCK.now_ms(), retried_as)
 
 
 # --- showing ----------------------------------------------------------------------------------------------------------

@@ -10,8 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from crashfold.engine.ports import DeadLetter, Records
-from crashfold.engine.ports.folding import Cells, Decoded, Folding, Rejected, Rejection
+from crashfold.engine.ports import Cells, DeadLetter, DecodedRecords, Folding, Records, RejectedGame, Rejection
 from crashfold.projections.columns import Ints
 from crashfold.projections.packed import Packed
 from crashfold.schemas.record import Unreadable, stream_name
@@ -61,7 +60,7 @@ def dead_letter(topic: str, records: Records, row: int, reason: str, detail: str
     return DeadLetter(reason, detail, topic, records.partition, records.record(row))
 
 
-def rejected_letter(topic: str, records: Records, stream: StreamBatch, rejected: Rejected) -> DeadLetter:
+def rejected_letter(topic: str, records: Records, stream: StreamBatch, rejected: RejectedGame) -> DeadLetter:
     """A game that the fold rejected as a dead letter."""
     row = int(stream.rows[rejected.position])
     return dead_letter(topic, records, row, rejected.reason, rejected.detail)
@@ -119,7 +118,7 @@ def _rows_by_key(keys: Packed) -> dict[bytes | None, Ints]:
     return {key: np.array(some, np.int64) for key, some in rows.items()}
 
 
-def _of_rows(name: str, rows: Ints, decoded: Decoded, is_game: NDArray[np.bool_]) -> StreamBatch:
+def _of_rows(name: str, rows: Ints, decoded: DecodedRecords, is_game: NDArray[np.bool_]) -> StreamBatch:
     """The games among those rows."""
     if len(rows) == len(is_game):
         return StreamBatch(name, decoded.rows, decoded.cells)

@@ -6,7 +6,7 @@ import structlog
 
 from crashfold.engine.games.fairness import FairnessCheck, Faults
 from crashfold.engine.meter import Meter
-from crashfold.engine.ports.folding import Rejection, StreamFold
+from crashfold.engine.ports import Rejection, StreamFold
 from crashfold.projections import StreamState
 from crashfold.projections.stream import Folded
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crashfold.engine.games.fairness import FairnessCheck
-from crashfold.engine.ports.folding import Decoded, Newest, Recounted, Rejection
+from crashfold.engine.ports import DecodedRecords, Newest, Recounted, Rejection
 from crashfold.engine.ports.log import Record, Records
 from crashfold.projections import Plan, StreamState, plain
 from crashfold.projections.columns import Ints
@@ -56,14 +56,14 @@ class GameFolding:
         """See `Folding`."""
         return self._plan.settings.window_games
 
-    def decode(self, records: Records) -> Decoded:
+    def decode(self, records: Records) -> DecodedRecords:
         """See `Folding`. Games from the future are rejected too."""
         found = decode_cells(self._plan.bands, records.values)
         rejected = [(row, "unreadable", why.detail) for row, why in found.unreadable]
         hours_max = self._plan.settings.future_hours_max
         is_future = _are_future(records, found.rows, found.cells, hours_max)
         if not is_future.any():
-            return Decoded(found.rows, found.cells, rejected)
+            return DecodedRecords(found.rows, found.cells, rejected)
         facts = zip(
             found.rows[is_future].tolist(),
             found.cells[END_TIME, is_future].tolist(),
@@ -71,7 +71,7 @@ class GameFolding:
             strict=True,
         )
         rejected += [(row, "future", future_detail(end, written, hours_max)) for row, end, written in facts]
-        return Decoded(found.rows[~is_future], found.cells[:, ~is_future], rejected)
+        return DecodedRecords(found.rows[~is_future], found.cells[:, ~is_future], rejected)
 
     def unfit(self, stream: str, cells: Ints) -> Sequence[Rejection]:
         """See `Folding`. Games that do not fit their hashes, where those are rejected."""

@@ -59,7 +59,7 @@ _DESCRIPTION: Final = """Precomputed analytics for crash games. Answers are `{"s
 RFC 9457 problems. `X-Crashfold-Version` names the version that an answer is of."""
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class ProbeVerdict(msgspec.Struct, frozen=True):
     """The answer of a probe; `notes` (of `/readyz`) name troubles that do not keep requests from being answered."""
 
     status: Literal["ok", "failing"]
@@ -157,7 +157,7 @@ def _probes(health: ApiHealth, metrics: MetricsText) -> dict[str, Page]:
 def _described_probes() -> list[HTTPRouteHandler]:
     """The probes and the metrics as the reference shows them."""
     verdicts = {
-        status: ResponseSpec(Verdict, generate_examples=False, description=description)
+        status: ResponseSpec(ProbeVerdict, generate_examples=False, description=description)
         for status, description in ((200, "Yes"), (503, "No, and why"))
     }
     text = {

@@ -73,7 +73,7 @@ class Phase(Enum):
     CLOSING = "only what was written is still on its way"
 
 
-class Refused(Exception):
+class RefusedRequest(Exception):
     """Raised within the parser: the head is no request that may be answered."""
 
 
@@ -280,7 +280,7 @@ class HttpProtocol(asyncio.Protocol):
             self._pause_reading()
         else:
             self._is_last, self._coming = True, None
-            raise Refused
+            raise RefusedRequest
 
     def on_body(self, body: bytes) -> None:
         """A part of the body."""
@@ -398,9 +398,9 @@ class HttpProtocol(asyncio.Protocol):
         path, _, query = url.partition(b"?")
         return fields, path.decode("ascii"), query
 
-    def _refused(self, problem: Problem) -> Refused:
+    def _refused(self, problem: Problem) -> RefusedRequest:
         self._fault = problem
-        return Refused()
+        return RefusedRequest()
 
     def _begin(self, exchange: "Exchange") -> None:
         """Let the application answer."""

@@ -18,7 +18,7 @@ OVER: Final = 1_000
 """Connections beyond the bound that are still told so; whoever comes after them is cut off without a word."""
 
 
-class Bounds(msgspec.Struct, frozen=True, kw_only=True):
+class ConnectionBounds(msgspec.Struct, frozen=True, kw_only=True):
     """How many connections, and how long each may wait for its client."""
 
     connections_max: int = 10_000
@@ -41,7 +41,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     """How often deadlines are looked at."""
 
 
-class Placed(Protocol):
+class PlacedConnection(Protocol):
     """A connection, as it is seen from here."""
 
     client_host: str
@@ -74,14 +74,16 @@ class Stall:
 class Places:
     """The connections of one server. `is_trusted` says of an address whether it is a proxy of ours."""
 
-    def __init__(self, bounds: Bounds | None = None, is_trusted: Callable[[str], bool] = lambda _: False) -> None:
-        self.bounds = bounds or Bounds()
+    def __init__(
+        self, bounds: ConnectionBounds | None = None, is_trusted: Callable[[str], bool] = lambda _: False
+    ) -> None:
+        self.bounds = bounds or ConnectionBounds()
         self._is_trusted = is_trusted
-        self._all: dict[Placed, None] = {}
+        self._all: dict[PlacedConnection, None] = {}
         self._counts: Counter[str] = Counter()
-        self._waiting: dict[str, dict[Placed, None]] = {}
+        self._waiting: dict[str, dict[PlacedConnection, None]] = {}
         """Of each client the connections that wait for it, in the order in which they began to."""
-        self._stalls: dict[Placed, Stall] = {}
+        self._stalls: dict[PlacedConnection, Stall] = {}
         self._timer: asyncio.TimerHandle | None = None
         self.ended = {"stalled": 0, "evicted": 0, "refused": 0}
         """Connections that were ended here: readers that stood still, those whose place was wanted, those for which
@@ -90,13 +92,13 @@ class Places:
     def __len__(self) -> int:
         return len(self._all)
 
-    def enter(self, connection: Placed, loop: asyncio.AbstractEventLoop) -> bool:
+    def enter(self, connection: PlacedConnection, loop: asyncio.AbstractEventLoop) -> bool:
         """Take a connection in; whether there is a place for it. One that has none is to say so and to close."""
         has_place = self._enter(connection, loop)
         self.ended["refused"] += not has_place
         return has_place
 
-    def _enter(self, connection: Placed, loop: asyncio.AbstractEventLoop) -> bool:
+    def _enter(self, connection: PlacedConnection, loop: asyncio.AbstractEventLoop) -> bool:
         client = connection.client_host
         self._all[connection] = None
         self._counts[client] += 1
@@ -113,7 +115,7 @@ class Places:
         """Whether so many have no place that there is no telling them."""
         return len(self._all) > self.bounds.connections_max + OVER
 
-    def leave(self, connection: Placed) -> None:
+    def leave(self, connection: PlacedConnection) -> None:
         """Forget a connection."""
         if self._all.pop(connection, self) is self:
             return
@@ -124,12 +126,12 @@ class Places:
         if not self._counts[client]:
             del self._counts[client]
 
-    def wait(self, connection: Placed) -> None:
+    def wait(self, connection: PlacedConnection) -> None:
         """Note that the connection now waits for its client."""
         if connection in self._all:
             self._waiting.setdefault(connection.client_host, {})[connection] = None
 
-    def keep(self, connection: Placed) -> None:
+    def keep(self, connection: PlacedConnection) -> None:
         """Note that the connection's client is now being served."""
         waiting = self._waiting.get(connection.client_host)
         if waiting is not None:
@@ -162,7 +164,7 @@ class Places:
                 self._stalls.pop(connection, None)
         self._timer = loop.call_later(self.bounds.look_s, self._look, loop) if self._all else None
 
-    def _look_after(self, connection: Placed, left: int, now_s: float) -> None:
+    def _look_after(self, connection: PlacedConnection, left: int, now_s: float) -> None:
         stall = self._stalls.get(connection)
         if stall is None or stall.left - left >= self.bounds.progress_bytes:
             self._stalls[connection] = Stall(left, now_s)

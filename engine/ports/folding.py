@@ -22,7 +22,7 @@ Rejection: TypeAlias = tuple[int, str, str]
 """What is not folded: its row or position, the reason in one word, and the detail in words."""
 
 
-class Decoded(msgspec.Struct, frozen=True):
+class DecodedRecords(msgspec.Struct, frozen=True):
     """Some records, decoded: the record of row `rows[i]`, ascending, holds the event `cells[:, i]`. The others are
     `rejected`, by row."""
 
@@ -31,7 +31,7 @@ class Decoded(msgspec.Struct, frozen=True):
     rejected: Sequence[Rejection] = ()
 
 
-class Rejected(Protocol):
+class RejectedGame(Protocol):
     """An event that the fold rejects."""
 
     @property
@@ -47,7 +47,7 @@ class Rejected(Protocol):
         """The same, in words."""
 
 
-class Totals(Protocol):
+class StreamTotals(Protocol):
     """Totals over all events of a stream so far. Times are epoch milliseconds."""
 
     @property
@@ -63,7 +63,7 @@ class Totals(Protocol):
         """The id of the newest event; None before the first."""
 
 
-class Folded(Protocol):
+class FoldResult(Protocol):
     """The result of `State.fold_cells`."""
 
     @property
@@ -83,7 +83,7 @@ class Folded(Protocol):
         """How many took a place before others."""
 
     @property
-    def rejected(self) -> Sequence[Rejected]:
+    def rejected(self) -> Sequence[RejectedGame]:
         """Those that are dead letters."""
 
     @property
@@ -99,7 +99,7 @@ class State(Protocol):
         """How many events the stream has had. Cheap; `totals` may not be."""
 
     @property
-    def totals(self) -> Totals:
+    def totals(self) -> StreamTotals:
         """The totals of all events."""
 
     @property
@@ -114,7 +114,7 @@ class State(Protocol):
     def bytes_held(self) -> int:
         """How many bytes of memory the state takes, as far as they grow with the events."""
 
-    def fold_cells(self, arrived: Cells) -> Folded:
+    def fold_cells(self, arrived: Cells) -> FoldResult:
         """Fold events in the order in which they came."""
 
     def keys(self) -> Mapping[str, Value]:
@@ -123,7 +123,7 @@ class State(Protocol):
     def delta(self, before: Self, kept: int) -> Writes:
         """The writes that turn the keys of `before` into those of this state, and bring along what `load` needs.
 
-        The first `kept` events of the stream are the same in both: the least `Folded.kept` of the folds in between.
+        The first `kept` events of the stream are the same in both: the least `FoldResult.kept` of the folds in between.
         """
 
     def create(self) -> Writes:
@@ -171,7 +171,7 @@ class Folding(Protocol):
     def window_games(self) -> int:
         """How many events the key `games`, the window, has once it is full; 0 when there is none."""
 
-    def decode(self, records: Records) -> Decoded:
+    def decode(self, records: Records) -> DecodedRecords:
         """Decode the values. The verdict on a record depends on that record alone."""
 
     def unfit(self, stream: str, cells: Cells) -> Sequence[Rejection]:
@@ -198,7 +198,7 @@ class StreamFold(msgspec.Struct, frozen=True):
 
     stream: str
     before: State
-    folded: Folded
+    folded: FoldResult
 
 
 class FoldObserver(Protocol):

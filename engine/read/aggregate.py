@@ -43,7 +43,7 @@ class Lack(Enum):
     """There is nothing to say: no game has ever matched."""
 
 
-class Stored(msgspec.Struct, frozen=True):
+class StoredAnswer(msgspec.Struct, frozen=True):
     """The pieces of the read model that answer a question; `build` makes the answer of their values.
 
     `build` returns `data` or a `Lack`, and raises ValueError, or what decoding raises, for values that no engine has
@@ -58,7 +58,7 @@ class PastReader(msgspec.Struct, frozen=True):
     """How the past of predicates is read.
 
     `is_wanted` says whether an answer from a view needs to know of a predicate's past. `pieces` are what to read of all
-    these predicates, and `read` makes the past of their values; it raises as `Stored.build` does.
+    these predicates, and `read` makes the past of their values; it raises as `StoredAnswer.build` does.
     """
 
     is_wanted: Callable[[Any, View, Predicate], bool]
@@ -79,7 +79,7 @@ class Route(msgspec.Struct, frozen=True, dict=True):
     answer: Callable[..., Any]
     kind: Kind | None = None
     """The kind of the question's numbers; None where it has none."""
-    stored: Callable[["Asked", View], Stored | None] | None = None
+    stored: Callable[["Asked", View], StoredAnswer | None] | None = None
     overview: Callable[[Any, Any, Any], Awaitable[Any]] | None = None
     """Of a route about the deployment: how its `Overview` is read; `answer` takes that and the question."""
     example: Any = None
@@ -168,7 +168,7 @@ class Asked(msgspec.Struct, frozen=True):
             raise NotFound("the window holds no such game" if self.route.kind is None else "no game matches")
         return data
 
-    def stored(self, view: View) -> Stored | None:
+    def stored(self, view: View) -> StoredAnswer | None:
         """The pieces of the read model that answer it; None when there are none, as of a moment."""
         if self.route.stored is None or self.terms.at_us is not None:
             return None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from crashfold.engine.ports import Standing
-from crashfold.engine.read.aggregate import Asked, Lack, Stored
+from crashfold.engine.read.aggregate import Asked, Lack, StoredAnswer
 from crashfold.engine.read.answer import encode
 from crashfold.engine.read.meter import Comparison
 from crashfold.engine.read.refusals import Refusal
@@ -15,7 +15,7 @@ from crashfold.engine.read.stored import SPOILED
 from crashfold.engine.read.view import View
 
 
-def built(stored: Stored, values: Sequence[Any], standing: Standing, view: View) -> Any:
+def built(stored: StoredAnswer, values: Sequence[Any], standing: Standing, view: View) -> Any:
     """The data that the pieces give, or a `Lack`. One that cannot be read is as good as missing."""
     try:
         return stored.build(values, standing, view)

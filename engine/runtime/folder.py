@@ -27,11 +27,12 @@ from crashfold.engine.ports import (
     Conflict,
     DeadLetter,
     Duplicate,
+    Folding,
     Outcome,
     Records,
     StateStore,
+    StreamFold,
 )
-from crashfold.engine.ports.folding import Folding, StreamFold
 from crashfold.engine.runtime.health import HealthBoard
 from crashfold.engine.runtime.pacing import EngineLimits
 from crashfold.engine.runtime.partitions import Partitions

@@ -8,7 +8,7 @@ from crashfold.engine.errors import LostRange, TopicCompacted, TopicRecreated
 log = structlog.get_logger()
 
 
-class Gaps:
+class LostRecords:
     """Accepts the gaps of a topic with a line in the log each, or raises."""
 
     def __init__(self, topic: str, *, accepted: bool) -> None:

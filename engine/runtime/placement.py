@@ -16,7 +16,7 @@ from crashfold.engine.errors import LostRange
 from crashfold.engine.meter import Meter
 from crashfold.engine.ports import Checkpoint, EventLog, Manifest, Position, StateStore
 from crashfold.engine.runtime.folder import Folder
-from crashfold.engine.runtime.gaps import Gaps
+from crashfold.engine.runtime.gaps import LostRecords
 from crashfold.engine.runtime.partitions import Partition
 from crashfold.engine.runtime.patience import Patience
 from crashfold.engine.runtime.streams import Clash, Stream
@@ -29,7 +29,13 @@ class Placement:
     """Places the partitions of `folder`. What it decides to read from elsewhere stands in `folder.partitions.seeks`."""
 
     def __init__(
-        self, event_log: EventLog, store: StateStore, folder: Folder, patience: Patience, meter: Meter, gaps: Gaps
+        self,
+        event_log: EventLog,
+        store: StateStore,
+        folder: Folder,
+        patience: Patience,
+        meter: Meter,
+        gaps: LostRecords,
     ) -> None:
         self._log = event_log
         self._store = store

@@ -12,10 +12,19 @@ import structlog
 from crashfold.engine.core import batch as batches
 from crashfold.engine.errors import Unavailable
 from crashfold.engine.meter import Meter
-from crashfold.engine.ports import Clock, DeadLetter, DeadLetters, EventLog, Mark, Polled, Records, StateStore
-from crashfold.engine.ports.folding import FoldObserver
+from crashfold.engine.ports import (
+    Clock,
+    DeadLetter,
+    DeadLetters,
+    EventLog,
+    FoldObserver,
+    Mark,
+    Polled,
+    Records,
+    StateStore,
+)
 from crashfold.engine.runtime.folder import Folder
-from crashfold.engine.runtime.gaps import Gaps
+from crashfold.engine.runtime.gaps import LostRecords
 from crashfold.engine.runtime.health import HealthBoard
 from crashfold.engine.runtime.letters import LetterPublisher
 from crashfold.engine.runtime.pacing import CommitPacing, EngineLimits
@@ -62,7 +71,7 @@ class Service:
         self._health = health
         self._limits = limits
         self._patience = Patience(clock, health, folder.writer)
-        self._gaps = Gaps(folder.topic, accepted=accept_gap)
+        self._gaps = LostRecords(folder.topic, accepted=accept_gap)
         self._poller = Poller(event_log, self._patience, clock, limits)
         self._placement = Placement(event_log, store, folder, self._patience, meter, self._gaps)
         self._observer = observer

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 from crashfold.engine.errors import StateError
-from crashfold.engine.ports import Bounds, EventLog, StateStore, Stored
-from crashfold.engine.ports.folding import Folding, Totals
+from crashfold.engine.ports import Bounds, EventLog, Folding, StateStore, Stored, StreamTotals
 from crashfold.engine.runtime.streams import restored
 
 
@@ -83,7 +82,7 @@ def stream_status(
     )
 
 
-def _totals(folding: Folding, stream: str, stored: Stored) -> Totals | None:
+def _totals(folding: Folding, stream: str, stored: Stored) -> StreamTotals | None:
     """Return the stream's numbers; None when its state cannot be read, which is for the engine to refuse."""
     try:
         return restored(stream, folding, stored).totals

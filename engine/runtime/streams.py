@@ -10,8 +10,7 @@ from typing import Final
 import msgspec
 
 from crashfold.engine.errors import FingerprintMismatch, StateError, StreamMoved, TopicRecreated
-from crashfold.engine.ports import Checkpoint, Position, StateStore, Stored
-from crashfold.engine.ports.folding import Folding, State
+from crashfold.engine.ports import Checkpoint, Folding, Position, State, StateStore, Stored
 from crashfold.engine.runtime.patience import Patience
 from crashfold.schemas import keys
 

@@ -12,8 +12,7 @@ import msgspec
 
 from crashfold.engine.core.start import was_recreated
 from crashfold.engine.errors import LostRange, StateError
-from crashfold.engine.ports import Bounds, Checkpoint, EventLog, Record, StateReader, Stored
-from crashfold.engine.ports.folding import Folding, Recount
+from crashfold.engine.ports import Bounds, Checkpoint, EventLog, Folding, Record, Recount, StateReader, Stored
 from crashfold.engine.runtime.streams import restored
 from crashfold.projections.delta import SortedSet, Value
 from crashfold.schemas.record import stream_name

@@ -22,7 +22,7 @@ from crashfold.engine.settings.catalogue import (
     settings_by_name,
     toml_value,
 )
-from crashfold.engine.settings.layers import Loaded, Row, describe, load
+from crashfold.engine.settings.layers import Loaded, SettingRow, describe, load
 from crashfold.engine.settings.tree import (
     AnswerSource,
     ApiSettings,
@@ -48,8 +48,8 @@ __all__ = [
     "LogSettings",
     "RedisAddress",
     "RedisSettings",
-    "Row",
     "Setting",
+    "SettingRow",
     "Settings",
     "TracingSettings",
     "describe",

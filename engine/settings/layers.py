@@ -31,7 +31,7 @@ class Loaded(msgspec.Struct, frozen=True):
     sources: dict[str, str]
 
 
-class Row(msgspec.Struct, frozen=True):
+class SettingRow(msgspec.Struct, frozen=True):
     """One setting as `crashfold config show` prints it, secrets masked. `value` and `default` are plain JSON values."""
 
     name: str
@@ -66,10 +66,10 @@ def load(config_file: Path | None, environ: Mapping[str, str], overrides: Mappin
     return Loaded(_built(values, sources), sources)
 
 
-def describe(loaded: Loaded) -> list[Row]:
+def describe(loaded: Loaded) -> list[SettingRow]:
     """Every setting with its value and source, in the order of the tree; secrets masked."""
     return [
-        Row(
+        SettingRow(
             setting.name,
             setting.masked(getattr(getattr(loaded.settings, setting.section), setting.field)),
             loaded.sources[setting.name],

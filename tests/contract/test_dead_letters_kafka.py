@@ -8,7 +8,7 @@ import anyio.to_thread
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-from crashfold.engine.adapters.dead_letters import Mark, StoredDeadLetter
+from crashfold.engine.adapters.dead_letters import LetterMark, StoredDeadLetter
 from crashfold.engine.adapters.kafka import sink as kafka_sink
 from crashfold.engine.adapters.kafka.sink import KafkaDeadLetters, KafkaSink
 from crashfold.engine.adapters.kafka.topics import ensure_topic, topic_exists
@@ -59,8 +59,8 @@ class TestApacheKafka(DeadLettersContract):
             assert await waiting.count() == {"unreadable": 3}
             first, second, _ = await dead_letters.read()
             marks = [
-                (first, Mark("retried", first.letter.origin, 5)),
-                (second, Mark("discarded", second.letter.origin, 6)),
+                (first, LetterMark("retried", first.letter.origin, 5)),
+                (second, LetterMark("discarded", second.letter.origin, 6)),
             ]
             await dead_letters.mark(marks)
             assert await waiting.count() == {"unreadable": 1}
@@ -103,8 +103,8 @@ class TestApacheKafka(DeadLettersContract):
             assert await dead_letters.newest(5) == []
             await dead_letters.put([letter(offset) for offset in range(10)])
             stored = await dead_letters.read()
-            retried = Mark("retried", stored[8].letter.origin, 1_700_000_000_000, ("games", 0, 77))
-            discarded = Mark("discarded", stored[7].letter.origin, 1_700_000_000_000)
+            retried = LetterMark("retried", stored[8].letter.origin, 1_700_000_000_000, ("games", 0, 77))
+            discarded = LetterMark("discarded", stored[7].letter.origin, 1_700_000_000_000)
             await dead_letters.mark([(stored[8], retried), (stored[7], discarded)])
             await dead_letters.put([letter(8), letter(77)])
             newest = await dead_letters.newest(5)

@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from crashfold.engine.http.http11 import HEAD_BYTES_MAX
-from crashfold.engine.http.places import Bounds, Places
+from crashfold.engine.http.places import ConnectionBounds, Places
 from tests.support.live import DEADLINE_S, HOST, Running, ToldFollower, serving
 
 PROBLEM = b"content-type: application/problem+json"
@@ -41,7 +41,7 @@ class Held:
 @asynccontextmanager
 async def running(**bounds: Any) -> AsyncIterator[Running]:
     with anyio.fail_after(DEADLINE_S):
-        async with serving(ToldFollower(), bounds=Bounds(look_s=0.05, **bounds)) as server:
+        async with serving(ToldFollower(), bounds=ConnectionBounds(look_s=0.05, **bounds)) as server:
             yield server
 
 
@@ -124,7 +124,9 @@ async def test_whoever_connects_while_all_are_served_is_told_to_come_again() -> 
 
 
 async def test_one_client_leaves_room_for_others() -> None:
-    places = Places(Bounds(connections_max=4, client_connections_max=3), is_trusted=lambda host: host == "proxy")
+    places = Places(
+        ConnectionBounds(connections_max=4, client_connections_max=3), is_trusted=lambda host: host == "proxy"
+    )
     loop = asyncio.get_running_loop()
     greedy = [Held("greedy") for _ in range(4)]
     assert [places.enter(held, loop) for held in greedy] == [True, True, True, False]

@@ -14,8 +14,7 @@ from crashfold.engine.adapters.memory.store import MemoryStore
 from crashfold.engine.adapters.redis.store import RedisStore
 from crashfold.engine.errors import FingerprintMismatch
 from crashfold.engine.meter import Meter
-from crashfold.engine.ports import StateStore
-from crashfold.engine.ports.folding import Folding, Rejection, StreamFold
+from crashfold.engine.ports import Folding, Rejection, StateStore, StreamFold
 from crashfold.engine.runtime.folder import Folder
 from crashfold.engine.runtime.health import HealthBoard
 from crashfold.engine.runtime.pacing import EngineLimits

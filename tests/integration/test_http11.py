@@ -12,7 +12,7 @@ import anyio.abc
 import pytest
 
 from crashfold.engine.http.http11 import PIPELINED_MAX
-from crashfold.engine.http.places import Bounds
+from crashfold.engine.http.places import ConnectionBounds
 from tests.support.live import DEADLINE_S, HOST, SMALL_BUFFER, Running, ToldFollower, eventually, serving
 
 SOON_S: Final = 0.2
@@ -57,7 +57,7 @@ async def tell(scope: Any, receive: Any, send: Any) -> None:
 @asynccontextmanager
 async def running(**bounds: Any) -> AsyncIterator[Running]:
     with anyio.fail_after(DEADLINE_S):
-        async with serving(ToldFollower(), bounds=Bounds(look_s=0.02, **bounds), app=tell) as server:
+        async with serving(ToldFollower(), bounds=ConnectionBounds(look_s=0.02, **bounds), app=tell) as server:
             yield server
 
 

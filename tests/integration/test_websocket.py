@@ -11,7 +11,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from crashfold.engine.http.places import Bounds
+from crashfold.engine.http.places import ConnectionBounds
 from tests.support.games import games_at
 from tests.support.live import DEADLINE_S, HOST, SMALL_BUFFER, Running, ToldFollower, eventually, serving
 
@@ -156,7 +156,7 @@ async def open_without_reading(running: Running) -> socket.socket:
 
 
 async def test_a_client_that_pings_and_never_reads_is_dropped_and_costs_no_memory() -> None:
-    bounds = Bounds(stall_s=0.3, look_s=0.05)
+    bounds = ConnectionBounds(stall_s=0.3, look_s=0.05)
     with anyio.fail_after(DEADLINE_S):
         async with serving(ToldFollower(), bounds=bounds) as running:
             sock = await running.open_without_reading(

@@ -12,8 +12,7 @@ from crashfold.engine.adapters.prometheus.engine import Metrics
 from crashfold.engine.games.fairness import FairnessCheck
 from crashfold.engine.games.fairness_count import FairnessCount
 from crashfold.engine.games.folding import GameFolding
-from crashfold.engine.ports import Checkpoint, Commit, EventLog, Manifest, Outcome, Record, StateStore
-from crashfold.engine.ports.folding import Folding
+from crashfold.engine.ports import Checkpoint, Commit, EventLog, Folding, Manifest, Outcome, Record, StateStore
 from crashfold.engine.runtime.folder import Folder
 from crashfold.engine.runtime.health import HealthBoard
 from crashfold.engine.runtime.pacing import EngineLimits

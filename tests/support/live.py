@@ -20,7 +20,7 @@ from crashfold.engine.adapters.memory.reader import MemoryReader
 from crashfold.engine.adapters.memory.store import MemoryStore
 from crashfold.engine.adapters.process.clock import SystemClock
 from crashfold.engine.http.connections import connection_options
-from crashfold.engine.http.places import Bounds, Places
+from crashfold.engine.http.places import ConnectionBounds, Places
 from crashfold.engine.http.stream import live_routes
 from crashfold.engine.ports import Standing
 from crashfold.engine.read.fairness import DEFAULT
@@ -181,7 +181,7 @@ class Running:
 
 @asynccontextmanager
 async def serving(
-    follower: ToldFollower, *, bounds: Bounds | None = None, app: Any = None, **limits: Any
+    follower: ToldFollower, *, bounds: ConnectionBounds | None = None, app: Any = None, **limits: Any
 ) -> AsyncIterator[Running]:
     """A server with the live routes of that follower."""
     meter = CountingMeter()

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 import numpy as np
 
-from crashfold.engine.ports.folding import Cells, Decoded, Newest, Recounted, Rejection
+from crashfold.engine.ports import Cells, DecodedRecords, Newest, Recounted, Rejection
 from crashfold.engine.ports.log import Record, Records
 from crashfold.projections.delta import Delta, SetString, Value, WriteHash
 from crashfold.schemas import keys
@@ -111,12 +111,12 @@ class WordFolding:
     def window_games(self) -> int:
         return 0
 
-    def decode(self, records: Records) -> Decoded:
+    def decode(self, records: Records) -> DecodedRecords:
         lines = [None if value is None else value.decode(errors="replace").strip() for value in records.values]
         rows = [row for row, line in enumerate(lines) if line]
         rejected = [(row, "unreadable", "no word in it") for row, line in enumerate(lines) if not line]
         cells = np.array([[lines[row] for row in rows]], object)
-        return Decoded(np.array(rows, np.int64), cells, rejected)
+        return DecodedRecords(np.array(rows, np.int64), cells, rejected)
 
     def unfit(self, stream: str, cells: Cells) -> Sequence[Rejection]:
         if stream != SHORT:

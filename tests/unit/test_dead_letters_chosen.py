@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from crashfold.engine.adapters.dead_letters import ListedDeadLetter, Listing, Mark, Stored, StoredDeadLetter
+from crashfold.engine.adapters.dead_letters import LetterMark, ListedDeadLetter, Listing, StoredDeadLetter, StoredLetter
 from crashfold.engine.cli.dead_letters import Which
 from crashfold.engine.errors import ConfigurationError
 from crashfold.engine.ports import DeadLetter, Record
@@ -14,8 +14,8 @@ NOON_MS = 1_768_478_400_000
 """2026-01-15, 12:00 UTC"""
 
 
-def stored(at: int, letter: StoredDeadLetter) -> Stored:
-    return Stored(0, Record(at, NOON_MS + at * 60_000, letter.key, letter.body()), letter.headers())
+def stored(at: int, letter: StoredDeadLetter) -> StoredLetter:
+    return StoredLetter(0, Record(at, NOON_MS + at * 60_000, letter.key, letter.body()), letter.headers())
 
 
 def letter(offset: int, key: bytes | None = b"crash", reason: Any = "unreadable") -> StoredDeadLetter:
@@ -25,7 +25,7 @@ def letter(offset: int, key: bytes | None = b"crash", reason: Any = "unreadable"
 LETTERS = (letter(0), letter(1, b"other", "stream"), letter(2, None, "late"), letter(3, b"\xff"), letter(4))
 
 
-def listed(*more: Stored) -> list[ListedDeadLetter]:
+def listed(*more: StoredLetter) -> list[ListedDeadLetter]:
     listing = Listing()
     for one in (*(stored(at, one) for at, one in enumerate(LETTERS)), *more):
         listing.add(one)
@@ -59,9 +59,9 @@ def test_a_moment_that_is_none_is_an_error(since: str) -> None:
 
 
 def test_a_letter_that_stands_there_twice_keeps_its_time_and_its_mark() -> None:
-    retried = Mark("retried", LETTERS[0].origin, NOON_MS, ("games", 0, 9))
+    retried = LetterMark("retried", LETTERS[0].origin, NOON_MS, ("games", 0, 9))
     more = (Record(7, NOON_MS, None, b""), retried.headers())
-    found = listed(Stored(0, *more), stored(8, LETTERS[0]), stored(9, letter(9)))
+    found = listed(StoredLetter(0, *more), stored(8, LETTERS[0]), stored(9, letter(9)))
     assert [(one.letter.offset, one.is_open) for one in found] == [
         *((0, False), (1, True), (2, True), (3, True), (4, True), (9, True))
     ]
@@ -70,10 +70,13 @@ def test_a_letter_that_stands_there_twice_keeps_its_time_and_its_mark() -> None:
 
 
 def test_a_mark_reads_back_and_is_no_letter() -> None:
-    for mark in (Mark("retried", ("games", 1, 2), 3, ("games", 4, 5)), Mark("discarded", ("games", 1, 2), 3)):
-        assert Mark.from_headers(mark.headers()) == mark
+    for mark in (
+        LetterMark("retried", ("games", 1, 2), 3, ("games", 4, 5)),
+        LetterMark("discarded", ("games", 1, 2), 3),
+    ):
+        assert LetterMark.from_headers(mark.headers()) == mark
         assert StoredDeadLetter.from_record(Record(0, 0, None, b""), mark.headers()) is None
-    assert Mark.from_headers([("mark", b"eaten"), *LETTERS[0].headers()]) is None
+    assert LetterMark.from_headers([("mark", b"eaten"), *LETTERS[0].headers()]) is None
 
 
 def test_a_letter_knows_its_record_from_another_one_at_its_offset() -> None:

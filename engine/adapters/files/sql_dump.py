@@ -57,7 +57,7 @@ class NoRow(NamedTuple):
     detail: str
 
 
-class Lines(Protocol):
+class DumpLines(Protocol):
     """A text, read line by line, each with its line break; "" at the end."""
 
     def readline(self) -> str:
@@ -65,7 +65,7 @@ class Lines(Protocol):
         ...
 
 
-def tables(text: Lines) -> Iterator[Table | TableRow | NoRow]:
+def tables(text: DumpLines) -> Iterator[Table | TableRow | NoRow]:
     """The tables of a dump that have rows, each followed by them."""
     dump = _Dump(text)
     current: Table | None = None
@@ -87,7 +87,7 @@ def tables(text: Lines) -> Iterator[Table | TableRow | NoRow]:
 
 
 class _Dump:
-    def __init__(self, text: Lines) -> None:
+    def __init__(self, text: DumpLines) -> None:
         self._text = text
         self.number = 0
         self.declared: dict[str, tuple[str, ...]] = {}

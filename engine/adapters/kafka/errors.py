@@ -34,7 +34,7 @@ PROBE_S: Final = 5.0
 """For one connection that looks for the reason of a failure."""
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class KafkaVerdict(msgspec.Struct, frozen=True):
     """The exception for an error, and the advice in its message: none where waiting helps, for not every command
     waits."""
 
@@ -42,12 +42,12 @@ class Verdict(msgspec.Struct, frozen=True):
     advice: str
 
 
-AWAY: Final = Verdict(LogUnavailable, "")
-BROKEN: Final = Verdict(Defect, "this should not happen: restart, and report it")
+AWAY: Final = KafkaVerdict(LogUnavailable, "")
+BROKEN: Final = KafkaVerdict(Defect, "this should not happen: restart, and report it")
 
 
-def _refused(advice: str) -> Verdict:
-    return Verdict(LogRefused, advice)
+def _refused(advice: str) -> KafkaVerdict:
+    return KafkaVerdict(LogRefused, advice)
 
 
 _CREDENTIALS: Final = _refused("mend kafka.sasl_plain_username and kafka.sasl_plain_password")
@@ -62,7 +62,7 @@ _TOO_LARGE: Final = _refused(
     "the record is larger than is taken: raise max.message.bytes of the topic, or message.max.bytes of the broker"
 )
 
-VERDICTS: Final[Mapping[type[BaseException], Verdict]] = {
+VERDICTS: Final[Mapping[type[BaseException], KafkaVerdict]] = {
     # raised by the client itself
     errors.KafkaError: AWAY,  # a general one hides another, which `verdict_on` looks for
     errors.IllegalStateError: AWAY,  # a partition that the group has just taken back
@@ -187,7 +187,7 @@ VERDICTS: Final[Mapping[type[BaseException], Verdict]] = {
 }
 """Every error of the client, and what it means. A new one of an update is missing here until it has been read about."""
 
-_OF_TOKENS: Final[Mapping[type[BaseException], Verdict]] = {
+_OF_TOKENS: Final[Mapping[type[BaseException], KafkaVerdict]] = {
     TokenUnavailable: AWAY,
     NoToken: _refused(f"mend the function that {SETTING} names"),
     TokenRefused: _refused(f"mend the token that the function of {SETTING} returns: its issuer, scope or time"),
@@ -196,7 +196,7 @@ _OF_TOKENS: Final[Mapping[type[BaseException], Verdict]] = {
 _BY_NAME: Final = {kind.__name__: kind for kind in VERDICTS}
 
 
-def verdict_on(error: BaseException) -> Verdict:
+def verdict_on(error: BaseException) -> KafkaVerdict:
     """Return the meaning of an error of the client, or of the connection below it.
 
     aiokafka wraps some errors into a general one, as its cause or as the text of its name: then that counts.

@@ -26,11 +26,11 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.protocol.produce import ProduceRequest
 
 from crashfold.engine.adapters.dead_letters import (
+    LetterMark,
     ListedDeadLetter,
     Listing,
-    Mark,
-    Stored,
     StoredDeadLetter,
+    StoredLetter,
     shown_by_api,
 )
 from crashfold.engine.adapters.kafka.client import (
@@ -319,7 +319,7 @@ class KafkaDeadLetters:
         async with KafkaSink(self._connection, self._topic, idempotent=self._idempotent):
             pass
 
-    async def mark(self, marks: Sequence[tuple[ListedDeadLetter, Mark]]) -> None:
+    async def mark(self, marks: Sequence[tuple[ListedDeadLetter, LetterMark]]) -> None:
         """Write what became of letters, each to the partition where its letter stands; returns once all replicas have
         it. Raises LogUnavailable, and then some may stand there."""
         sink = await self._entered_sink()
@@ -392,7 +392,7 @@ async def _try_to_write(client: AIOKafkaClient, topic: str, timeout_s: float) ->
 async def _newest(client: AIOKafkaClient, tp: TopicPartition, limit: int, timeout_s: float) -> list[ListedDeadLetter]:
     """The newest letters of a partition, at least `limit` if there are as many, read block by block from its end."""
     bounds = await partition_bounds(client, tp, timeout_s)
-    end, blocks = bounds.end, list[list[Stored]]()
+    end, blocks = bounds.end, list[list[StoredLetter]]()
     while True:
         begin = max(bounds.begin, end - _BLOCK_RECORDS)
         blocks.append(
@@ -407,5 +407,5 @@ async def _newest(client: AIOKafkaClient, tp: TopicPartition, limit: int, timeou
         end = begin
 
 
-def _stored(partition: int, record: Any) -> Stored:
-    return Stored(partition, Record(record.offset, record.timestamp, record.key, record.value), record.headers)
+def _stored(partition: int, record: Any) -> StoredLetter:
+    return StoredLetter(partition, Record(record.offset, record.timestamp, record.key, record.value), record.headers)

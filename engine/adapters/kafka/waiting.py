@@ -11,7 +11,7 @@ from typing import Final
 from aiokafka import TopicPartition
 from aiokafka.client import AIOKafkaClient
 
-from crashfold.engine.adapters.dead_letters import Mark, Origin, StoredDeadLetter
+from crashfold.engine.adapters.dead_letters import LetterMark, Origin, StoredDeadLetter
 from crashfold.engine.adapters.kafka.client import (
     connected,
     connection_options,
@@ -69,7 +69,7 @@ class WaitingLetters:
         self._read_to[tp.partition] = bounds.end
 
     def _take(self, record: Record, headers: list[tuple[str, bytes]]) -> None:
-        if (mark := Mark.from_headers(headers)) is not None:
+        if (mark := LetterMark.from_headers(headers)) is not None:
             self._marked.add(mark.origin)
             self._waiting.pop(mark.origin, None)
             return

@@ -17,24 +17,24 @@ from crashfold.engine.adapters import tls
 from crashfold.engine.errors import CrashfoldError, Defect, StateError, StoreForbidden, StoreRefused, StoreUnavailable
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class RedisVerdict(msgspec.Struct, frozen=True):
     """The exception to raise for an error, and the advice in its message."""
 
     kind: type[CrashfoldError]
     advice: str
 
 
-def _refused_now(advice: str) -> Verdict:
-    return Verdict(StoreRefused, advice)
+def _refused_now(advice: str) -> RedisVerdict:
+    return RedisVerdict(StoreRefused, advice)
 
 
-def _forbidden(advice: str) -> Verdict:
-    return Verdict(StoreForbidden, advice)
+def _forbidden(advice: str) -> RedisVerdict:
+    return RedisVerdict(StoreForbidden, advice)
 
 
-AWAY: Final = Verdict(StoreUnavailable, "")
-UNEXPECTED: Final = Verdict(StateError, "check with `crashfold verify`")
-BROKEN: Final = Verdict(Defect, "this should not happen: restart, and report it")
+AWAY: Final = RedisVerdict(StoreUnavailable, "")
+UNEXPECTED: Final = RedisVerdict(StateError, "check with `crashfold verify`")
+BROKEN: Final = RedisVerdict(Defect, "this should not happen: restart, and report it")
 TOO_LARGE: Final = _forbidden(
     "the commit is larger than Redis takes: raise proto-max-bulk-len and client-query-buffer-limit, or lower"
     " engine.batch_games_max"
@@ -43,7 +43,7 @@ _CREDENTIALS: Final = _forbidden("mend the user and password in redis.url, or re
 _CLUSTER: Final = _forbidden("this is a Redis Cluster: set redis.cluster = true")
 _DATABASE: Final = _forbidden("there is no such database: mend the number at the end of redis.url")
 
-CODES: Final[Mapping[str, Verdict]] = {
+CODES: Final[Mapping[str, RedisVerdict]] = {
     "ASK": _CLUSTER,
     "BUSY": _refused_now("a script of somebody else runs for too long"),
     "CLUSTERDOWN": _refused_now("the cluster does not serve this slot"),
@@ -66,7 +66,7 @@ CODES: Final[Mapping[str, Verdict]] = {
     "TRYAGAIN": _refused_now("the cluster moves this slot"),
     "UNKILLABLE": _refused_now("a script of somebody else runs for too long"),
     "WRONGPASS": _CREDENTIALS,
-    "WRONGTYPE": Verdict(StateError, "a key of the read model has another type; `crashfold replay` rebuilds"),
+    "WRONGTYPE": RedisVerdict(StateError, "a key of the read model has another type; `crashfold replay` rebuilds"),
 }
 """By the code of an answer."""
 
@@ -77,7 +77,7 @@ STRAYED: Final = {
 }
 """Codes with which a node of a cluster says that it did nothing, and that another node may have the slot."""
 
-SAYINGS: Final[Mapping[str, Verdict]] = {
+SAYINGS: Final[Mapping[str, RedisVerdict]] = {
     "max number of clients": _refused_now("it has as many clients as maxclients allows"),
     "without any password configured": _forbidden("it asks for no password: take it out of redis.url"),
     "no password is set": _forbidden("it asks for no password: take it out of redis.url"),
@@ -100,14 +100,14 @@ SAYINGS: Final[Mapping[str, Verdict]] = {
 }
 """By what an answer without a code says."""
 
-VERDICTS: Final[Mapping[type[BaseException], Verdict]] = {
+VERDICTS: Final[Mapping[type[BaseException], RedisVerdict]] = {
     exceptions.RedisError: UNEXPECTED,
     exceptions.ConnectionError: AWAY,
     exceptions.TimeoutError: AWAY,
     exceptions.AuthenticationError: _CREDENTIALS,
     exceptions.AuthorizationError: _CREDENTIALS,
     exceptions.BusyLoadingError: CODES["LOADING"],
-    exceptions.InvalidResponse: Verdict(
+    exceptions.InvalidResponse: RedisVerdict(
         StoreUnavailable, "what answers may be no Redis, or speak TLS: mend redis.url if so"
     ),
     exceptions.ResponseError: UNEXPECTED,
@@ -170,7 +170,7 @@ def code_of(error: BaseException) -> str | None:
     return inside[1] if inside else own or (first[1] if first else None)
 
 
-def verdict_on(error: BaseException) -> Verdict:
+def verdict_on(error: BaseException) -> RedisVerdict:
     """Return the meaning of an error of the client or of the operating system."""
     if (fault := _tls_fault(error)) is not None:
         said = getattr(fault, "verify_message", None) or fault

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from crashfold.engine.ports import AllFields, Standing
-from crashfold.engine.read.aggregate import Aggregate, Asked, Lack, Route, Stored, always_stored
+from crashfold.engine.read.aggregate import Aggregate, Asked, Lack, Route, StoredAnswer, always_stored
 from crashfold.engine.read.questions import Question
 from crashfold.engine.read.stored import count_of
 from crashfold.engine.read.view import View
@@ -55,7 +55,7 @@ def gaps_answer(found: Iterable[tuple[int, int]], question: GapsQuestion) -> Gap
     return GapsAnswer(len(newest), missing, [Gap(first, last) for first, last in newest[: question.limit]])
 
 
-def _stored(asked: Asked, view: View) -> Stored:
+def _stored(asked: Asked, view: View) -> StoredAnswer:
     question: GapsQuestion = asked.question
 
     def build(values: Sequence[Any], standing: Standing, view: View) -> GapsAnswer | Lack:
@@ -68,7 +68,7 @@ def _stored(asked: Asked, view: View) -> Stored:
             return Lack.MISSING
         return answer
 
-    return Stored((AllFields(keys.GAPS),), build)
+    return StoredAnswer((AllFields(keys.GAPS),), build)
 
 
 GAPS: Final = Aggregate(

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from crashfold.engine.ports import AllFields, Standing
-from crashfold.engine.read.aggregate import ANALYTICS, Aggregate, Asked, Lack, Route, Stored
+from crashfold.engine.read.aggregate import ANALYTICS, Aggregate, Asked, Lack, Route, StoredAnswer
 from crashfold.engine.read.questions import Question, Threshold
 from crashfold.engine.read.refusals import OutOfBounds
 from crashfold.engine.read.times import MINUTE_S, Instant, Zone
@@ -342,7 +342,7 @@ def _sets(view: View, predicates: Sequence[Predicate], question: GameSetsQuestio
     return [[*map(GameSetItem, *known, counts, whole, shares, is_current, whole)] for counts, shares in columns]
 
 
-def _stored(asked: Asked, view: View) -> Stored | None:
+def _stored(asked: Asked, view: View) -> StoredAnswer | None:
     (threshold,), question = asked.thresholds, asked.question
     settings = view.settings
     if question.interval_minutes != settings.interval_minutes or question.hours > settings.interval_hours:
@@ -380,7 +380,7 @@ def _stored(asked: Asked, view: View) -> Stored | None:
             items.append(IntervalItem(begin, end, count, total, percentage(count, total)))
         return IntervalsAnswer(threshold.value, question.interval_minutes, question.hours, len(items), items)
 
-    return Stored((AllFields(keys.intervals(threshold.predicate)),), build)
+    return StoredAnswer((AllFields(keys.intervals(threshold.predicate)),), build)
 
 
 _ROOT: Final = f"{ANALYTICS}/intervals/min-crash-point"

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from crashfold.engine.ports import AllFields, Fields, First, Piece, Pieces, Standing, Text
-from crashfold.engine.read.aggregate import ANALYTICS, NAMES, Aggregate, Asked, Lack, PastReader, Route, Stored
+from crashfold.engine.read.aggregate import ANALYTICS, NAMES, Aggregate, Asked, Lack, PastReader, Route, StoredAnswer
 from crashfold.engine.read.aggregates.games import GameObject, game_objects, shown
 from crashfold.engine.read.past import OlderMatch, Past
 from crashfold.engine.read.questions import Echo, Nothing, Question, Threshold
@@ -175,17 +175,17 @@ def newest_match(hundredths: Ints, predicate: Predicate) -> int | None:
     return None
 
 
-def _stored(asked: Asked, view: View) -> Stored:
+def _stored(asked: Asked, view: View) -> StoredAnswer:
     thresholds = asked.thresholds
 
     def build(values: Sequence[Any], standing: Standing, view: View) -> LastGameAnswer | Lack:
         found = _last_games_of(thresholds, values, standing, view)
         return Lack.MISSING if found is None else found[0] or Lack.NO_MATCH
 
-    return Stored(_last_game_pieces(thresholds), build)
+    return StoredAnswer(_last_game_pieces(thresholds), build)
 
 
-def _batch_stored(asked: Asked, view: View) -> Stored:
+def _batch_stored(asked: Asked, view: View) -> StoredAnswer:
     thresholds = asked.thresholds
 
     def build(values: Sequence[Any], standing: Standing, view: View) -> dict[str, LastGameAnswer | None] | Lack:
@@ -194,7 +194,7 @@ def _batch_stored(asked: Asked, view: View) -> Stored:
             return Lack.MISSING
         return dict(zip((threshold.label for threshold in thresholds), found, strict=True))
 
-    return Stored(_last_game_pieces(thresholds), build)
+    return StoredAnswer(_last_game_pieces(thresholds), build)
 
 
 def _last_game_pieces(thresholds: Sequence[Threshold]) -> tuple[Piece, ...]:
@@ -225,7 +225,7 @@ def _last_games_of(
     return answers_of(view, thresholds, found)
 
 
-def _list_stored(asked: Asked, view: View) -> Stored | None:
+def _list_stored(asked: Asked, view: View) -> StoredAnswer | None:
     (threshold,), limit = asked.thresholds, asked.question.limit
     if limit > LAST_GAMES_KEPT:
         return None
@@ -240,7 +240,9 @@ def _list_stored(asked: Asked, view: View) -> Stored | None:
         objects = shown(view, [*games])
         return LastGamesAnswer(limit=limit, count=len(objects), games=objects, **threshold.echo)
 
-    return Stored((First(keys.last_games(predicate), limit), Fields(keys.occurrences(predicate), ("count",))), build)
+    return StoredAnswer(
+        (First(keys.last_games(predicate), limit), Fields(keys.occurrences(predicate), ("count",))), build
+    )
 
 
 def _descending(games: Sequence[Game], predicate: Predicate) -> Sequence[Game]:

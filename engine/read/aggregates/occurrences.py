@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from crashfold.engine.ports import Fields, Standing
-from crashfold.engine.read.aggregate import ANALYTICS, NAMES, Aggregate, Asked, Lack, Route, Stored
+from crashfold.engine.read.aggregate import ANALYTICS, NAMES, Aggregate, Asked, Lack, Route, StoredAnswer
 from crashfold.engine.read.questions import Echo, Question, Threshold
 from crashfold.engine.read.stored import count_of
 from crashfold.engine.read.times import Instant
@@ -187,7 +187,7 @@ def _compared(now: dict[str, Any], before: dict[str, Any]) -> EarlierOccurrences
     )
 
 
-def _stored(asked: Asked, view: View) -> Stored | None:
+def _stored(asked: Asked, view: View) -> StoredAnswer | None:
     question: OccurrencesQuestion = asked.question
     if question.by_time or question.games not in view.settings.samples_games:
         return None
@@ -201,10 +201,12 @@ def _stored(asked: Asked, view: View) -> Stored | None:
         params = SampleParams(games=games)
         return OccurrencesAnswer(by_time=False, params=params, occurrences=OccurrencesData(**fields), **threshold.echo)
 
-    return Stored((Fields(keys.SAMPLES, (field,)), Fields(keys.occurrences(threshold.predicate), (field,))), build)
+    return StoredAnswer(
+        (Fields(keys.SAMPLES, (field,)), Fields(keys.occurrences(threshold.predicate), (field,))), build
+    )
 
 
-def _batch_stored(asked: Asked, view: View) -> Stored | None:
+def _batch_stored(asked: Asked, view: View) -> StoredAnswer | None:
     question: OccurrencesBatch = asked.question
     if question.by_time or question.comparison or question.games not in view.settings.samples_games:
         return None
@@ -221,7 +223,7 @@ def _batch_stored(asked: Asked, view: View) -> Stored | None:
         return OccurrencesBatchAnswer(False, SampleParams(games=games), False, results)
 
     pieces = [Fields(keys.occurrences(predicate), (field,)) for predicate in asked.predicates]
-    return Stored((Fields(keys.SAMPLES, (field,)), *pieces), build)
+    return StoredAnswer((Fields(keys.SAMPLES, (field,)), *pieces), build)
 
 
 def _stored_fields(stored: bytes, counted: bytes, games: int, standing: Standing, view: View) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from crashfold.engine.ports import Standing, Whole
-from crashfold.engine.read.aggregate import Aggregate, Asked, Route, Stored, always_stored
+from crashfold.engine.read.aggregate import Aggregate, Asked, Route, StoredAnswer, always_stored
 from crashfold.engine.read.questions import ITEMS_MAX, Question
 from crashfold.engine.read.refusals import NotFound, NotNow, OutOfBounds
 from crashfold.engine.read.view import View
@@ -47,7 +47,7 @@ def projection(view: View, name: str, question: ProjectionQuestion) -> Projectio
     raise NotNow("keys of projections of one's own are read from the store, which cannot be read now")
 
 
-def _stored(asked: Asked, view: View) -> Stored:
+def _stored(asked: Asked, view: View) -> StoredAnswer:
     question: ProjectionQuestion = asked.question
     assert isinstance(asked.subject, str)
     found = _found(view.settings, asked.subject)
@@ -62,7 +62,7 @@ def _stored(asked: Asked, view: View) -> Stored:
             return OutOfBounds(f"the keys have {items} elements, more than {ITEMS_MAX}", "key")
         return ProjectionAnswer(found.name, found.version, {name: _shown(value) for name, value in there.items()})
 
-    return Stored(tuple(map(Whole, names)), build)
+    return StoredAnswer(tuple(map(Whole, names)), build)
 
 
 def _found(settings: ProjectionSettings, name: str) -> AnyProjection:

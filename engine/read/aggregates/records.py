@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from crashfold.engine.ports import AllFields, Standing
-from crashfold.engine.read.aggregate import Aggregate, Asked, Lack, Route, Stored, always_stored
+from crashfold.engine.read.aggregate import Aggregate, Asked, Lack, Route, StoredAnswer, always_stored
 from crashfold.engine.read.aggregates.games import GameObject, shown
 from crashfold.engine.read.questions import Question
 from crashfold.engine.read.times import Instant
@@ -100,7 +100,7 @@ def _shown_run(view: View, run: LongestRun) -> RunItem:
     return RunItem(str(run.start_game), start, str(run.end_game), end, run.length)
 
 
-def _stored(asked: Asked, view: View) -> Stored:
+def _stored(asked: Asked, view: View) -> StoredAnswer:
     predicates = view.settings.predicates
 
     def build(values: Sequence[Any], standing: Standing, view: View) -> RecordsAnswer | Lack:
@@ -120,7 +120,7 @@ def _stored(asked: Asked, view: View) -> Stored:
             )
         return _answer(view, found)
 
-    return Stored(tuple(AllFields(keys.records(predicate)) for predicate in predicates), build)
+    return StoredAnswer(tuple(AllFields(keys.records(predicate)) for predicate in predicates), build)
 
 
 def _checked(

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from crashfold.engine.ports import Fields, First, Piece, Pieces, Standing
-from crashfold.engine.read.aggregate import ANALYTICS, Aggregate, Asked, Lack, PastReader, Route, Stored
+from crashfold.engine.read.aggregate import ANALYTICS, Aggregate, Asked, Lack, PastReader, Route, StoredAnswer
 from crashfold.engine.read.past import Opening, Past
 from crashfold.engine.read.questions import ITEMS_MAX, Question, Threshold
 from crashfold.engine.read.stored import count_of, joined, only
@@ -189,7 +189,7 @@ def _shown(
     ]
 
 
-def _stored(asked: Asked, view: View) -> Stored | None:
+def _stored(asked: Asked, view: View) -> StoredAnswer | None:
     (threshold,), question = asked.thresholds, asked.question
     predicate, wanted = threshold.predicate, _runs_wanted(view, threshold.predicate, question.rows(view))
     if not 0 < wanted <= SERIES_KEPT:
@@ -202,7 +202,7 @@ def _stored(asked: Asked, view: View) -> Stored | None:
         by_games = isinstance(question, SeriesQuestion)
         return _answer(threshold, question, items) if by_games else _answer_by_time(threshold, question, items)
 
-    return Stored((First(keys.series(predicate), wanted),), build)
+    return StoredAnswer((First(keys.series(predicate), wanted),), build)
 
 
 def _runs_wanted(view: View, predicate: Predicate, rows: Ints) -> int:
