@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from threading import Event, Lock, Thread
 from typing import Final, NamedTuple
 
-from redis.exceptions import RedisError
+from redis.exceptions import ConnectionError, RedisError, TimeoutError
 
 from crashfold.engine.adapters.embedded import free_port
 from tests.soak.readers import Findings
@@ -356,6 +356,16 @@ def _asked(*words: object, after: Sequence[object] = ()) -> Callable[[World, Ran
     return work
 
 
+def _told(*words: object) -> Callable[[World, Random], None]:
+    """Send the primary a command while something else may be done to it; nothing happens when it is away just then."""
+
+    def work(world: World, chance: Random) -> None:
+        with suppress(ConnectionError, TimeoutError), world.primary.client() as client:
+            client.execute_command(*words)
+
+    return work
+
+
 def _redis_emptied(world: World, chance: Random) -> None:
     with world.primary.client() as client:
         world.lost_writes()
@@ -495,8 +505,8 @@ def faults(instances: int) -> list[Fault]:
             "redis pauses writes", 3, ("redis",), _asked("CLIENT", "PAUSE", 2_000, "WRITE", after=("CLIENT", "UNPAUSE"))
         ),
         Fault("redis pauses all", 3, ("redis",), _asked("CLIENT", "PAUSE", 2_000, "ALL")),
-        Fault("redis forgets its scripts", 3, (), _asked("SCRIPT", "FLUSH")),
-        Fault("redis drops its clients", 3, (), _asked("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")),
+        Fault("redis forgets its scripts", 3, (), _told("SCRIPT", "FLUSH")),
+        Fault("redis drops its clients", 3, (), _told("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")),
         Fault(
             "redis is out of memory",
             3,
