@@ -12,8 +12,9 @@ from crashfold.engine.adapters.redis.reader import RedisReader
 from crashfold.engine.adapters.redis.store import RedisStore
 from crashfold.engine.errors import ConfigurationError, StateError, StoreRefused, Unavailable
 from crashfold.engine.ports import Applied, Duplicate, Outcome
+from crashfold.projections.delta import WriteList
 from tests.contract.live_reader import LiveReaderContract
-from tests.contract.state_store import PATIENCE_S, ShadowStoreContract, StateStoreContract, at, numbered
+from tests.contract.state_store import PATIENCE_S, ShadowStoreContract, StateStoreContract, at, commit, numbered
 from tests.support.servers import RedisCluster, RedisServer
 
 PREFIX = "test:{stream}"
@@ -76,6 +77,24 @@ async def test_a_slot_that_moves_takes_its_streams_along(new_redis_cluster: NewC
         standing = await reader.standing(STREAMS[0])
         assert standing is not None
         assert standing.version == 2
+
+
+async def test_a_list_is_replaced_whole_while_its_slot_is_on_its_way(
+    store: RedisStore, redis_cluster: RedisCluster
+) -> None:
+    stream = STREAMS[0]
+    key = f"test:{{{stream}}}:elements:a"
+    home = redis_cluster.primary_of(key)
+    target = _another(redis_cluster, home)
+    assert await store.commit([commit(stream, None, 1, {"elements:a": WriteList(0, [b"1"], 5)})]) == [Applied(1)]
+    redis_cluster.begin_to_move_slot(key, target)
+    try:
+        replaced = commit(stream, at(1), 2, {"elements:a": WriteList(1, [b"3", b"2"], 5)})
+        assert await store.commit([replaced]) == [Applied(2)]
+        with home.client() as client:
+            assert client.lrange(key, 0, -1) == [b"3", b"2"]
+    finally:
+        redis_cluster.move_slot(key, target)
 
 
 async def test_commits_wait_for_a_slot_on_its_way(new_redis_cluster: NewCluster) -> None:

@@ -295,14 +295,20 @@ class RedisCluster:
     def move_slot(self, key: str, to: RedisServer) -> None:
         """Move the slot of the key, with all that is in it, to that node."""
         slot, source = key_slot(key.encode()), self.primary_of(key)
-        source_id, target_id = (self._ask(node, "MYID").decode() for node in (source, to))
-        self._ask(to, "SETSLOT", slot, "IMPORTING", source_id)
-        self._ask(source, "SETSLOT", slot, "MIGRATING", target_id)
+        target_id = self.begin_to_move_slot(key, to)
         while keys := self._ask(source, "GETKEYSINSLOT", slot, 100):
             with source.client() as client:
                 client.execute_command("MIGRATE", "127.0.0.1", to.port, "", 0, 5000, "KEYS", *keys)
         for node in (to, source, *self.primaries):
             self._ask(node, "SETSLOT", slot, "NODE", target_id)
+
+    def begin_to_move_slot(self, key: str, to: RedisServer) -> str:
+        """Say that the slot of the key is on its way to that node, and move nothing; the node's id."""
+        slot, source = key_slot(key.encode()), self.primary_of(key)
+        source_id, target_id = (str(self._ask(node, "MYID").decode()) for node in (source, to))
+        self._ask(to, "SETSLOT", slot, "IMPORTING", source_id)
+        self._ask(source, "SETSLOT", slot, "MIGRATING", target_id)
+        return target_id
 
     def _ask(self, node: RedisServer, *words: object) -> Any:
         with node.client() as client:

@@ -74,6 +74,10 @@ function write.list(key, size, drop, keep, values, first, last)
     for index = first, last do
       call('LSET', key, last - index, values[index])
     end
+  elseif drop > 0 and drop == size and pushed > 0 then
+    -- Never empty in between: while a cluster moves the slot away, a key that is gone cannot be made again.
+    in_chunks('LPUSH', key, values, first, last)
+    call('LTRIM', key, 0, pushed - 1)
   else
     if drop > 0 then
       call('LTRIM', key, drop, -1)
