@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from crashfold.schemas.predicate import Kind, Predicate
+from crashfold.schemas.predicate import KINDS, Kind, Predicate
 
 SERIES_KEPT: Final = 1000
 FOLLOW_GAMES_KEPT: Final = 1000
@@ -49,7 +49,7 @@ class ProjectionSettings(msgspec.Struct, frozen=True, dict=True, forbid_unknown_
     """Projections of other packages: names of entry points, `module:object`, or `*` for every entry point."""
 
     def __post_init__(self) -> None:
-        for kind in ("min", "max", "floor"):
+        for kind in KINDS:
             printed = [str(predicate) for predicate in self._of_kind(kind)]
             _require(len(set(printed)) == len(printed), kind, "names a value twice")
         _require(1 <= self.window_games <= 10_000_000, "window_games", "is outside 1 to 10000000")
@@ -83,7 +83,7 @@ class ProjectionSettings(msgspec.Struct, frozen=True, dict=True, forbid_unknown_
     @cached_property
     def predicates(self) -> tuple[Predicate, ...]:
         """Every predicate, in the order of the settings: min, max, floor."""
-        return (*self._of_kind("min"), *self._of_kind("max"), *self._of_kind("floor"))
+        return tuple(predicate for kind in KINDS for predicate in self._of_kind(kind))
 
     @cached_property
     def kept(self) -> frozenset[Predicate]:

@@ -14,6 +14,7 @@ import msgspec
 from crashfold.schemas.game import HUNDREDTHS_MAX
 
 Kind = Literal["min", "max", "floor"]
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 
 THRESHOLD_MIN: Final = Decimal(1)
 THRESHOLD_MAX: Final = Decimal(HUNDREDTHS_MAX) / 100
@@ -47,7 +48,7 @@ class Predicate(msgspec.Struct, frozen=True, dict=True):
     def parse(cls, text: str) -> Self:
         """The predicate that prints as `text`, such as `min:1.5`. Raises ValueError."""
         kind, colon, value = text.partition(":")
-        for known in get_args(Kind):
+        for known in KINDS:
             if kind == known and colon:
                 return cls.of(known, value)
         raise ValueError(f"{text!r} is no predicate: min:<v>, max:<v> or floor:<n>")
