@@ -106,7 +106,7 @@ class Plan:
         # As printed: the same threshold may be written 2 in one place and 2.0 in another.
         predicates = [str(predicate) for predicate in self.settings.predicates]
         # The list of one's own projections is left out: their names and versions say what is folded.
-        sizes = msgspec.structs.asdict(msgspec.structs.replace(self.settings, **{kind: () for kind in KINDS}))
+        sizes = msgspec.structs.asdict(msgspec.structs.replace(self.settings, **dict.fromkeys(KINDS, ())))
         del sizes["own"]
         versions = [(projection.name, projection.version) for projection in self.projections]
         facts = msgspec.json.encode((predicates, sizes, versions, fields.NAMES, *([self.rule] if self.rule else [])))

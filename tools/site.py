@@ -21,7 +21,7 @@ _LINK = re.compile(r"(\]\()([^)\s]+)(\))")
 _FENCE = re.compile(r"^( *)```")
 
 TUTORIAL = ["runbooks/tour.md", "own-projection.md"]
-HOW_TO = ["rollout.md", "migrating.md", "operations.md", "tuning.md", "security.md"]
+HOW_TO = ["rollout.md", "migrating.md", "operations.md", "tuning.md", "security.md", "extending.md"]
 REFERENCE = ["api.md", "settings.md", "keys.md", "rules.md", "glossary.md", "changelog.md"]
 MEASURED = ["performance.md", "benchmarks-api.md", "benchmarks-live.md", "benchmarks-peers.md"]
 EXPLANATION = ["architecture.md", "roadmap.md"]
