@@ -62,7 +62,7 @@ docs: $(READY)
 test: $(READY)
 	@tools/install-servers
 	@.venv/bin/python -m tests.support.servers
-	.venv/bin/pytest -n 2 --dist loadfile $(ARGS)
+	.venv/bin/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-quick: $(READY)
 	.venv/bin/pytest -m 'not kafka' $(ARGS)

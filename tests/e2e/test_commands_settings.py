@@ -185,6 +185,7 @@ def test_the_engine_tells_its_metrics_and_whether_it_works(deployment: Deploymen
         engine.until(lambda: deployment.total() == 100, "the games are folded")
         for path in ("/livez", "/readyz", "/startupz"):
             engine.until(lambda path=path: engine.probe(path) == (200, {"status": "ok", "reasons": []}), path)  # type: ignore[misc]
+        engine.until(lambda: engine.metrics()["crashfold_step_duration_seconds_count"] >= 1, "the step is over")
         metrics = engine.metrics()
         assert metrics["crashfold_games_applied_total"] == 100
         assert metrics["crashfold_partitions_held"] == 1

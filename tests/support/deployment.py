@@ -46,6 +46,8 @@ T = TypeVar("T")
 
 DEADLINE_S: Final = 60.0
 LOOK_AGAIN_S: Final = 0.02
+LASTS_S: Final = 20.0
+"""In a second a flow publishes at most what it has left, divided by this."""
 COMMAND: Final = Path(sys.executable).with_name("crashfold")
 
 PREDICATES: Final = {"min": [1.5, 2, 10], "max": [1.2], "floor": [1, 7]}
@@ -454,7 +456,8 @@ NewDeployment = Callable[..., Deployment]
 class Flow:
     """Publishes in the background while its `with` block lasts. `count` records have arrived on the topic so far.
 
-    `release` says how many may be published; all, if it is not called.
+    `release` says how many may be published. If it is not called, all; but until `finish` is called, the fewer are left
+    the slower they come, so that on a slow machine too something arrives until the end.
     """
 
     def __init__(self, deployment: Deployment, messages: Sequence[Message], per_second: float) -> None:
@@ -498,12 +501,17 @@ class Flow:
         except BaseException as error:  # raised where the block ends
             self._error = error
 
+    def _rate(self) -> float:
+        left = len(self._messages) - self.count
+        is_free = self._released == len(self._messages) and self._per_second != float("inf")
+        return min(self._per_second, left / LASTS_S) if is_free else self._per_second
+
     async def _publish(self) -> None:
         topic, connection = self._deployment.topic, self._deployment._connection
         async with AIOKafkaProducer(**connection, enable_idempotence=True) as producer:
             due = 0.0
             while not self._stopped.is_set():
-                due = min(due + self._per_second * LOOK_AGAIN_S, self._released - self.count, 5_000)
+                due = min(due + self._rate() * LOOK_AGAIN_S, self._released - self.count, 5_000)
                 some = self._messages[self.count : self.count + int(due)]
                 due -= len(some)
                 sent = [await producer.send(topic, m.value, key=m.key, partition=m.partition) for m in some]
