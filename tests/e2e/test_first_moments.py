@@ -2,6 +2,7 @@
 
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,6 +76,35 @@ def test_sigterm_ends_a_service_with_0_while_its_workers_begin(nowhere: Deployme
         eventually(lambda: len(children(process.pid)) == 2, "its workers begin")
         process.terminate()
         assert process.wait(20) == 0, (nowhere.directory / "said").read_text()
+
+
+SIGNALLED_IN_A_FORK = """
+import os, signal, time
+from crashfold.engine.adapters.web.server import run_workers
+
+fork = os.fork
+
+def fork_and_be_signalled() -> int:
+    pid = fork()
+    if pid == 0 or {where!r} == "parent":
+        os.kill(os.getpid(), signal.SIGTERM)
+    return pid
+
+os.fork = fork_and_be_signalled
+run_workers(2, lambda number: time.sleep(600))
+"""
+
+
+@pytest.mark.parametrize("where", ["parent", "worker"])
+def test_a_signal_that_comes_while_a_worker_is_forked_ends_it(where: str) -> None:
+    with subprocess.Popen([sys.executable, "-c", SIGNALLED_IN_A_FORK.format(where=where)]) as process:
+        try:
+            if where == "worker":  # each ends by itself, and so are started again no more
+                assert process.wait(30) == 1
+            else:
+                assert process.wait(30) == 0
+        finally:
+            process.kill()
 
 
 @pytest.mark.fault(

@@ -24,6 +24,8 @@ BACKLOG: Final = 2048
 KEEP_ALIVE_S: Final = 30
 FILES_MAX: Final = 65_536
 RESTART_S: Final = 1.0
+TOLD_BY: Final = (signal.SIGTERM, signal.SIGINT)
+"""The signals that end the workers."""
 
 log = structlog.get_logger()
 
@@ -126,7 +128,7 @@ def run_workers(workers: int, work: Callable[[int], None]) -> None:
     with this process, also when it is killed.
     """
     supervisor = _Supervisor(work)
-    for signal_number in (signal.SIGTERM, signal.SIGINT):
+    for signal_number in TOLD_BY:
         signal.signal(signal_number, supervisor.told)
     for number in range(workers):
         supervisor.start(number)
@@ -147,17 +149,27 @@ class _Supervisor:
         self._refused = False
 
     def start(self, number: int) -> None:
-        """Start worker `number`."""
+        """Start worker `number`, unless a signal has come.
+
+        Signals wait meanwhile. Otherwise one that comes between the fork and the next line would miss the new worker in
+        the parent, and would be taken for the parent's in the worker, which then would not end.
+        """
+        signal.pthread_sigmask(signal.SIG_BLOCK, TOLD_BY)
+        if self._stopping:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, TOLD_BY)
+            return
         started_s = _now_s()
         _flush()
         pid = os.fork()
         if pid:
             self._running[pid] = (number, started_s)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, TOLD_BY)
             return
         code = 1
         try:
-            for signal_number in (signal.SIGTERM, signal.SIGINT):
+            for signal_number in TOLD_BY:
                 signal.signal(signal_number, lambda *_: os._exit(0))  # nothing has begun; the server takes them over
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, TOLD_BY)
             os.close(self._parent_lives)
             threading.Thread(target=self._end_with_parent, daemon=True).start()
             self._work(number)
