@@ -23,15 +23,17 @@ from crashfold.engine.cli import options, output
 from crashfold.engine.cli.bootstrap import CLOCK, open_dead_letters, open_log
 from crashfold.engine.cli.options import Common
 from crashfold.engine.errors import ConfigurationError, CrashfoldError
+from crashfold.engine.games.folding import REASONS
 from crashfold.engine.ports import EventLog
 from crashfold.engine.publisher import open_sink
 from crashfold.engine.settings import Settings
 from crashfold.schemas.record import DEFAULT_STREAM
 
-DETAIL_SHOWN: Final = 100
+DETAIL_SHOWN: Final = 120
 MARKED_AT_ONCE: Final = 1_000
 """Letters that are retried before their marks are written: how many a crash may cause to be retried twice."""
 
+_ORIGIN: Final = re.compile(r"\d+:\d+", re.ASCII)
 _AGO: Final = re.compile(r"(\d+)([smhd])")
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
@@ -45,7 +47,7 @@ OriginText = Annotated[str, Parameter(help="partition:offset of the record on it
 class Which:
     """Flags that choose among letters; those that are given all hold."""
 
-    reason: Annotated[str | None, Parameter(help="Only those with this reason.")] = None
+    reason: Annotated[str | None, Parameter(help=f"Only those with this reason: {', '.join(REASONS)}.")] = None
     stream: Annotated[str | None, Parameter(help="Only those of this stream.")] = None
     key: Annotated[str | None, Parameter(help="Only those whose record has this key, as `show --json` has it.")] = None
     since: Annotated[
@@ -59,7 +61,10 @@ class Which:
         return self != Which()
 
     def of(self, letters: Sequence[ListedDeadLetter]) -> list[ListedDeadLetter]:
-        """Those that are meant. Raises ConfigurationError for a moment that is none."""
+        """Those that are meant. Raises ConfigurationError for a moment that is none, and for a reason that is neither
+        known nor that of a letter."""
+        if self.reason is not None and self.reason not in {*REASONS, *(one.letter.reason for one in letters)}:
+            raise ConfigurationError(f"--reason {self.reason}: there is no such reason, but {', '.join(REASONS)}")
         since_ms = None if self.since is None else _moment_ms(self.since)
         tests: list[tuple[object, Callable[[ListedDeadLetter], bool]]] = [
             (self.reason, lambda one: one.letter.reason == self.reason),
@@ -107,7 +112,7 @@ def list_(
             _name(one.letter.origin),
             _time(one.time_ms),
             one.letter.reason,
-            one.letter.detail[:DETAIL_SHOWN],
+            _shortened(one.letter.detail),
             as_text(one.letter.key),
             one.letter.value_bytes,
             _became(one),
@@ -217,6 +222,8 @@ def _wanted(
 
 def _find(letters: Sequence[ListedDeadLetter], origin: str, settings: Settings) -> ListedDeadLetter:
     """The letter of that name: of the topic of now, if there are letters of several topics."""
+    if _ORIGIN.fullmatch(origin) is None:
+        raise ConfigurationError(f"{origin} names no dead letter: write partition:offset, such as 0:51")
     named = [one for one in letters if origin == _name(one.letter.origin)]
     if not named:
         raise CrashfoldError(f"there is no dead letter {origin}; `crashfold dead-letters list --all` shows them")
@@ -233,6 +240,10 @@ def _moment_ms(text: str) -> int:
             f"--since {text}: write a moment such as 2026-01-15T12:00Z, or how long ago, such as 30m, 24h or 7d"
         ) from None
     return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def _shortened(detail: str) -> str:
+    return detail if len(detail) <= DETAIL_SHOWN else f"{detail[: DETAIL_SHOWN - 1]}…"
 
 
 def _stream_of(letter: StoredDeadLetter) -> str | None:

@@ -52,6 +52,12 @@ def test_choices_hold_all_together(which: Which, offsets: list[int]) -> None:
     assert [one.letter.offset for one in which.of(listed())] == offsets
 
 
+def test_a_reason_that_nobody_gives_is_an_error() -> None:
+    with pytest.raises(ConfigurationError, match="--reason late,stream: there is no such reason, but unreadable"):
+        Which(reason="late,stream").of(listed())
+    assert Which(reason="fairness").of(listed()) == []
+
+
 @pytest.mark.parametrize("since", ["yesterday", "5", "5w", "", "2026-13-01"])
 def test_a_moment_that_is_none_is_an_error(since: str) -> None:
     with pytest.raises(ConfigurationError, match="--since"):

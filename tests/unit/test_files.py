@@ -32,6 +32,21 @@ def csv(tmp_path: Path) -> Path:
     return tmp_path / "games.csv"
 
 
+def test_the_case_of_a_name_does_not_matter(tmp_path: Path) -> None:
+    (line,) = lines_of(tmp_path / "GAMES.CSV", b"game_id,crash_point,end_time\n1,2,3\n")
+    assert json.loads(line.value) == {"game_id": 1, "crash_point": 2, "end_time": 3}
+    (tmp_path / "GAMES.CSV").rename(tmp_path / "PLAIN.CSV")
+    packed = tmp_path / "GAMES.CSV.GZ"
+    packed.write_bytes(gzip.compress((tmp_path / "PLAIN.CSV").read_bytes()))
+    assert list(read_games_file(packed)) == [line]
+
+
+@pytest.mark.parametrize("name", ["games.parquet", "games.jsonl.zst", "games.SQL.gz", "games.tsv"])
+def test_a_form_that_only_publish_reads_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigurationError, match="crashfold publish"):
+        lines_of(tmp_path / name, b"PAR1")
+
+
 def test_a_line_of_json_is_the_value_as_it_stands(jsonl: Path) -> None:
     game = encode(Game(game_id=1, crash_point=2.5, end_time=3))
     assert lines_of(jsonl, game + b"\n\xff\xfe bad\n") == [

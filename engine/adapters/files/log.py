@@ -9,7 +9,7 @@ one partition whose records never change while lines are only added to it.
   quote, bytes that are not UTF-8) is passed on as it stands, to be found unreadable like any bad record. A row is a
   line: line breaks inside quotes are not supported.
 - Blank lines and the CSV header are holes. A byte order mark is ignored.
-- `.gz` is unpacked.
+- `.gz` is unpacked. Names count without regard to case; a name of another form is refused.
 
 A file that is *followed* is taken to grow: a last line without a line feed is not there yet. Otherwise it counts.
 Compressed files are not followed.
@@ -43,6 +43,8 @@ _BLOCK_BYTES: Final = 1024 * 1024
 _LOOK_AGAIN_S: Final = 0.05
 """How often a file is looked at while nothing comes."""
 
+_OTHER_FORMS: Final = (".parquet", ".sql", ".tsv", ".zst")
+"""Endings of files that only `publish` reads."""
 _BOM: Final = b"\xef\xbb\xbf"
 _KEY_FIELD: Final = "stream"
 _NUMBER_FIELDS: Final = frozenset({"crash_point", *WHOLE_NUMBERS})
@@ -92,7 +94,7 @@ class FileLog:
 
     def __init__(self, path: str | os.PathLike[str], *, follow: bool = False) -> None:
         self._path = os.path.abspath(path)
-        self._follow = follow and not self._path.endswith(".gz")
+        self._follow = follow and not _is_packed(self._path)
         self._lines = _LineIndex(self._path, open_line_counts=not self._follow)
         self._handover = Handover()
         self._file: IO[bytes] | None = None
@@ -262,7 +264,7 @@ class _LineIndex:
 
     def _scan(self, file: IO[bytes]) -> None:
         """Look at what was added since the last time."""
-        if not self._path.endswith(".gz") and os.fstat(file.fileno()).st_size < self._scanned:
+        if not _is_packed(self._path) and os.fstat(file.fileno()).st_size < self._scanned:
             raise _replaced(self._path)
         file.seek(self._scanned)
         while block := file.read(_BLOCK_BYTES):
@@ -282,7 +284,11 @@ class _LineIndex:
 
 
 def _open(name: str) -> IO[bytes]:
-    return cast(IO[bytes], gzip.open(name) if name.endswith(".gz") else open(name, "rb"))
+    return cast(IO[bytes], gzip.open(name) if _is_packed(name) else open(name, "rb"))
+
+
+def _is_packed(name: str) -> bool:
+    return name.lower().endswith(".gz")
 
 
 def _skip_to_line_feed(file: IO[bytes]) -> bool:
@@ -307,7 +313,12 @@ def _damage(name: str) -> Iterator[None]:
 
 def _parser(name: str, file: IO[bytes]) -> Parse:
     """The parser for the file of that name, which is left at its beginning. Raises ConfigurationError."""
-    if not name.removesuffix(".gz").endswith(".csv"):
+    plain = name.lower().removesuffix(".gz")
+    if plain.endswith(_OTHER_FORMS):
+        raise ConfigurationError(
+            f"{name}: only JSON lines and CSV are read here, plain or .gz; `crashfold publish` reads it, onto a topic"
+        )
+    if not plain.endswith(".csv"):
         return _parse_json_line
     header = file.readline(LINE_BYTES_MAX)
     file.seek(0)
@@ -349,6 +360,7 @@ def _csv_parser(name: str, header: bytes) -> Parse:
         raise ConfigurationError(
             f"{name}: its first line must name the fields, each once, with commas between them, and among them "
             + ", ".join(REQUIRED)
+            + "; `crashfold publish` reads other columns and marks, onto a topic"
         )
     key_at = fields.index(_KEY_FIELD) if _KEY_FIELD in fields else None
     columns = [
