@@ -142,7 +142,7 @@ def firsts(values: Ints) -> Ints:
     """Where each value stands for the first time; `values` ascend."""
     is_first = np.ones(len(values), np.bool_)
     is_first[1:] = values[1:] != values[:-1]
-    return np.flatnonzero(is_first)
+    return is_first.nonzero()[0]
 
 
 def newest_of_each(groups: Ints, count: int) -> NDArray[np.bool_]:

@@ -76,12 +76,13 @@ class Bands:
 
     def histogram(self, bands: Ints) -> Ints:
         """How many of `bands` there are of each, an array of `self.count`."""
-        return np.bincount(bands, minlength=self.count).astype(np.int64, copy=False)
+        found: Ints = np.bincount(bands, minlength=self.count)
+        return found
 
     def counts(self, histogram: Ints) -> Ints:
         """Matches per predicate, from a histogram (bands along the last axis)."""
         below = np.zeros((*histogram.shape[:-1], self.count + 1), np.int64)
-        np.cumsum(histogram, axis=-1, out=below[..., 1:])
+        histogram.cumsum(axis=-1, out=below[..., 1:])
         return below[..., self.high] - below[..., self.low]
 
     def positions(self, bands: Ints) -> list[Ints]:

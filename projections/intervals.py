@@ -4,6 +4,8 @@ State is a histogram over bands for every bucket kept: that of the event time an
 settings say. Buckets are numbered by their start divided by their length, aligned to UTC.
 """
 
+from itertools import repeat
+
 import msgspec
 import numpy as np
 
@@ -44,13 +46,14 @@ class Intervals:
     def fold(self, state: IntervalsState, games: Games) -> IntervalsState:
         """The buckets with `games` in them, without those that have become too old."""
         numbers = games.end_times // self._bucket_ms
-        newest = max(int(numbers.max()), max(state.buckets, default=0))
+        newest_before = max(state.buckets, default=0)
+        newest = max(int(np.maximum.reduce(numbers)), newest_before)
         oldest = newest - self._kept
         buckets = state.buckets.copy()
         for number, bands in self._split(numbers, games.band_numbers, oldest):
             histogram = self._bands.histogram(bands)
             buckets[number] = buckets[number] + histogram if number in buckets else histogram
-        if min(buckets) < oldest:
+        if newest > newest_before and min(buckets) < oldest:
             buckets = {number: histogram for number, histogram in buckets.items() if number >= oldest}
         return IntervalsState(buckets)
 
@@ -65,9 +68,11 @@ class Intervals:
         changed = {
             number: histogram
             for number, histogram in new.items()
-            if (known := old.get(number)) is not histogram and (known is None or not np.array_equal(known, histogram))
+            if (known := old.get(number)) is not histogram and (known is None or (known != histogram).any())
         }
-        expired = tuple(self._field(number) for number in sorted(old.keys() - new.keys()))
+        expired: tuple[str, ...] = ()
+        if len(new) < len(old) + sum(number not in old for number in changed):
+            expired = tuple(self._field(number) for number in sorted(old.keys() - new.keys()))
         return self._written(changed, expired, len(old)) if changed or expired else {}
 
     @staticmethod
@@ -88,8 +93,8 @@ class Intervals:
         fields = [self._field(number) for number in buckets]
         written: dict[tuple[int, ...], WriteHash] = {}
         delta: Delta = {}
-        for name, *row in zip(self._names, *counts, strict=True):
-            key = tuple(row)
+        rows = zip(*counts, strict=True) if counts else repeat((), len(self._names))
+        for name, key in zip(self._names, rows, strict=True):
             if key not in written:  # many predicates have the same counts
                 found = zip(fields, key, totals, strict=True)
                 written[key] = WriteHash({field: _encode(Interval(*count)) for field, *count in found}, expired, known)

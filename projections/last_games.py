@@ -58,8 +58,10 @@ class LastGames:
         found = positions[firsts(positions)]
         cells = games.columns.cells[:, found]
         cells[_ORDINAL] = found + state.total + 1
-        matches = state.matches.append(np.stack((predicates, positions + state.total + 1)))
-        return _trimmed(LastGamesState(state.total + len(games), matches, state.games.append(cells), state.trimmed))
+        more = np.empty((2, len(positions)), np.int64)
+        more[_PREDICATE], more[_AT] = predicates, positions + (state.total + 1)
+        matches, matched = state.matches.append(more), state.games.append(cells)
+        return _trimmed(LastGamesState(state.total + len(games), matches, matched, state.trimmed))
 
     def keys(self, moment: Moment[LastGamesState]) -> dict[str, Value]:
         """Of every predicate that has a match the newest one and the list."""
@@ -75,17 +77,22 @@ class LastGames:
         predicates = len(self._last_game)
         dropped = np.bincount(_since(before.state.matches, _AT, kept)[_PREDICATE], minlength=predicates)
         known = np.bincount(before.state.matches[_PREDICATE], minlength=predicates)
+        written: dict[tuple[int, ...], tuple[SetString, WriteList]] = {}
+        drops, lengths = dropped.tolist(), np.minimum(known, LAST_GAMES_KEPT).tolist()
         for predicate, (newest, push) in _listed(after, kept).items():
-            drop, listed = int(dropped[predicate]), min(int(known[predicate]), LAST_GAMES_KEPT)
-            delta[self._last_game[predicate]] = SetString(_last_game(push[0], newest), min(listed, 1))
-            delta[self._last_games[predicate]] = WriteList(drop, push[:LAST_GAMES_KEPT], LAST_GAMES_KEPT, listed)
+            drop, listed = drops[predicate], lengths[predicate]
+            same = (newest, drop, listed) if len(push) == 1 else (predicate,)
+            if same not in written:  # one game is the newest match of many predicates
+                string = SetString(_last_game(push[0], newest), min(listed, 1))
+                written[same] = string, WriteList(drop, push[:LAST_GAMES_KEPT], LAST_GAMES_KEPT, listed)
+            delta[self._last_game[predicate]], delta[self._last_games[predicate]] = written[same]
         return delta
 
 
 def _matches(games: Games) -> tuple[Ints, Ints]:
     """Positions and predicates of the matches, in order of position; of many games, each predicate's newest alone."""
     if len(games) <= _FEW_GAMES:
-        at, which = np.nonzero(games.bands.matches[games.band_numbers])
+        at, which = games.bands.matches[games.band_numbers].nonzero()
         return at, which
     newest = [positions[-LAST_GAMES_KEPT:] for positions in games.positions()]
     positions = np.concatenate(newest) if newest else np.empty(0, np.int64)

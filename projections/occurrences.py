@@ -58,7 +58,8 @@ class Occurrences:
 
     def delta(self, before: Moment[OccurrencesState], after: Moment[OccurrencesState], kept: int) -> Delta:
         """Only the fields whose number changed. `kept` does not matter: both sides are counted."""
-        old, new = self._counted(before), self._counted(after)
+        old = self._counted(before)
+        new = self._counted(after, old.first if kept == before.totals.games else 0)
         delta: Delta = {}
         samples = changed_fields(old.samples, new.samples)
         if samples.set:
@@ -66,7 +67,7 @@ class Occurrences:
         known = len(old.common) + len(self._fields)
         common = WriteHash(changed_fields(old.common, new.common).set, known=known)
         writes: dict[int, dict[str, bytes]] = {}
-        rows, columns = np.nonzero(new.counts != old.counts)
+        rows, columns = (new.counts != old.counts).nonzero()
         for i, j, count in zip(rows.tolist(), columns.tolist(), new.counts[rows, columns].tolist(), strict=True):
             if i not in writes:
                 writes[i] = common.set.copy()
@@ -78,42 +79,62 @@ class Occurrences:
                 delta[name] = common
         return delta
 
-    def _counted(self, moment: Moment[OccurrencesState]) -> "_Counted":
-        """All numbers of a moment, counted once."""
+    def _counted(self, moment: Moment[OccurrencesState], first: int = 0) -> "_Counted":
+        """All numbers of a moment, counted once. No sample of hours has one of the stream's first `first` games."""
         if moment.memo is None:
+            passed = moment.totals.games - len(moment.window)
+            rows_by_sample = self._sample_rows(moment, max(0, first - passed))
             end_times, bands = moment.window.end_times, moment.window.band_numbers
             histograms, samples = [moment.state.histogram], {}
-            for sample, rows in zip(self._samples, self._sample_rows(moment), strict=True):
+            for sample, rows in zip(self._samples, rows_by_sample, strict=True):
                 times = end_times[rows]
-                first, last = (int(times[0]), int(times[-1])) if len(times) else (None, None)
-                samples[sample] = msgspec.json.encode(Sample(len(times), first, last))
+                oldest, newest = (int(times[0]), int(times[-1])) if len(times) else (None, None)
+                samples[sample] = msgspec.json.encode(Sample(len(times), oldest, newest))
                 histograms.append(self._bands.histogram(bands[rows]))
             common = {
                 "total_games": b"%d" % moment.totals.games,
                 "first_game_time": b"%d" % (moment.totals.first_game_time or 0),
                 "last_game_time": b"%d" % int(end_times[-1]),
             }
-            moment.memo = _Counted(common, samples, self._bands.counts(np.array(histograms)).T)
+            by_hours = rows_by_sample[len(self._settings.samples_games) :]
+            first = passed + min((_first_of(rows, len(end_times)) for rows in by_hours), default=0)
+            moment.memo = _Counted(common, samples, self._bands.counts(np.array(histograms)).T, first)
         counted: _Counted = moment.memo
         return counted
 
-    def _sample_rows(self, moment: Moment[OccurrencesState]) -> list[slice | Ints]:
-        """Which games of the window each sample holds."""
+    def _sample_rows(self, moment: Moment[OccurrencesState], first: int) -> list[slice | Ints]:
+        """Which games of the window each sample holds; those of hours none before row `first`."""
         end_times = moment.window.end_times
         rows: list[slice | Ints] = [slice(max(0, len(end_times) - n), None) for n in self._settings.samples_games]
-        by_hours: dict[int, Ints] = {}
-        within: Ints | None = None
+        by_hours: dict[int, slice | Ints] = {}
         for hours in sorted(self._settings.samples_hours, reverse=True):  # the shorter ones lie within the longer
             since = (moment.totals.event_time or 0) - hours * HOUR_MS
-            within = np.flatnonzero(end_times >= since) if within is None else within[end_times[within] >= since]
-            by_hours[hours] = within
+            by_hours[hours] = within = _rows_since(end_times, first, since)
+            first = _first_of(within, len(end_times))
         return rows + [by_hours[hours] for hours in self._settings.samples_hours]
 
 
+def _rows_since(end_times: Ints, first: int, since: int) -> slice | Ints:
+    """The rows from `first` on that did not end before `since`: mostly the last ones, for ids follow time."""
+    is_in = end_times[first:] >= since
+    count = int(np.count_nonzero(is_in))
+    if np.logical_and.reduce(is_in[len(is_in) - count :]):
+        return slice(len(end_times) - count, len(end_times))
+    return is_in.nonzero()[0] + first
+
+
+def _first_of(rows: slice | Ints, end: int) -> int:
+    """The first of these rows; `end` when there is none."""
+    if isinstance(rows, slice):
+        return int(rows.start)
+    return int(rows[0]) if len(rows) else end
+
+
 class _Counted(msgspec.Struct, frozen=True):
-    """The counts of a moment: the fields that all predicates share, those of `samples`, and the counts,
-    predicates × (all time, each sample)."""
+    """The counts of a moment: the fields that all predicates share, those of `samples`, the counts, predicates ×
+    (all time, each sample), and how many games of the stream came before all that the samples of hours have."""
 
     common: dict[str, bytes]
     samples: dict[str, bytes]
     counts: np.ndarray
+    first: int

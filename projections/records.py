@@ -10,7 +10,7 @@ import numpy as np
 
 from crashfold.projections.columns import Ints
 from crashfold.projections.delta import Delta, Value, WriteHash
-from crashfold.projections.games import BAND, HUNDREDTHS, Bands, Games, games_of
+from crashfold.projections.games import BAND, END_TIME, HUNDREDTHS, ID, Bands, Games, games_of
 from crashfold.projections.projection import Moment
 from crashfold.projections.settings import ProjectionSettings
 from crashfold.schemas import keys
@@ -45,6 +45,7 @@ class RecordsProjection:
     def __init__(self, settings: ProjectionSettings, bands: Bands) -> None:
         self._names = [keys.records(predicate) for predicate in settings.predicates]
         self._low, self._high = bands.low[:, np.newaxis], bands.high[:, np.newaxis]
+        self._matches = bands.matches
         self._least = np.array([predicate.low for predicate in settings.predicates], np.int64)
         ends = [
             np.iinfo(np.int64).max if predicate.high is None else predicate.high for predicate in settings.predicates
@@ -58,6 +59,8 @@ class RecordsProjection:
 
     def fold(self, state: RecordsState, games: Games) -> RecordsState:
         """The records with `games` behind those of before."""
+        if len(games) == 1:
+            return self._with_one(state, games)
         for start in range(0, len(games), _CHUNK) if self._names else ():
             part = games.part(start, start + _CHUNK)
             state = RecordsState(*self._runs(state, part), self._highest(state.highest, part))
@@ -72,6 +75,8 @@ class RecordsProjection:
         """The records that changed. `kept` does not matter, and none is ever lost: a late game ends no record that
         another one does not take the place of."""
         old, new = before.state, after.state
+        if new.longest is old.longest and new.highest is old.highest:
+            return {}
         longer = np.flatnonzero((old.longest != new.longest).any(axis=0))
         higher = np.flatnonzero((old.highest != new.highest).any(axis=0))
         known = (old.longest[_RUN_LENGTH] > 0).astype(np.int64) + (old.highest[HUNDREDTHS] > 0)
@@ -79,6 +84,27 @@ class RecordsProjection:
             self._names[predicate]: WriteHash(found, known=int(known[predicate]))
             for predicate, found in _fields(new, longer, higher).items()
         }
+
+    def _with_one(self, state: RecordsState, game: Games) -> RecordsState:
+        """The records with one game behind those of before: as by `_runs` and `_highest`, in a fifth of the time."""
+        game_id, hundredths, end_time = game.columns.cells[[ID, HUNDREDTHS, END_TIME], 0].tolist()
+        matches = self._matches[game.band_numbers[0]]
+        opened, longest, highest = state.open.copy(), state.longest, state.highest
+        begins = opened[_LENGTH] == 0
+        opened[_START_ID, begins], opened[_START_TIME, begins] = game_id, end_time
+        opened[_LENGTH] += 1
+        opened[:, matches] = 0
+        longer = opened[_LENGTH] > longest[_RUN_LENGTH]
+        if longer.any():
+            longest = longest.copy()
+            longest[:2, longer] = opened[:_LENGTH, longer]
+            longest[2, longer], longest[3, longer] = game_id, end_time
+            longest[_RUN_LENGTH, longer] = opened[_LENGTH, longer]
+        higher = matches & (hundredths > highest[HUNDREDTHS])
+        if higher.any():
+            highest = highest.copy()
+            highest[:, higher] = game.columns.cells[:BAND]
+        return RecordsState(opened, longest, highest)
 
     def _runs(self, state: RecordsState, games: Games) -> tuple[Ints, Ints]:
         """The open and the longest runs."""

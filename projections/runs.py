@@ -68,7 +68,7 @@ def with_games(runs: Runs, games: Games) -> Runs:
 
 def settled_since(runs: Runs, kept: int) -> Columns:
     """The runs that settled behind the first `kept` games."""
-    return runs.settled.part(int(np.searchsorted(runs.settled[SETTLED_AT], kept, "right")), len(runs.settled))
+    return runs.settled.part(int(runs.settled[SETTLED_AT].searchsorted(kept, "right")), len(runs.settled))
 
 
 def _folded_one(state: Runs, game: Games) -> Runs:
@@ -79,20 +79,22 @@ def _folded_one(state: Runs, game: Games) -> Runs:
     has_run, follows = tails[ORDINAL] > 0, tails[STREAK] > 0
     settled, follow_total, follow = state.settled, state.follow_total, state.follow
     if before:
-        ended = np.flatnonzero(matches & has_run & ~follows)
+        goes_on = matches & has_run
+        ended = (goes_on & ~follows).nonzero()[0]
         tails[_END_ID, ended], tails[_END_TIME, ended] = around[ID, -1], around[END_TIME, -1]
         tails[_LENGTH, ended] = total - tails[ORDINAL, ended]
-        tails[STREAK] += matches & has_run
-        settles = np.flatnonzero(follows & ~matches)
+        tails[STREAK] += goes_on
+        settles = (follows & ~matches).nonzero()[0]
         if len(settles):
             runs = np.empty((_SETTLED, len(settles)), np.int64)
             runs[:_RUN], runs[PREDICATE], runs[SETTLED_AT] = tails[:_RUN, settles], settles, total
             starts = before - runs[STREAK]
             settled, follow_total, follow = _more_settled(state, runs, starts, around)
-    opened = np.flatnonzero(~matches & (follows | ~has_run))
-    tails[:, opened] = 0
-    tails[_START_ID, opened], tails[_START_TIME, opened] = cells[ID, 0], cells[END_TIME, 0]
-    tails[ORDINAL, opened] = total
+    opened = (~matches & (follows | ~has_run)).nonzero()[0]
+    if len(opened):
+        tails[:, opened] = 0
+        tails[_START_ID, opened], tails[_START_TIME, opened] = cells[ID, 0], cells[END_TIME, 0]
+        tails[ORDINAL, opened] = total
     return _kept(state, game, tails, settled, follow_total, follow)
 
 
@@ -158,12 +160,10 @@ def _folded(state: Runs, games: Games, predicates: Ints, starts: Ints, stops: In
     streaks[:_RUN], streaks[PREDICATE] = tails[:_RUN, ended], ended
     streaks[SETTLED_AT] = state.total + firsts[ended] + 1
 
-    settled, follow_total, follow = _more_settled(
-        state,
-        np.concatenate((streaks, runs[:, ~is_last]), axis=1),
-        np.concatenate((follows[ended], before + stops[~is_last])),
-        around,
-    )
+    ends = np.concatenate((streaks, runs[:, ~is_last]), axis=1)
+    order = ascending(ends[SETTLED_AT])
+    begins = np.concatenate((follows[ended], before + stops[~is_last]))[order]
+    settled, follow_total, follow = _more_settled(state, ends[:, order], begins, around)
     newest = predicates[is_last]
     tails[:_RUN, newest], tails[ORDINAL, newest] = runs[:_RUN, is_last], ordinals[is_last]
     return _kept(state, games, tails, settled, follow_total, follow)
@@ -172,7 +172,7 @@ def _folded(state: Runs, games: Games, predicates: Ints, starts: Ints, stops: In
 def _kept(state: Runs, games: Games, tails: np.ndarray, settled: Columns, follow_total: int, follow: Columns) -> Runs:
     """The state with `games` behind it, and of the newest games those that the streaks of the tails have."""
     streaks, cells = tails[STREAK], games.columns.cells[:_FOLLOW]
-    longest, long = int(streaks.max()), state.long
+    longest, long = int(np.maximum.reduce(streaks)), state.long
     if long or longest >= FOLLOW_GAMES_KEPT:
         is_long = streaks >= FOLLOW_GAMES_KEPT
         around = np.concatenate((state.recent.cells, cells), axis=1)
@@ -189,20 +189,20 @@ def _kept(state: Runs, games: Games, tails: np.ndarray, settled: Columns, follow
 
 
 def _more_settled(state: Runs, runs: Ints, follows: Ints, around: Ints) -> tuple[Columns, int, Columns]:
-    """`settled`, `follow_total` and `follow` with these runs, whose streaks begin at `follows` in `around`."""
+    """`settled`, `follow_total` and `follow` with these runs, which are in the order in which they settled and whose
+    streaks begin at `follows` in `around`."""
     if not len(follows):
         return state.settled, state.follow_total, state.follow
-    order = ascending(runs[SETTLED_AT])
-    if len(order) > SERIES_KEPT:
-        order = order[newest_of_each(runs[PREDICATE, order], SERIES_KEPT)]
-    runs, follows = runs[:, order], follows[order]
+    if len(follows) > SERIES_KEPT:
+        is_newest = newest_of_each(runs[PREDICATE], SERIES_KEPT)
+        runs, follows = runs[:, is_newest], follows[is_newest]
     pieces, width = [around], around.shape[1]
-    for row in np.flatnonzero(follows < 0).tolist():
+    for row in (follows < 0).nonzero()[0].tolist():
         pieces.append(state.long[int(runs[PREDICATE, row])])
         follows[row] = width
         width += FOLLOW_GAMES_KEPT
     lengths = np.minimum(runs[STREAK], FOLLOW_GAMES_KEPT)
-    runs[FOLLOW_END] = state.follow_total + np.cumsum(lengths)
+    runs[FOLLOW_END] = state.follow_total + lengths.cumsum()
     games = (np.concatenate(pieces, axis=1) if len(pieces) > 1 else around)[:, _positions(follows, lengths)]
     return state.settled.append(runs), int(runs[FOLLOW_END, -1]), state.follow.append(games)
 
@@ -224,8 +224,9 @@ def _trimmed(state: Runs) -> Runs:
 
 def _positions(starts: Ints, lengths: Ints) -> Ints:
     """The positions from each start on, as many as its length says, one after the other."""
-    stops = np.cumsum(lengths)
-    return np.repeat(starts - stops + lengths, lengths) + np.arange(stops[-1])
+    stops = lengths.cumsum()
+    positions: Ints = (starts - stops + lengths).repeat(lengths) + np.arange(stops[-1])
+    return positions
 
 
 def _is_open(tails: np.ndarray) -> np.ndarray:

@@ -55,11 +55,15 @@ class SeriesProjection:
         if kept == before.totals.games:  # nothing came late, so those known before are there still
             after.memo = known - (before.state.tails[ORDINAL] > 0) + _counted(after.state, kept)
         listed = np.minimum(known, SERIES_KEPT).tolist()
+        written: dict[tuple[int, int, int], WriteList] = {}
         for predicate, (name, drop, push) in enumerate(zip(self._names, dropped.tolist(), tails, strict=True)):
             if predicate in settled:
-                push = (push + settled[predicate])[:SERIES_KEPT]
-            if push:
-                delta[name] = WriteList(drop, push, SERIES_KEPT, listed[predicate])
+                delta[name] = WriteList(drop, (push + settled[predicate])[:SERIES_KEPT], SERIES_KEPT, listed[predicate])
+            elif push:  # many predicates share the list of their tail
+                same = (id(push), drop, listed[predicate])
+                if same not in written:
+                    written[same] = WriteList(drop, push, SERIES_KEPT, listed[predicate])
+                delta[name] = written[same]
         return delta
 
 
@@ -79,22 +83,26 @@ def _lengths(moment: Moment[Runs]) -> Ints:
 
 
 def _tails_json(state: Runs) -> list[list[bytes]]:
-    """Per predicate the JSON of its tail, if it has one."""
+    """Per predicate the JSON of its tail, if it has one. Those of equal tails are one list."""
     if not state.total:
         return [[] for _ in state.tails[0]]
     end_id, end_time = state.recent.cells[[ID, END_TIME], -1].tolist()
-    recent, printed, is_open = _follow_games(state.recent.cells), list[list[bytes]](), dict[int, list[bytes]]()
-    for predicate, (*run, streak, ordinal) in enumerate(state.tails.T.tolist()):
-        if not ordinal:
-            printed.append([])
-        elif not streak:
-            if ordinal not in is_open:  # many predicates' runs opened with the same game
-                run = [run[0], run[1], end_id, end_time, state.total + 1 - ordinal]
-                is_open[ordinal] = [_run_json(run, 0, [])]
-            printed.append(is_open[ordinal])
-        else:
-            games = recent[-streak:] if streak < FOLLOW_GAMES_KEPT else _follow_games(state.long[predicate])
-            printed.append([_run_json(run, streak, games)])
+    recent, listed = _follow_games(state.recent.cells), dict[tuple[int, int], list[bytes]]()
+    printed: list[list[bytes]] = []
+    places = zip(state.tails[ORDINAL].tolist(), state.tails[STREAK].tolist(), strict=True)
+    for predicate, tail in enumerate(places):
+        if tail not in listed:  # where it opened and how many matches follow say all of a tail
+            ordinal, streak = tail
+            if not ordinal:
+                listed[tail] = []
+            elif not streak:
+                start_id, start_time = state.tails[:2, predicate].tolist()
+                run = [start_id, start_time, end_id, end_time, state.total + 1 - ordinal]
+                listed[tail] = [_run_json(run, 0, [])]
+            else:
+                games = recent[-streak:] if streak < FOLLOW_GAMES_KEPT else _follow_games(state.long[predicate])
+                listed[tail] = [_run_json(state.tails[:STREAK, predicate].tolist(), streak, games)]
+        printed.append(listed[tail])
     return printed
 
 

@@ -53,52 +53,55 @@ local function in_chunks(command, key, values, first, last)
   end
 end
 
--- write[kind](key, size, two parameters, all values, the first of this write's, the last)
-local write = {}
+-- Each write: key, elements found, two parameters, all values, the first of this write's, the last.
 
-function write.string(key, _, _, _, values, first)
-  call('SET', key, values[first])
-end
-
-function write.hash(key, _, gone, _, values, first, last)
+local function write_hash(key, _, gone, _, values, first, last)
   in_chunks('HSET', key, values, first, last - gone)
   in_chunks('HDEL', key, values, last - gone + 1, last)
 end
 
-function write.list(key, size, drop, keep, values, first, last)
+local trimmed_to = {} -- an index as text, by how many elements are kept: printing a number costs as much as a call
+
+local function write_list(key, size, drop, keep, values, first, last)
   local pushed = last - first + 1
   if drop > size then
     drop = size
   end
-  if drop == pushed and pushed <= LSET_MAX then -- mostly the open series, in its own place
-    for index = first, last do
-      call('LSET', key, last - index, values[index])
+  if drop <= pushed and drop <= LSET_MAX then -- mostly the open series, in its own place
+    for index = drop - 1, 0, -1 do
+      call('LSET', key, index == 0 and '0' or tostring(index), values[first])
+      first = first + 1
     end
   elseif drop > 0 and drop == size and pushed > 0 then
     -- Never empty in between: while a cluster moves the slot away, a key that is gone cannot be made again.
     in_chunks('LPUSH', key, values, first, last)
     call('LTRIM', key, 0, pushed - 1)
   else
-    if drop > 0 then
-      call('LTRIM', key, drop, -1)
-    end
-    in_chunks('LPUSH', key, values, first, last)
+    call('LTRIM', key, drop, '-1')
   end
+  in_chunks('LPUSH', key, values, first, last)
   if size - drop + pushed > keep then
     if keep > 0 then
-      call('LTRIM', key, 0, keep - 1)
+      local index = trimmed_to[keep] or tostring(keep - 1)
+      trimmed_to[keep] = index
+      call('LTRIM', key, '0', index)
     else
       call('UNLINK', key)
     end
   end
 end
 
-function write.zset(key, size, least, _, values, first, last)
+local function write_zset(key, size, least, _, values, first, last)
   if size > 0 and first < last then
-    local newest = tonumber(call('ZREVRANGE', key, 0, 0, 'WITHSCORES')[2])
-    for index = first, last, 2 do -- a score has one member: the one that stood there goes
-      if tonumber(values[index]) <= newest then
-        call('ZREMRANGEBYSCORE', key, values[index], values[index])
+    local newest = tonumber(call('ZREVRANGE', key, '0', '0', 'WITHSCORES')[2])
+    if newest < tonumber(least) then -- none of them stays: UNLINK frees them elsewhere
+      call('UNLINK', key)
+      least = '0'
+    else
+      for index = first, last, 2 do -- a score has one member: the one that stood there goes
+        if tonumber(values[index]) <= newest then
+          call('ZREMRANGEBYSCORE', key, values[index], values[index])
+        end
       end
     end
   end
@@ -106,10 +109,6 @@ function write.zset(key, size, least, _, values, first, last)
   if least ~= '0' then
     call('ZREMRANGEBYSCORE', key, '-inf', '(' .. least)
   end
-end
-
-function write.remove(key)
-  call('UNLINK', key)
 end
 
 -- The answer to a read that failed: the key is of another type, or whatever else Redis says.
@@ -156,18 +155,20 @@ local packed = cmsgpack.unpack(ARGV[9])
 local fields, gone, places, writes = packed[1], packed[2], packed[3], packed[4]
 local sizes, created = {}, 0
 for index = 3, #KEYS do
-  local at = places[index - 2]
-  local kind, size = writes[at], 0
+  local at, size = places[index - 2], 0
+  local kind = writes[at]
   if kind ~= 'remove' then
     size = pcall(SIZE[kind], KEYS[index])
-    if type(size) == 'table' then
-      return failed(size, KEYS[index], kind)
-    elseif is_first and size > 0 then
-      return { 'unfit', KEYS[index], 'stands there without a checkpoint' }
-    elseif size < writes[at + 3] then
-      return { 'unfit', KEYS[index], size == 0 and 'is missing' or 'has ' .. size .. ' elements, not ' .. writes[at + 3] }
-    elseif size == 0 then
-      created = created + 1
+    if size ~= writes[at + 3] or size == 0 or is_first then -- else it is as it should be, like nearly all
+      if type(size) == 'table' then
+        return failed(size, KEYS[index], kind)
+      elseif is_first and size > 0 then
+        return { 'unfit', KEYS[index], 'stands there without a checkpoint' }
+      elseif size < writes[at + 3] then
+        return { 'unfit', KEYS[index], size == 0 and 'is missing' or 'has ' .. size .. ' elements, not ' .. writes[at + 3] }
+      elseif size == 0 then
+        created = created + 1
+      end
     end
   end
   sizes[index] = size
@@ -185,22 +186,37 @@ if not begun and version then -- stored before there was such a field, or the ch
     return first
   end
 end
-local first = pcall('HINCRBY', KEYS[1], 'begun', 1)
+local first = pcall('HINCRBY', KEYS[1], 'begun', '1')
 if type(first) == 'table' then
   return first
 end
 in_chunks('HSET', KEYS[1], fields, 1, #fields)
 in_chunks('HDEL', KEYS[1], gone, 1, #gone)
 for index = 3, #KEYS do
-  local at = places[index - 2]
-  write[writes[at]](KEYS[index], sizes[index], writes[at + 1], writes[at + 2], writes, at + 5, at + 4 + writes[at + 4])
+  local at, key = places[index - 2], KEYS[index]
+  local kind, first, last = writes[at], at + 5, at + 4 + writes[at + 4]
+  if kind == 'hash' then
+    if writes[at + 1] == 0 and first < last and last - first < UNPACK_MAX then
+      call('HSET', key, unpack(writes, first, last))
+    else
+      write_hash(key, sizes[index], writes[at + 1], writes[at + 2], writes, first, last)
+    end
+  elseif kind == 'list' then
+    write_list(key, sizes[index], writes[at + 1], writes[at + 2], writes, first, last)
+  elseif kind == 'string' then
+    call('SET', key, writes[first])
+  elseif kind == 'zset' then
+    write_zset(key, sizes[index], writes[at + 1], writes[at + 2], writes, first, last)
+  else
+    call('UNLINK', key)
+  end
 end
 
 if ARGV[8] == '' then
   if not version then
     call('SET', KEYS[2], '0')
   end
-  call('HINCRBY', KEYS[1], 'begun', -1)
+  call('HINCRBY', KEYS[1], 'begun', '-1')
   return { 'applied', version or '0' }
 end
 local raised = call('INCR', KEYS[2])
