@@ -21,9 +21,10 @@ HIGHEST_GAME: Final = "highest_game"
 """The fields of the records of a predicate."""
 VERSION: Final = "version"
 CHECKPOINT: Final = "checkpoint"
+SHADOW: Final = "shadow"
 RESERVED: Final = frozenset(
     (
-        *(VERSION, CHECKPOINT, "shadow", "cache", "limit", "manifest", "updates", "rights"),
+        *(VERSION, CHECKPOINT, SHADOW, "cache", "limit", "manifest", "updates", "rights"),
         *("engine", "rebuild", "verified", "keys"),
     )
 )
@@ -116,7 +117,7 @@ class Keys(msgspec.Struct, frozen=True):
     @property
     def shadow(self) -> "Keys":
         """The same keys of the generation that a replay builds beside the live one."""
-        return Keys(self.key("shadow"))
+        return Keys(self.key(SHADOW))
 
 
 def manifest(key_prefix: str, topic: str, partition: int) -> str:
@@ -137,6 +138,12 @@ def report(key_prefix: str, kind: str, name: str) -> str:
 def reports(key_prefix: str) -> str:
     """Set: `<kind>:<name>` of every report that there may be, so that nobody has to scan for them."""
     return f"{common_prefix(key_prefix)}:keys"
+
+
+def stream_of(key_prefix: str, key: str) -> str:
+    """The stream whose key that is, under a setting with a place for it; some text when it is no stream's key."""
+    start = key_prefix.partition(STREAM_PLACE)[0]
+    return key[len(start) + 1 :].partition("}")[0]
 
 
 def common_prefix(key_prefix: str) -> str:

@@ -377,7 +377,39 @@ async def test_the_keys_of_many_streams_are_found_by_one_scan(scans: list[str], 
         assert [one[1] for one in read if one is not None] == [model_of(1)] * 40
         assert scans == ["test:*:*"]
         await store.shadow().clear(streams)
-        assert scans == ["test:*:*"] * 2
+        assert scans == ["test:*:*", "test:*:shadow:*"]
+
+
+async def test_shadows_of_many_streams_are_cleared_and_promoted_by_three_scans(
+    scans: list[str], each_redis_url: str
+) -> None:
+    streams = [f"s{n}" for n in range(40)]
+    async with RedisStore(each_redis_url, key_prefix="test:{stream}") as store:
+        await store.commit([numbered(stream, 1) for stream in streams])
+        await store.shadow().commit([rebuilt(stream, 1) for stream in streams])  # left behind by another rebuild
+        shadow = store.shadow()
+        for stream in streams:
+            await shadow.clear([stream])
+            await shadow.commit([rebuilt(stream, 1)])
+            assert await shadow.promote(stream) == Promoted(2)
+        assert scans == ["test:*:shadow:*", "test:*:checkpoint", "test:*:*"]
+        assert [await model(store, stream) for stream in streams] == [model_of(1)] * 40
+
+
+async def test_a_key_that_was_created_since_all_were_listed_is_not_left_behind(
+    scans: list[str], store: RedisStore, redis: Redis
+) -> None:
+    live = commit("b", None, 1, {"text:a": SetString(b"live")})
+    await store.commit([numbered("a", 1), live])
+    shadow = store.shadow()
+    await shadow.commit([rebuilt("a", 1), rebuilt("b", 1)])
+    await shadow.commit([rebuilt("b", 2)])
+    assert await shadow.promote("a") == Promoted(2)
+    await store.commit([commit("b", live.checkpoint.position, 2, {"text:new": SetString(b"live")})])
+    assert await shadow.promote("b") == Promoted(3)
+    assert len(scans) == 4, "of the stream that changed, shadow and live state are looked for again"
+    assert await redis.exists("test:{b}:text:new") == 0
+    assert await model(store, "b") == model_of(2)
 
 
 async def test_only_a_stream_whose_keys_changed_meanwhile_is_looked_for_again(

@@ -5,7 +5,7 @@ and no other way, so what stands in Redis is always of one version. Whether ther
 only in that every question goes to the server that has the key (`at`).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain, islice
 from types import TracebackType
@@ -478,6 +478,15 @@ class RedisShadowStore(RedisStore):
         self._commit_script = Script.named(COMMIT)
         self._rights_are_known = rights_are_known
         self._promote_script = Script.named(PROMOTE)
+        self._written: dict[str, set[str]] = {}
+        """By stream the names of all keys of its shadow, where this store wrote the whole of it."""
+        self._live_listings: dict[str, _Listing] | None = None
+        """By stream the keys of its live state: listed once for all streams that are promoted."""
+        self._promoted: set[str] = set()
+        """Streams whose keys are listed one by one, because promoting them was tried before."""
+        self._left_over: dict[str, list[str]] | None = None
+        """By stream the keys of shadows that others left behind: listed once for all streams that are cleared."""
+        self._cleared: set[str] = set()
         self._promoting: dict[str, str] = {}
         """The generation whose promotion was last asked for, per stream: its reply may have been lost."""
 
@@ -498,6 +507,11 @@ class RedisShadowStore(RedisStore):
             outcomes.update(zip(small, done, strict=True))
         for index, parts in big.items():
             outcomes[index] = await self._commit_in_parts(commits[index], parts)
+        for commit in commits:
+            if commit.expected is None:
+                self._written[commit.stream] = {*commit.delta}
+            elif commit.stream in self._written:
+                self._written[commit.stream].update(commit.delta)
         return [outcomes[index] for index in range(len(commits))]
 
     async def read_manifest(self, topic: str, partition: int) -> Manifest | None:
@@ -511,13 +525,12 @@ class RedisShadowStore(RedisStore):
         """See `ShadowStore`."""
         if not streams:
             return
-        starts = [self._keys(stream).key("") for stream in streams]
-        for server in await self._client.servers():
-            found = [key for some in (await self._scanned(server, starts)).values() for key in some]
+        for server, found in (await by_server(self._client, await self._shadow_keys(streams))).items():
             for start in range(0, len(found), UNLINK_KEYS):
                 await server.ask(partial(_unlink, found[start : start + UNLINK_KEYS]))
         for stream in streams:
             self._promoting.pop(stream, None)
+            self._written.pop(stream, None)
 
     async def promote(self, stream: str, *, allow_back: bool = False) -> Promoted | Behind:
         """See `ShadowStore`. Raises StateError when there is no shadow, StoreRefused when keys come without end.
@@ -525,7 +538,7 @@ class RedisShadowStore(RedisStore):
         May be called again after StoreUnavailable: when the swap was made and its reply lost, it says so.
         """
         for _ in range(LISTINGS_MAX):
-            shadow = await self._listing(self._keys(stream))
+            shadow = await self._shadow_listing(stream)
             if shadow is None:
                 return await self._promoted_before(stream)
             call = await self._promotion(stream, shadow, allow_back)
@@ -534,12 +547,14 @@ class RedisShadowStore(RedisStore):
             _raise_worst([reply])
             match reply:
                 case [b"promoted", version]:
+                    self._forget_listings(stream)
                     return Promoted(int(version))
                 case [b"behind", generation, next_offset, commit_id]:
                     live = packing.position(self._live(stream).checkpoint, generation, next_offset, commit_id)
                     assert live is not None
                     return Behind(live)
                 case [b"moved"]:
+                    self._forget_listings(stream)
                     continue
             raise _unexpected(reply)
         raise StoreRefused(f"the keys of stream {stream} change faster than they can be listed: try again")
@@ -547,12 +562,27 @@ class RedisShadowStore(RedisStore):
     def _keys(self, stream: str) -> Keys:
         return self._live(stream).shadow
 
+    async def _shadow_keys(self, streams: Sequence[str]) -> list[str]:
+        """All keys of the shadows of these streams. With many streams the first call lists those of all, for the calls
+        that follow; who writes a shadow behind that is a rival, and a conflict of the first commit says so."""
+        starts = [self._keys(stream).key("") for stream in streams]
+        servers = await self._client.servers()
+        if STREAM_PLACE in self._key_prefix and self._left_over is None:
+            self._left_over = {}
+            pattern = f"{_pattern(self._key_prefix)}:{keys.SHADOW}:*"
+            for key in [key for server in servers for key in await server.scan(pattern)]:
+                self._left_over.setdefault(keys.stream_of(self._key_prefix, key), []).append(key)
+        elif self._left_over is None or not (self._written.keys() | self._cleared).isdisjoint(streams):
+            scans = [await self._scanned(server, starts) for server in servers]
+            return [key for scan in scans for found in scan.values() for key in found]
+        self._cleared.update(streams)
+        return [key for stream in streams for key in self._left_over.pop(stream, [])]
+
     async def _promotion(self, stream: str, shadow: _Listing, allow_back: bool) -> Call:
         """The call of `promote.lua` with every key that it touches."""
         names, live = self._keys(stream), self._live(stream)
-        marks = await self._marks_of_whatever_stands_there(live)
-        found = await (await self._client.at(live.checkpoint)).scan(glob_escaped(live.prefix) + ":*")
-        left_over = set(_named(live, found, marks.aggregates | shadow.aggregates)) - set(shadow.names)
+        marks = await self._live_listing(stream)
+        left_over = set(_of_aggregates(marks.names, marks.aggregates | shadow.aggregates)) - set(shadow.names)
         pairs = [key for name in shadow.names for key in (names.key(name), live.key(name))]
         return Call(
             [
@@ -569,13 +599,69 @@ class RedisShadowStore(RedisStore):
             ],
         )
 
+    async def _shadow_listing(self, stream: str) -> _Listing | None:
+        """The keys of the shadow: those that were written, or, where that is not known, those that are found."""
+        written = self._written.get(stream)
+        if written is None:
+            return await self._listing(self._keys(stream))
+        marks = await self._marks(self._keys(stream))
+        if marks is None:
+            return None
+        return msgspec.structs.replace(marks, names=_of_aggregates(sorted(written), marks.aggregates))
+
+    async def _live_listing(self, stream: str) -> _Listing:
+        """Whatever stands in the place of the live state, and its marks as they were before that was listed.
+
+        With many streams all are listed at once when the first is promoted, by two scans instead of one for each. A key
+        that an engine creates later raises `keys_created`, so promoting this stream answers `moved`, and it is listed
+        again alone.
+        """
+        live = self._live(stream)
+        if STREAM_PLACE in self._key_prefix:
+            if self._live_listings is None:
+                self._live_listings = await self._list_all_live()
+            if stream not in self._promoted:
+                return self._live_listings.get(stream, _listing(_NO_MARKS))
+        marks = await self._marks_of_whatever_stands_there(live)
+        start = live.key("")
+        found = await (await self._client.at(live.checkpoint)).scan(glob_escaped(start) + "*")
+        return msgspec.structs.replace(marks, names=tuple(key.removeprefix(start) for key in found))
+
+    async def _list_all_live(self) -> dict[str, _Listing]:
+        """By stream the listing of its live state, of every stream that has a key."""
+        pattern = _pattern(self._key_prefix)
+        marks: dict[str, _Listing] = {}
+        found: dict[str, list[str]] = {}
+        shared: dict[str, str] = {}  # a name is one object, however many streams have it
+        for server in await self._client.servers():
+            for key in await server.scan(f"{pattern}:{keys.CHECKPOINT}"):
+                stream = keys.stream_of(self._key_prefix, key)
+                marks[stream] = await self._marks_of_whatever_stands_there(self._live(stream))
+            for key in await server.scan(f"{pattern}:*"):
+                stream = keys.stream_of(self._key_prefix, key)
+                name = key.removeprefix(self._live(stream).key(""))
+                if name.partition(":")[0] not in keys.RESERVED:
+                    found.setdefault(stream, []).append(shared.setdefault(name, name))
+        none = _listing(_NO_MARKS)
+        return {
+            stream: msgspec.structs.replace(marks.get(stream, none), names=tuple(found.get(stream, ())))
+            for stream in marks.keys() | found.keys()
+        }
+
+    def _forget_listings(self, stream: str) -> None:
+        """List the keys of the stream again when it is promoted again."""
+        self._written.pop(stream, None)
+        self._promoted.add(stream)
+        if self._live_listings is not None:
+            self._live_listings.pop(stream, None)
+
     async def _marks_of_whatever_stands_there(self, live: Keys) -> _Listing:
         """A listing without its names, of a live state that may be damaged in any way; all empty without one."""
         server = await self._client.at(live.checkpoint)
         try:
             (reply,) = await server.ask(partial(_marks_of, [live.checkpoint]))
         except StateError:  # it is of another type
-            return _listing([None] * len(_MARKS))
+            return _listing(_NO_MARKS)
         return _listing(reply)
 
     async def _promoted_before(self, stream: str) -> Promoted:
@@ -633,6 +719,14 @@ class RedisShadowStore(RedisStore):
 _MARKS: Final = ("generation", "keys_created", "next_offset", "commit", "aggregates")
 
 
+_NO_MARKS: Final[list[bytes | None]] = [None] * len(_MARKS)
+
+
+def _pattern(key_prefix: str) -> str:
+    """The pattern of the prefixes of all streams."""
+    return "*".join(glob_escaped(part) for part in key_prefix.split(STREAM_PLACE))
+
+
 def _save_fault(info: Mapping[str, Any], stops: bool) -> str | None:
     """Why the server takes no writes."""
     if stops and info.get("rdb_last_bgsave_status", "ok") != "ok":
@@ -679,8 +773,12 @@ def _unlink(some: Sequence[str], pipeline: Pipeline) -> None:
 def _named(names: Keys, found: Sequence[str], aggregates: frozenset[str]) -> tuple[str, ...]:
     """Of the keys found, by name, those of the aggregates: called like one, or so up to the first colon."""
     start = names.key("")
-    behind = (key.removeprefix(start) for key in found if key.startswith(start))
-    return tuple(name for name in behind if name.partition(":")[0] in aggregates)
+    return _of_aggregates((key.removeprefix(start) for key in found if key.startswith(start)), aggregates)
+
+
+def _of_aggregates(names: Iterable[str], aggregates: frozenset[str]) -> tuple[str, ...]:
+    """Those names that are called like an aggregate, or so up to the first colon."""
+    return tuple(name for name in names if name.partition(":")[0] in aggregates)
 
 
 def _stored(
