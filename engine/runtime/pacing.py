@@ -14,7 +14,7 @@ the others up for two turns at most."""
 STEP_BYTES: Final = 32 << 20
 """So many bytes of records are enough for a turn, however few the records are."""
 
-FOLDING_PER_COMMIT: Final = 4
+FOLDING_PER_COMMIT: Final = 16
 """Far behind, so much more time is spent folding than committing."""
 COMMITTED_AT_LEAST_EVERY_S: Final = 5.0
 

@@ -8,13 +8,17 @@ from crashfold.engine.ports import Polled
 from crashfold.engine.runtime.pacing import COMMITTED_AT_LEAST_EVERY_S, FOLDING_PER_COMMIT, EngineLimits
 from tests.support.line import GAMES, Deployment, steps
 
+TURNS = 4
+"""So many turns, of a second each, a commit is worth that takes `COMMIT_S`."""
+COMMIT_S = TURNS / FOLDING_PER_COMMIT
+
 
 async def test_far_behind_a_commit_waits_until_it_is_worth_its_time(deployment: Deployment) -> None:
-    deployment = Deployment(only=deployment.only, commit_s=1.0)
+    deployment = Deployment(only=deployment.only, commit_s=COMMIT_S)
     deployment.publish(*GAMES)
     await deployment.run(limits=EngineLimits(batch_games_max=2, poll_wait_s=0))
     batches = len(GAMES) // 2
-    assert await deployment.versions() <= batches // FOLDING_PER_COMMIT + 1
+    assert await deployment.versions() <= batches // TURNS + 1
     await deployment.check()
 
 
@@ -44,7 +48,7 @@ async def test_the_rest_of_a_fetch_is_not_taken_for_caught_up(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A fetch of 7 records becomes polls of 5 and 2, and the next fetch is not there yet when those are taken."""
-    deployment = Deployment(only=deployment.only, commit_s=1.0)
+    deployment = Deployment(only=deployment.only, commit_s=COMMIT_S)
     deployment.publish(*GAMES)
     turns = left = 0
     async with deployment.engine(limits=EngineLimits(batch_games_max=5, poll_wait_s=0.01)) as engine:
@@ -63,8 +67,8 @@ async def test_the_rest_of_a_fetch_is_not_taken_for_caught_up(
         while engine.service.folded_to.get(0) != len(GAMES):
             await engine.service.step()
             turns += 1
-        assert turns > 2 * FOLDING_PER_COMMIT
-        assert await deployment.versions() <= turns // FOLDING_PER_COMMIT
+        assert turns > 2 * TURNS
+        assert await deployment.versions() <= turns // TURNS
     await deployment.run()
     await deployment.check()
 
