@@ -1,6 +1,7 @@
 """The contract of the stores, on redis-server and on Valkey; and how the keys look there."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from itertools import product
 from typing import Any
 
 import anyio
@@ -10,8 +11,8 @@ from redis.asyncio import Redis
 from crashfold.engine.adapters.redis.client import Call, RedisClient
 from crashfold.engine.adapters.redis.store import RedisShadowStore, RedisStore
 from crashfold.engine.errors import StateError, StoreRefused
-from crashfold.engine.ports import Applied, Conflict, Position, Promoted
-from crashfold.projections.delta import SetString
+from crashfold.engine.ports import Applied, Commit, Conflict, Position, Promoted
+from crashfold.projections.delta import Delta, SetString, WriteList, apply
 from tests.contract.state_store import (
     PATIENCE_S,
     TOPIC_ID,
@@ -378,6 +379,25 @@ async def test_the_keys_of_many_streams_are_found_by_one_scan(scans: list[str], 
         assert scans == ["test:*:*"]
         await store.shadow().clear(streams)
         assert scans == ["test:*:*", "test:*:shadow:*"]
+
+
+async def test_a_list_is_written_as_its_definition_says_whatever_is_replaced_pushed_and_kept(store: RedisStore) -> None:
+    """The script has ways of its own for few elements, for a list that is replaced whole, and for one that is full."""
+    shapes = {
+        f"s{number}": shape
+        for number, shape in enumerate(product((0, 1, 2, 9), (0, 1, 2, 9, 99), (0, 1, 2, 9, 10), (0, 1, 9, 50)))
+    }
+    before, after = dict[str, Commit](), dict[str, Commit]()
+    for stream, (size, drop, push, keep) in shapes.items():
+        old: Delta = {"elements:a": WriteList(0, [b"old %d" % n for n in range(size)], 50)} if size else {}
+        before[stream] = commit(stream, None, 1, old)
+        new: Delta = {"elements:a": WriteList(drop, [b"new %d" % n for n in range(push)], keep)}
+        after[stream] = commit(stream, before[stream].checkpoint.position, 2, new)
+    assert set(await store.commit([*before.values()])) == {Applied(1)}
+    assert set(await store.commit([*after.values()])) == {Applied(2)}
+    for stream, read in zip(shapes, await store.read_models([*shapes]), strict=True):
+        assert read is not None
+        assert read[1] == apply(apply({}, before[stream].delta), after[stream].delta), shapes[stream]
 
 
 async def test_shadows_of_many_streams_are_cleared_and_promoted_by_three_scans(

@@ -60,31 +60,31 @@ local function write_hash(key, _, gone, _, values, first, last)
   in_chunks('HDEL', key, values, last - gone + 1, last)
 end
 
-local trimmed_to = {} -- an index as text, by how many elements are kept: printing a number costs as much as a call
+local last_index = {} -- as text, by how many elements are kept: printing a number costs as much as a call
 
 local function write_list(key, size, drop, keep, values, first, last)
   local pushed = last - first + 1
   if drop > size then
     drop = size
   end
+  local remain, is_cut_behind = size - drop + pushed, false
   if drop <= pushed and drop <= LSET_MAX then -- mostly the open series, in its own place
     for index = drop - 1, 0, -1 do
       call('LSET', key, index == 0 and '0' or tostring(index), values[first])
       first = first + 1
     end
-  elseif drop > 0 and drop == size and pushed > 0 then
+  elseif drop == size and pushed > 0 then
     -- Never empty in between: while a cluster moves the slot away, a key that is gone cannot be made again.
-    in_chunks('LPUSH', key, values, first, last)
-    call('LTRIM', key, 0, pushed - 1)
+    is_cut_behind = true
   else
     call('LTRIM', key, drop, '-1')
   end
   in_chunks('LPUSH', key, values, first, last)
-  if size - drop + pushed > keep then
-    if keep > 0 then
-      local index = trimmed_to[keep] or tostring(keep - 1)
-      trimmed_to[keep] = index
-      call('LTRIM', key, '0', index)
+  if is_cut_behind or remain > keep then
+    remain = math.min(remain, keep)
+    if remain > 0 then
+      last_index[remain] = last_index[remain] or tostring(remain - 1)
+      call('LTRIM', key, '0', last_index[remain])
     else
       call('UNLINK', key)
     end
@@ -94,14 +94,9 @@ end
 local function write_zset(key, size, least, _, values, first, last)
   if size > 0 and first < last then
     local newest = tonumber(call('ZREVRANGE', key, '0', '0', 'WITHSCORES')[2])
-    if newest < tonumber(least) then -- none of them stays: UNLINK frees them elsewhere
-      call('UNLINK', key)
-      least = '0'
-    else
-      for index = first, last, 2 do -- a score has one member: the one that stood there goes
-        if tonumber(values[index]) <= newest then
-          call('ZREMRANGEBYSCORE', key, values[index], values[index])
-        end
+    for index = first, last, 2 do -- a score has one member: the one that stood there goes
+      if tonumber(values[index]) <= newest then
+        call('ZREMRANGEBYSCORE', key, values[index], values[index])
       end
     end
   end
