@@ -62,13 +62,9 @@ class Bands:
             [self.count if p.high is None else int(self.of(np.array([p.high]))[0]) for p in predicates],
             np.int64,
         )
-        self.matching = tuple(
-            tuple(int(p) for p in np.flatnonzero((self.low <= band) & (band < self.high))) for band in range(self.count)
-        )
-        """Per band the indexes of the predicates that match it."""
         bands = np.arange(self.count).reshape(-1, 1)
         self.matches = (self.low <= bands) & (bands < self.high)
-        """The same as a table: bands × predicates."""
+        """Which predicates match each band: bands × predicates."""
 
     def of(self, hundredths: Ints) -> Ints:
         """The band of each crash point."""
@@ -86,17 +82,10 @@ class Bands:
         return below[..., self.high] - below[..., self.low]
 
     def positions(self, bands: Ints) -> list[Ints]:
-        """Per predicate the positions in `bands` that match it, ascending."""
-        if len(bands) > 2 * len(self.predicates):
-            return self._positions_by_low(bands)
-        found: list[list[int]] = [[] for _ in self.predicates]
-        for position, band in enumerate(bands.tolist()):
-            for predicate in self.matching[band]:
-                found[predicate].append(position)
-        return [np.array(positions, np.int64) if positions else _EMPTY for positions in found]
+        """Per predicate the positions in `bands` that match it, ascending.
 
-    def _positions_by_low(self, bands: Ints) -> list[Ints]:
-        """Predicate by predicate, the lowest first: what lies below one need not be looked at for those that follow."""
+        Predicate by predicate, the lowest first: what lies below one need not be looked at for those that follow.
+        """
         found = [_EMPTY] * len(self.predicates)
         left, above, low = np.arange(len(bands)), bands.astype(np.int32), 0
         for predicate in np.argsort(self.low, kind="stable").tolist():
