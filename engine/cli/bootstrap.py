@@ -34,9 +34,9 @@ from crashfold.engine.runtime.gaps import LostRecords
 from crashfold.engine.runtime.health import HealthBoard
 from crashfold.engine.runtime.letters import keep_counting
 from crashfold.engine.runtime.pacing import EngineLimits
-from crashfold.engine.runtime.patience import Patience
 from crashfold.engine.runtime.placement import Placement
 from crashfold.engine.runtime.reporting import EngineNotes, keep_hearing
+from crashfold.engine.runtime.retry import Retry
 from crashfold.engine.runtime.service import Service
 from crashfold.engine.runtime.status import known_streams
 from crashfold.engine.runtime.supervisor import Supervisor
@@ -183,8 +183,8 @@ def new_service(
 
 def new_placement(settings: Settings, event_log: EventLog, store: StateStore) -> Placement:
     """What decides where the engine would begin, with no gap accepted: it writes nothing."""
-    folder, patience = new_folder(settings, event_log.topic, store), Patience(CLOCK, HealthBoard(CLOCK))
-    return Placement(event_log, store, folder, patience, Meter(), LostRecords(event_log.topic, accepted=False))
+    folder, retry = new_folder(settings, event_log.topic, store), Retry(CLOCK, HealthBoard(CLOCK))
+    return Placement(event_log, store, folder, retry, Meter(), LostRecords(event_log.topic, accepted=False))
 
 
 def _limits(settings: Settings) -> EngineLimits:

@@ -36,8 +36,8 @@ from crashfold.engine.ports import (
 from crashfold.engine.runtime.health import HealthBoard
 from crashfold.engine.runtime.pacing import EngineLimits
 from crashfold.engine.runtime.partitions import Partitions
-from crashfold.engine.runtime.patience import Patience, patiently
-from crashfold.engine.runtime.streams import Clash, Stream, Streams
+from crashfold.engine.runtime.retry import Retry, retry_with_backoff
+from crashfold.engine.runtime.streams import CommitConflict, Stream, Streams
 from crashfold.engine.runtime.tasks import task_group
 from crashfold.schemas.record import stream_name
 
@@ -89,7 +89,7 @@ class Folder:
         self._health = health
         self._limits = limits
         self.partitions = Partitions()
-        self.streams = Streams(store, Patience(clock, health, writer), folding, topic)
+        self.streams = Streams(store, Retry(clock, health, writer), folding, topic)
 
     @property
     def is_full(self) -> bool:
@@ -135,14 +135,14 @@ class Folder:
         self._pass(records, passed)
         return FoldedRecords(letters, folds)
 
-    async def commit(self, names: Collection[str] | None = None) -> list[Clash]:
+    async def commit(self, names: Collection[str] | None = None) -> list[CommitConflict]:
         """Commit the streams of these names, or every one, that were folded since the last time, each by its own
         compare-and-set; those that the store did not have where they were expected.
 
         A stream whose commit met a conflict is forgotten, since its state here is not what is stored. Of many streams
         some go at a time: while they are on their way, the deltas of the next ones are made.
         """
-        clashes = self.streams.take_fallen() if names is None else []
+        conflicts = self.streams.take_fallen() if names is None else []
         due = [name for name in self.streams.touched if names is None or name in names]
         at_once = self._limits.streams_at_once
         async with task_group() as tasks:
@@ -153,12 +153,12 @@ class Folder:
                 if in_flight is not None:
                     await in_flight.wait()
                 if start + at_once >= len(due):
-                    await self._commit(streams, commits, clashes)
+                    await self._commit(streams, commits, conflicts)
                     break
                 in_flight = anyio.Event()
-                tasks.start_soon(self._commit, streams, commits, clashes, in_flight)
+                tasks.start_soon(self._commit, streams, commits, conflicts, in_flight)
                 await _let_others_run()
-        return clashes
+        return conflicts
 
     def bring_up(self, stream: Stream) -> None:
         """Let the stream's checkpoint pass, with the next commit, everything that was folded of its partition."""
@@ -169,9 +169,13 @@ class Folder:
         self.streams.forget_idle(self._limits.games_held_max)
 
     async def _commit(
-        self, streams: list[Stream], commits: list[Commit], clashes: list[Clash], made: anyio.Event | None = None
+        self,
+        streams: list[Stream],
+        commits: list[Commit],
+        conflicts: list[CommitConflict],
+        made: anyio.Event | None = None,
     ) -> None:
-        """Make the commits of these streams, hold their new checkpoints, add the conflicts to `clashes`; set `made`."""
+        """Make the commits of these streams, hold their new checkpoints, add to `conflicts`; set `made`."""
         started_s = self._clock.monotonic_s()
         outcomes = await self._commit_until_answered(commits)
         self._meter.committed(self._clock.monotonic_s() - started_s, outcomes)
@@ -188,7 +192,7 @@ class Folder:
                 case Conflict(stored):
                     log.info("conflict", stream=stream.name, expected=commit.expected, stored=stored)
                     self.streams.forget(stream.name)
-                    clashes.append(Clash(stream.name, stream.partition, stored))
+                    conflicts.append(CommitConflict(stream.name, stream.partition, stored))
         if made is not None:
             made.set()
 
@@ -220,7 +224,7 @@ class Folder:
             self._meter.commit_failed(error)
             self._health.store_down(str(error), COMMITS)
 
-        outcomes = await patiently(self._clock, lambda: self._store.commit(commits), failed, self.writer)
+        outcomes = await retry_with_backoff(self._clock, lambda: self._store.commit(commits), failed, self.writer)
         self._health.store_ok(COMMITS)
         return outcomes
 

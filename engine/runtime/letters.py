@@ -14,7 +14,7 @@ from crashfold.engine.core.health import DEAD_LETTERS
 from crashfold.engine.errors import CrashfoldError
 from crashfold.engine.meter import Meter
 from crashfold.engine.ports import Clock, DeadLetter, DeadLetters
-from crashfold.engine.runtime.patience import Patience
+from crashfold.engine.runtime.retry import Retry
 
 SAID_PER_SECOND: Final = 10
 COUNT_EVERY_S: Final = 15.0
@@ -38,16 +38,16 @@ async def keep_counting(count: Count, clock: Clock, counted: Callable[[Mapping[s
 class LetterPublisher:
     """Hands dead letters over, before any checkpoint passes them."""
 
-    def __init__(self, dead_letters: DeadLetters, patience: Patience, clock: Clock, meter: Meter) -> None:
+    def __init__(self, dead_letters: DeadLetters, retry: Retry, clock: Clock, meter: Meter) -> None:
         self._dead_letters = dead_letters
-        self._patience = patience
+        self._retry = retry
         self._meter = meter
         self._log = LettersLog(clock)
 
     async def publish(self, letters: Sequence[DeadLetter]) -> None:
         """Hand these letters over; returns when they are kept."""
         if letters:
-            await self._patience.with_log(lambda: self._dead_letters.put(letters), DEAD_LETTERS)
+            await self._retry.with_log(lambda: self._dead_letters.put(letters), DEAD_LETTERS)
             for reason, count in Counter(letter.reason for letter in letters).items():
                 self._meter.buried(reason, count)
             self._log.note(letters)

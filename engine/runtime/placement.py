@@ -18,8 +18,8 @@ from crashfold.engine.ports import Checkpoint, EventLog, Manifest, Position, Sta
 from crashfold.engine.runtime.folder import Folder
 from crashfold.engine.runtime.gaps import LostRecords
 from crashfold.engine.runtime.partitions import Partition
-from crashfold.engine.runtime.patience import Patience
-from crashfold.engine.runtime.streams import Clash, Stream
+from crashfold.engine.runtime.retry import Retry
+from crashfold.engine.runtime.streams import CommitConflict, Stream
 from crashfold.schemas.record import DEFAULT_STREAM
 
 log = structlog.get_logger()
@@ -33,7 +33,7 @@ class Placement:
         event_log: EventLog,
         store: StateStore,
         folder: Folder,
-        patience: Patience,
+        retry: Retry,
         meter: Meter,
         gaps: LostRecords,
     ) -> None:
@@ -42,7 +42,7 @@ class Placement:
         self._folder = folder
         self._partitions = folder.partitions
         self._streams = folder.streams
-        self._patience = patience
+        self._retry = retry
         self._meter = meter
         self._gaps = gaps
 
@@ -51,7 +51,7 @@ class Placement:
         when the state of the only stream was made with other settings, whichever engine holds the partitions. Of many
         streams those on a partition are looked at when it is gained."""
         only = self._folder.only_stream
-        await self._patience.with_store(lambda: self._store.check_rights(only or DEFAULT_STREAM))
+        await self._retry.with_store(lambda: self._store.check_rights(only or DEFAULT_STREAM))
         if only is not None and (checkpoint := await self._checkpoint(only)) is not None:
             self._streams.check(only, checkpoint)
 
@@ -100,7 +100,7 @@ class Placement:
         partition = self._partitions[number]
         await self.place(number, partition.manifest(partition.committed.next_offset))
 
-    async def reconcile(self, clashes: list[Clash]) -> None:
+    async def reconcile(self, conflicts: list[CommitConflict]) -> None:
         """Read again what may be missing: another engine committed, a rebuild was swapped in, or Redis lost writes.
 
         Other streams of the partition skip the records that they have.
@@ -110,10 +110,10 @@ class Placement:
         folded_to = self._partitions.folded_to
         manifests = {
             number: self._partitions[number].manifest(folded_to[number])
-            for number in sorted({clash.partition for clash in clashes})
+            for number in sorted({conflict.partition for conflict in conflicts})
         }
-        for clash in clashes:
-            number, name = clash.partition, clash.stream
+        for conflict in conflicts:
+            number, name = conflict.partition, conflict.stream
             manifest = manifests[number]
             stream = await self._streams.load(name, number)
             self._streams.use(stream)
@@ -147,9 +147,9 @@ class Placement:
         names = sorted(manifest.streams) if manifest else []
         mark = manifest.mark if manifest else None
         topic_id = self._log.topic_id
-        bounds = await self._patience.with_log(lambda: self._log.bounds(number))
-        found = await self._patience.with_log(partial(self._log.record, number, mark.offset)) if mark else None
-        positions = await self._patience.with_store(lambda: self._store.positions(names))
+        bounds = await self._retry.with_log(lambda: self._log.bounds(number))
+        found = await self._retry.with_log(partial(self._log.record, number, mark.offset)) if mark else None
+        positions = await self._retry.with_store(lambda: self._store.positions(names))
         stored = dict(zip(names, positions, strict=True))
         offsets = {name: None if position is None else position.next_offset for name, position in stored.items()}
         start = where_to_begin(manifest, offsets, topic_id, bounds, found)
@@ -201,12 +201,12 @@ class Placement:
                     self._streams.touched[name] = stream
                 else:
                     self._streams.move(stream, partition.begin)
-            names = [clash.stream for clash in await self._folder.commit(names)]
+            names = [conflict.stream for conflict in await self._folder.commit(names)]
         manifest = partition.manifest(partition.begin)
-        await self._patience.with_store(lambda: self._store.write_manifest(self._log.topic, number, manifest))
+        await self._retry.with_store(lambda: self._store.write_manifest(self._log.topic, number, manifest))
 
     async def _checkpoint(self, stream: str) -> Checkpoint | None:
-        return await self._patience.with_store(lambda: self._store.checkpoint(stream))
+        return await self._retry.with_store(lambda: self._store.checkpoint(stream))
 
     async def _manifest(self, number: int) -> Manifest | None:
         """Where a restart begins. The only stream's own checkpoint says it best: it was written with the state."""
@@ -222,7 +222,7 @@ class Placement:
                     topic_id=checkpoint.topic_id,
                     mark=checkpoint.mark,
                 )
-        return await self._patience.with_store(lambda: self._store.read_manifest(self._log.topic, number))
+        return await self._retry.with_store(lambda: self._store.read_manifest(self._log.topic, number))
 
     async def _refuse_other_settings(self, number: int) -> None:
         """Raise FingerprintMismatch now rather than with the first record; the stream that was busy last tells."""
@@ -241,14 +241,14 @@ class Placement:
         position = None if stream.checkpoint is None else stream.checkpoint.position
         known = partition.known.get(name)
         if known is not None and (position is None or position.next_offset < known.next_offset):
-            self._streams.fallen[name] = Clash(name, number, position)
+            self._streams.fallen[name] = CommitConflict(name, number, position)
             return None
         if stream.checkpoint is not None and position is not None:
             if self._is_strange(stream.checkpoint):
                 await self._recognise(stream)
             elif known is None and position.next_offset < partition.begin:
                 # Nothing is known of it but its checkpoint: what lies between may never have been read.
-                self._streams.fallen[name] = Clash(name, number, position)
+                self._streams.fallen[name] = CommitConflict(name, number, position)
                 return None
             partition.known[name] = position
             partition.first_offsets[name] = stream.checkpoint.first_offset
@@ -270,8 +270,8 @@ class Placement:
         partition = self._partitions[number]
         assert checkpoint is not None
         mark = checkpoint.mark
-        bounds = await self._patience.with_log(lambda: self._log.bounds(number))
-        found = await self._patience.with_log(partial(self._log.record, number, mark.offset)) if mark else None
+        bounds = await self._retry.with_log(lambda: self._log.bounds(number))
+        found = await self._retry.with_log(partial(self._log.record, number, mark.offset)) if mark else None
         if recreated := was_recreated(checkpoint.topic_id, mark, partition.topic_id, bounds, found):
             self._gaps.accept_recreated(
                 number,

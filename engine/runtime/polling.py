@@ -15,7 +15,7 @@ from crashfold.engine.core.health import POLLING
 from crashfold.engine.errors import LostRange, Unavailable
 from crashfold.engine.ports import Clock, EventLog, Polled
 from crashfold.engine.runtime.pacing import BEHIND_RECORDS, FLOOD_LETTERS, FLOOD_RECORDS, STEP_BYTES, EngineLimits
-from crashfold.engine.runtime.patience import Patience
+from crashfold.engine.runtime.retry import Retry
 
 BEHIND_WAIT_S: Final = 0.05
 BUSY_S: Final = 0.1
@@ -25,9 +25,9 @@ BUSY_S: Final = 0.1
 class Poller:
     """What the next turn will take."""
 
-    def __init__(self, event_log: EventLog, patience: Patience, clock: Clock, limits: EngineLimits) -> None:
+    def __init__(self, event_log: EventLog, retry: Retry, clock: Clock, limits: EngineLimits) -> None:
         self._log = event_log
-        self._patience = patience
+        self._retry = retry
         self._clock = clock
         self._limits = limits
         self._is_flooded = False
@@ -77,7 +77,7 @@ class Poller:
                     wait_s = 0.0
                 else:
                     return
-                newest = await self._patience.with_log(partial(self._log.poll, missing, wait_s), POLLING)
+                newest = await self._retry.with_log(partial(self._log.poll, missing, wait_s), POLLING)
                 ahead = self.ahead = ahead.with_more(newest)
         except LostRange as error:
             if self.ahead is None:
@@ -95,11 +95,11 @@ class Poller:
         the rest of a buffer empty, or this process was busy folding, so that the poll heard nothing."""
         limits, begun_s = self._limits, self._clock.monotonic_s()
         poll = partial(self._log.poll, self._records_max, limits.poll_wait_s)
-        polled = await self._patience.with_log(poll, POLLING)
+        polled = await self._retry.with_log(poll, POLLING)
         late_s = self._clock.monotonic_s() - begun_s - limits.poll_wait_s
         if polled.records or polled.gained or polled.lost or 0 <= late_s < BUSY_S:
             return polled
-        return await self._patience.with_log(poll, POLLING)
+        return await self._retry.with_log(poll, POLLING)
 
     async def _top_up(self) -> None:
         """Add what came while the last commit was made; otherwise it would wait for another one. An error of the log is

@@ -43,8 +43,8 @@ from crashfold.engine.ports import (
 from crashfold.engine.runtime.folder import Folder
 from crashfold.engine.runtime.health import HealthBoard
 from crashfold.engine.runtime.pacing import STEP_BYTES
-from crashfold.engine.runtime.patience import Patience
-from crashfold.engine.runtime.streams import Clash, Stream
+from crashfold.engine.runtime.retry import Retry
+from crashfold.engine.runtime.streams import CommitConflict, Stream
 from crashfold.schemas.record import DEFAULT_STREAM, Unreadable, stream_name
 
 T = TypeVar("T")
@@ -137,7 +137,7 @@ class Rebuild:
         # Where there is one stream alone, its checkpoint passes whatever else is on the topic: all of it is read.
         self._stream = None if folder.only_stream is not None else request.stream
         self._clock = clock
-        self._patience = Patience(clock, HealthBoard(clock))
+        self._retry = Retry(clock, HealthBoard(clock))
         self._progressed = progressed
         self._poll_wait_s = poll_wait_s
         self._topic_id: str | None = None
@@ -304,7 +304,7 @@ class Rebuild:
             stream = await self._streams.load(name, number)
             position = None if stream.checkpoint is None else stream.checkpoint.position
             if position != self._partitions[number].known.get(name):
-                _refuse_rivals([Clash(name, number, position)])
+                _refuse_rivals([CommitConflict(name, number, position)])
         elif stream is None:
             await self._meet(name)
             await self._from_store(lambda: self._shadow.clear([name]))
@@ -570,10 +570,10 @@ class Rebuild:
         return await self._from_log(lambda: self._log.poll(max(1, games_max), self._poll_wait_s))
 
     async def _from_log(self, ask: Callable[[], Awaitable[T]]) -> T:
-        return await self._patience.with_log(ask)
+        return await self._retry.with_log(ask)
 
     async def _from_store(self, ask: Callable[[], Awaitable[T]]) -> T:
-        return await self._patience.with_store(ask)
+        return await self._retry.with_store(ask)
 
 
 class _Live(msgspec.Struct, frozen=True):
@@ -583,10 +583,10 @@ class _Live(msgspec.Struct, frozen=True):
     games: int
 
 
-def _refuse_rivals(clashes: list[Clash]) -> None:
+def _refuse_rivals(conflicts: list[CommitConflict]) -> None:
     """Raise when the shadow was written by somebody else."""
-    if clashes:
+    if conflicts:
         raise CrashfoldError(
-            f"another replay is rebuilding stream {clashes[0].stream}; wait until it is done, or end it and start this "
-            "one again"
+            f"another replay is rebuilding stream {conflicts[0].stream}; wait until it is done, or end it and start "
+            "this one again"
         )

@@ -28,9 +28,9 @@ from crashfold.engine.runtime.gaps import LostRecords
 from crashfold.engine.runtime.health import HealthBoard
 from crashfold.engine.runtime.letters import LetterPublisher
 from crashfold.engine.runtime.pacing import CommitPacing, EngineLimits
-from crashfold.engine.runtime.patience import Patience
 from crashfold.engine.runtime.placement import Placement
 from crashfold.engine.runtime.polling import Poller
+from crashfold.engine.runtime.retry import Retry
 from crashfold.engine.runtime.tasks import task_group
 from crashfold.engine.runtime.upkeep import Upkeep
 from crashfold.engine.tracing import NULL_SPAN, NullTracer, Span, Tracer
@@ -70,14 +70,14 @@ class Service:
         self._meter = meter
         self._health = health
         self._limits = limits
-        self._patience = Patience(clock, health, folder.writer)
+        self._retry = Retry(clock, health, folder.writer)
         self._gaps = LostRecords(folder.topic, accepted=accept_gap)
-        self._poller = Poller(event_log, self._patience, clock, limits)
-        self._placement = Placement(event_log, store, folder, self._patience, meter, self._gaps)
+        self._poller = Poller(event_log, self._retry, clock, limits)
+        self._placement = Placement(event_log, store, folder, self._retry, meter, self._gaps)
         self._observer = observer
-        self._letters = LetterPublisher(dead_letters, self._patience, clock, meter)
+        self._letters = LetterPublisher(dead_letters, self._retry, clock, meter)
         self._pacing = CommitPacing(limits, folder.folding.window_games)
-        self._upkeep = Upkeep(event_log, store, folder, self._placement, self._patience, clock, health)
+        self._upkeep = Upkeep(event_log, store, folder, self._placement, self._retry, clock, health)
 
     @property
     def next_offsets(self) -> Mapping[int, int]:
@@ -147,10 +147,10 @@ class Service:
         await self._upkeep.look_after_the_log()
         started_s = self._clock.monotonic_s()
         with self._tracer.span("commit", self._uncommitted) if self._uncommitted else NULL_SPAN:
-            clashes = await self._folder.commit()
+            conflicts = await self._folder.commit()
         self._uncommitted.clear()
-        if clashes:
-            await self._placement.reconcile(clashes)
+        if conflicts:
+            await self._placement.reconcile(conflicts)
         self._partitions.commit()
         self._pacing.committed(started_s, self._clock.monotonic_s())
         self._letters.catch_up()
@@ -197,7 +197,7 @@ class Service:
             return
         self._meter.rebalanced()
         if polled.gained:
-            is_compacted = await self._patience.with_log(self._log.is_compacted)
+            is_compacted = await self._retry.with_log(self._log.is_compacted)
             if is_compacted:
                 self._gaps.accept_compacted()
         for number in polled.lost | polled.gained:
@@ -225,7 +225,7 @@ class Service:
         ahead = self._poller.ahead
         for number, next_offset in seeks.items():
             if not (ahead and number in ahead.lost):
-                await self._patience.with_log(partial(self._log.seek, number, next_offset))
+                await self._retry.with_log(partial(self._log.seek, number, next_offset))
 
     def _tell_holding(self) -> None:
         self._meter.holding(partitions=len(self._partitions), streams=len(self._folder.streams))

@@ -11,7 +11,7 @@ import msgspec
 
 from crashfold.engine.errors import FingerprintMismatch, StateError, StreamMoved, TopicRecreated
 from crashfold.engine.ports import Checkpoint, Folding, Position, State, StateStore, Stored
-from crashfold.engine.runtime.patience import Patience
+from crashfold.engine.runtime.retry import Retry
 from crashfold.schemas import keys
 
 GAME_BYTES: Final = 88
@@ -20,7 +20,7 @@ STREAM_GAMES: Final = 500
 """As many games the objects of a stream take that has hardly any."""
 
 
-class Clash(msgspec.Struct, frozen=True):
+class CommitConflict(msgspec.Struct, frozen=True):
     """A stream that does not stand where it was committed here last: at `stored`."""
 
     stream: str
@@ -90,9 +90,9 @@ def restored(name: str, folding: Folding, stored: Stored) -> State:
 class Streams:
     """Those in memory, the one used longest ago first; those in `touched` are folded beyond what is committed."""
 
-    def __init__(self, store: StateStore, patience: Patience, folding: Folding, topic: str) -> None:
+    def __init__(self, store: StateStore, retry: Retry, folding: Folding, topic: str) -> None:
         self._store = store
-        self._patience = patience
+        self._retry = retry
         self._folding = folding
         self._topic = topic
         self._held: dict[str, Stream] = {}
@@ -100,7 +100,7 @@ class Streams:
         self.weight = 0
         """Of all of them, in games."""
         self.touched: dict[str, Stream] = {}
-        self.fallen: dict[str, Clash] = {}
+        self.fallen: dict[str, CommitConflict] = {}
         """Those of which the store has less than was committed."""
 
     def __iter__(self) -> Iterator[Stream]:
@@ -132,7 +132,7 @@ class Streams:
         self.touched.pop(name, None)
         self.weight -= self._weights.pop(name, 0)
 
-    def take_fallen(self) -> list[Clash]:
+    def take_fallen(self) -> list[CommitConflict]:
         """Those that have fallen behind; the caller has them read again."""
         fallen, self.fallen = list(self.fallen.values()), {}
         return fallen
@@ -163,7 +163,7 @@ class Streams:
 
     async def load(self, name: str, number: int) -> Stream:
         """The stream as it is stored, or empty. Raises a StateError when it does not fit."""
-        stored = await self._patience.with_store(lambda: self._store.load(name))
+        stored = await self._retry.with_store(lambda: self._store.load(name))
         if stored is None:
             return self.new(name, number)
         self.check(name, stored.checkpoint)

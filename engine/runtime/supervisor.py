@@ -19,7 +19,7 @@ from crashfold.engine.errors import ConfigurationError, CrashfoldError, Unavaila
 from crashfold.engine.meter import Meter
 from crashfold.engine.ports import Bounds, Clock, EventLog, StoreUsage
 from crashfold.engine.runtime.health import HealthBoard
-from crashfold.engine.runtime.patience import Patience
+from crashfold.engine.runtime.retry import Retry
 from crashfold.engine.runtime.service import Service
 from crashfold.engine.runtime.tasks import task_group
 
@@ -66,7 +66,7 @@ class Supervisor:
         self._clock = clock
         self._meter = meter
         self._health = health
-        self._patience = Patience(clock, health)
+        self._retry = Retry(clock, health)
         self._until_caught_up = until_caught_up
         self._shutdown_timeout_s = shutdown_timeout_s
         self._targets: dict[int, int] = {}
@@ -98,7 +98,7 @@ class Supervisor:
 
         entered = False
         with self._entering:
-            await self._patience.with_log(self._log.__aenter__)
+            await self._retry.with_log(self._log.__aenter__)
             entered = True
         try:
             yield

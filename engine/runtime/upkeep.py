@@ -17,8 +17,8 @@ from crashfold.engine.errors import Unavailable
 from crashfold.engine.ports import Clock, EventLog, Position, StateStore
 from crashfold.engine.runtime.folder import Folder
 from crashfold.engine.runtime.health import HealthBoard
-from crashfold.engine.runtime.patience import Patience
 from crashfold.engine.runtime.placement import Placement
+from crashfold.engine.runtime.retry import Retry
 
 LOOK_EVERY_S: Final = 1.0
 """How often, at least, the store is asked whether it still has what was committed, and manifests are noted."""
@@ -54,7 +54,7 @@ class Upkeep:
         store: StateStore,
         folder: Folder,
         placement: Placement,
-        patience: Patience,
+        retry: Retry,
         clock: Clock,
         health: HealthBoard,
     ) -> None:
@@ -63,7 +63,7 @@ class Upkeep:
         self._folder = folder
         self._partitions = folder.partitions
         self._placement = placement
-        self._patience = patience
+        self._retry = retry
         self._clock = clock
         self._health = health
         self._look_due_s = 0.0
@@ -83,8 +83,8 @@ class Upkeep:
             mark = partition.recognised or committed.mark
             if mark is None:
                 continue
-            bounds = await self._patience.with_log(partial(self._log.bounds, number))
-            found = await self._patience.with_log(partial(self._log.record, number, mark.offset))
+            bounds = await self._retry.with_log(partial(self._log.bounds, number))
+            found = await self._retry.with_log(partial(self._log.record, number, mark.offset))
             if was_recreated(None, mark, None, bounds, found):
                 manifest = msgspec.structs.replace(partition.manifest(committed.next_offset), mark=mark)
                 await self._placement.place(number, manifest)

@@ -14,7 +14,7 @@ from crashfold.engine.adapters.redis.reader import RedisReader
 from crashfold.engine.adapters.redis.store import RedisStore
 from crashfold.engine.errors import CrashfoldError, Refused, StoreForbidden, StoreRefused
 from crashfold.engine.ports import Applied
-from crashfold.engine.runtime.patience import patiently
+from crashfold.engine.runtime.retry import retry_with_backoff
 from crashfold.projections.delta import SetString
 from tests.conftest import enter
 from tests.contract.state_store import PATIENCE_S, commit, numbered
@@ -177,7 +177,7 @@ async def test_a_commit_larger_than_redis_takes_is_refused_for_good(
         try:
             async with RedisStore(f"redis://big:right@{guarded.address}/5") as store:
                 with pytest.raises(StoreForbidden, match=limit):
-                    await patiently(SystemClock(), lambda: store.commit([large]), lambda _error: None)
+                    await retry_with_backoff(SystemClock(), lambda: store.commit([large]), lambda _error: None)
                 assert await store.commit([numbered(STREAM, 1)]) == [Applied(1)]
         finally:
             client.config_set(limit, before)

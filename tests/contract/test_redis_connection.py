@@ -6,7 +6,7 @@ import anyio
 import pytest
 from redis.exceptions import ConnectionError
 
-from tests.contract.test_redis_line import client_of
+from tests.contract.test_redis_pipelined import client_of
 
 LOOPS = pytest.mark.parametrize("use_uvloop", [False, True], ids=["asyncio", "uvloop"])
 

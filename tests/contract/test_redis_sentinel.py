@@ -18,7 +18,7 @@ from crashfold.engine.adapters.redis.reader import RedisReader
 from crashfold.engine.adapters.redis.store import RedisStore
 from crashfold.engine.errors import StoreForbidden, StoreUnavailable
 from crashfold.engine.ports.store import Applied
-from crashfold.engine.runtime.patience import patiently
+from crashfold.engine.runtime.retry import retry_with_backoff
 from crashfold.engine.settings import RedisSettings, redis_address
 from tests.conftest import enter
 from tests.contract.state_store import PATIENCE_S, numbered
@@ -100,9 +100,11 @@ async def test_commits_and_readers_follow_a_failover(watched: Watched) -> None:
             assert client.wait(1, 5_000) == 1
         await anyio.to_thread.run_sync(watched.primary.kill)
         with anyio.fail_after(PATIENCE_S * 3):
-            (outcome,) = await patiently(clock, lambda: store.commit([numbered(STREAM, 4)]), lambda _error: None)
+            (outcome,) = await retry_with_backoff(
+                clock, lambda: store.commit([numbered(STREAM, 4)]), lambda _error: None
+            )
             assert outcome == Applied(4)
-            standing = await patiently(clock, lambda: reader.standing(STREAM), lambda _error: None)
+            standing = await retry_with_backoff(clock, lambda: reader.standing(STREAM), lambda _error: None)
         assert standing is not None
         assert standing.version == 4
     with watched.replica.client() as client:

@@ -126,9 +126,9 @@ def _no_game_is_too_late(patch: Patch) -> None:
 def _a_conflict_is_not_read_again(patch: Patch) -> None:
     """The stream is loaded again, and the partition read on from where it was."""
 
-    async def reconcile(self: Placement, clashes: list[Any]) -> None:
-        for clash in clashes:
-            self._streams.use(await self._streams.load(clash.stream, clash.partition))
+    async def reconcile(self: Placement, conflicts: list[Any]) -> None:
+        for conflict in conflicts:
+            self._streams.use(await self._streams.load(conflict.stream, conflict.partition))
 
     patch.setattr(Placement, "reconcile", reconcile)
 

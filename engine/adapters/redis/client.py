@@ -29,7 +29,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError, NoScriptError, RedisError, TimeoutError
 
 from crashfold.engine.adapters.redis.errors import STRAYED, TOO_LARGE, code_of, translated
-from crashfold.engine.adapters.redis.line import Command, Line
+from crashfold.engine.adapters.redis.pipelined import Command, PipelinedConnection
 from crashfold.engine.adapters.redis.sentinel import FoundConnection, Sentinels
 from crashfold.engine.adapters.redis.watch import Asked, Watch
 from crashfold.engine.adapters.tls import alert_of
@@ -268,7 +268,7 @@ class RedisClient:
             replies = await pipeline.execute(raise_on_error=False)
             return [self.translated(reply) if isinstance(reply, RedisError) else reply for reply in replies]
 
-    def line(self, timeout_s: float) -> Line:
+    def line(self, timeout_s: float) -> PipelinedConnection:
         """A line to the server: see there. `timeout_s` is for a call and its answer."""
 
         async def connect(protocol: asyncio.BaseProtocol) -> tuple[asyncio.Transport, object]:
@@ -286,7 +286,7 @@ class RedisClient:
         def took(asked: Sequence[Command], duration_s: float) -> None:
             self._watch.took(self.address, asked, duration_s)
 
-        return Line(connect, timeout_s, took)
+        return PipelinedConnection(connect, timeout_s, took)
 
     async def scan(self, pattern: str) -> list[str]:
         """Every key that matches `pattern` from the beginning of the call to its end; others perhaps."""

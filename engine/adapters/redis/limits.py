@@ -12,7 +12,7 @@ from redis.exceptions import RedisError, ResponseError
 from crashfold.engine.adapters.redis.client import RedisClient, Script
 from crashfold.engine.adapters.redis.cluster import RedisCluster
 from crashfold.engine.adapters.redis.errors import code_of
-from crashfold.engine.adapters.redis.line import Line
+from crashfold.engine.adapters.redis.pipelined import PipelinedConnection
 from crashfold.engine.adapters.redis.watch import Watch
 from crashfold.engine.errors import StoreForbidden
 from crashfold.schemas import keys
@@ -47,7 +47,7 @@ class RedisRateLimits:
         self._timeout_s = timeout_s
         self._key_prefix = key_prefix
         self._script = Script.named("limit")
-        self._lines: dict[RedisClient, Line] = {}
+        self._lines: dict[RedisClient, PipelinedConnection] = {}
 
     async def __aenter__(self) -> Self:
         return self

@@ -19,7 +19,7 @@ from crashfold.engine.adapters.redis import packing
 from crashfold.engine.adapters.redis.client import RedisClient
 from crashfold.engine.adapters.redis.cluster import RedisCluster, by_server
 from crashfold.engine.adapters.redis.errors import code_of
-from crashfold.engine.adapters.redis.line import Command, Line
+from crashfold.engine.adapters.redis.pipelined import Command, PipelinedConnection
 from crashfold.engine.adapters.redis.reports import RedisReports
 from crashfold.engine.adapters.redis.watch import Watch
 from crashfold.engine.errors import StateError
@@ -228,7 +228,7 @@ class RedisReader:
 class _Server:
     """One server, with a line for short reads and one for whole windows."""
 
-    def __init__(self, client: RedisClient, line: Line, bulk: Line) -> None:
+    def __init__(self, client: RedisClient, line: PipelinedConnection, bulk: PipelinedConnection) -> None:
         self._client = client
         self.line = line
         self.bulk = bulk

@@ -8,7 +8,7 @@ import pytest
 from redis.exceptions import ConnectionError, ResponseError, TimeoutError
 
 from crashfold.engine.adapters.redis.client import RedisClient
-from crashfold.engine.adapters.redis.line import Line
+from crashfold.engine.adapters.redis.pipelined import PipelinedConnection
 from tests.support.servers import RedisServer
 
 TIMEOUT_S = 0.5
@@ -27,7 +27,7 @@ def client_of(url: str) -> RedisClient:
 
 
 @pytest.fixture
-async def line(each_redis_url: str) -> AsyncIterator[Line]:
+async def line(each_redis_url: str) -> AsyncIterator[PipelinedConnection]:
     client = client_of(each_redis_url)
     line = client.line(30)
     yield line
@@ -35,7 +35,7 @@ async def line(each_redis_url: str) -> AsyncIterator[Line]:
     await client.aclose()
 
 
-async def test_everybody_gets_the_replies_to_what_they_asked(line: Line) -> None:
+async def test_everybody_gets_the_replies_to_what_they_asked(line: PipelinedConnection) -> None:
     async def ask(number: int) -> None:
         asked = [("ECHO", f"{number}.{part}") for part in range(number % 7 + 1)]
         expected = [text.encode() for _, text in asked]
@@ -46,7 +46,7 @@ async def test_everybody_gets_the_replies_to_what_they_asked(line: Line) -> None
             tasks.start_soon(ask, number)
 
 
-async def test_who_asked_and_went_leaves_the_others_their_replies(line: Line) -> None:
+async def test_who_asked_and_went_leaves_the_others_their_replies(line: PipelinedConnection) -> None:
     await line.ask([("PING",)])
     async with anyio.create_task_group() as gone:
         for number in range(10):
@@ -56,7 +56,7 @@ async def test_who_asked_and_went_leaves_the_others_their_replies(line: Line) ->
     assert await line.ask([("ECHO", "still here")]) == [b"still here"]
 
 
-async def test_an_error_stands_in_the_place_of_its_reply(line: Line) -> None:
+async def test_an_error_stands_in_the_place_of_its_reply(line: PipelinedConnection) -> None:
     await line.ask([("SET", "text", "x")])
     for ask in (line.ask, line.ask_at_once):
         first, error, last = await ask([("GET", "text"), ("LRANGE", "text", 0, 1), ("GET", "text")])
@@ -65,7 +65,7 @@ async def test_an_error_stands_in_the_place_of_its_reply(line: Line) -> None:
         assert "WRONGTYPE" in str(error)
 
 
-async def test_what_cannot_be_done_at_once_says_why(line: Line) -> None:
+async def test_what_cannot_be_done_at_once_says_why(line: PipelinedConnection) -> None:
     with pytest.raises(ResponseError, match="unknown command"):
         await line.ask_at_once([("GET", "x"), ("NOSUCHCOMMAND",)])
     assert await line.ask([("PING",)]) == [b"PONG"]

@@ -15,7 +15,7 @@ FIRST_PAUSE_S: Final = 0.05
 LONGEST_PAUSE_S: Final = 2.0
 
 
-async def patiently(
+async def retry_with_backoff(
     clock: Clock, attempt: Callable[[], Awaitable[T]], failed: Callable[[Unavailable], None], name: str = ""
 ) -> T:
     """Retry `attempt` with backoff and jitter until it returns; `failed` hears of each `Unavailable`.
@@ -36,7 +36,7 @@ async def patiently(
         pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
 
-class Patience:
+class Retry:
     """Asking the store and the log until they answer, with a note on the board of what they did. `name` is the
     engine's, for jitter."""
 
@@ -48,7 +48,7 @@ class Patience:
     async def with_store(self, ask: Callable[[], Awaitable[T]], about: Subject = READING) -> T:
         """Ask the store, retrying with backoff while it is away."""
         with self._health.waiting("store", about):
-            answer = await patiently(
+            answer = await retry_with_backoff(
                 self._clock, ask, lambda error: self._health.store_down(str(error), about), self._name
             )
         self._health.store_ok(about)
@@ -57,7 +57,7 @@ class Patience:
     async def with_log(self, ask: Callable[[], Awaitable[T]], about: Subject = READING) -> T:
         """Ask the log, retrying with backoff while it is away."""
         with self._health.waiting("log", about):
-            answer = await patiently(
+            answer = await retry_with_backoff(
                 self._clock, ask, lambda error: self._health.log_down(str(error), about), self._name
             )
         self._health.log_ok(about)

@@ -26,7 +26,7 @@ MULTI = pack_command(("MULTI",))
 EXEC = pack_command(("EXEC",))
 
 
-class Line:
+class PipelinedConnection:
     """Connects when somebody asks, and again after it was cut. `timeout_s` is the longest that a reply may take; `took`
     is told how long each took.
 
