@@ -15,7 +15,7 @@ from crashfold.projections.settings import LAST_GAMES_KEPT, ProjectionSettings
 from crashfold.schemas import keys
 from crashfold.schemas.game import encode
 
-_ORDINAL = BAND
+_MATCH_ORDINAL = BAND
 """A kept match needs no band any more; its position in the stream stands there instead."""
 _PREDICATE, _AT = 0, 1
 """Of a match: its predicate, and the position of the game in the stream."""
@@ -57,7 +57,7 @@ class LastGames:
         positions, predicates = _matches(games)
         found = positions[firsts(positions)]
         cells = games.columns.cells[:, found]
-        cells[_ORDINAL] = found + state.total + 1
+        cells[_MATCH_ORDINAL] = found + state.total + 1
         more = np.empty((2, len(positions)), np.int64)
         more[_PREDICATE], more[_AT] = predicates, positions + (state.total + 1)
         matches, matched = state.matches.append(more), state.games.append(cells)
@@ -110,7 +110,7 @@ def _trimmed(state: LastGamesState) -> LastGamesState:
         return msgspec.structs.replace(state, trimmed=len(state.matches))
     matches = state.matches.cells[:, is_listed]
     listed = matches[_AT, firsts(matches[_AT])]
-    games = state.games.cells[:, np.searchsorted(state.games[_ORDINAL], listed)]
+    games = state.games.cells[:, np.searchsorted(state.games[_MATCH_ORDINAL], listed)]
     return LastGamesState(state.total, Columns.of(matches), Columns.of(games), matches.shape[1])
 
 
@@ -131,8 +131,8 @@ def _printed(moment: Moment[LastGamesState], kept: int) -> dict[int, bytes]:
     """By position, the JSON of the games behind the first `kept` that matched."""
     if moment.totals.games - kept <= len(moment.window):  # printed once for all keys
         return dict(enumerate(moment.window.newest_json(moment.totals.games - kept), kept + 1))
-    games = _since(moment.state.games, _ORDINAL, kept)
-    return dict(zip(games[_ORDINAL].tolist(), map(encode, games_of(games.cells)), strict=True))
+    games = _since(moment.state.games, _MATCH_ORDINAL, kept)
+    return dict(zip(games[_MATCH_ORDINAL].tolist(), map(encode, games_of(games.cells)), strict=True))
 
 
 def _since(table: Columns, column: int, kept: int) -> Columns:

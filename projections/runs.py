@@ -17,12 +17,12 @@ _START_ID, _START_TIME, _END_ID, _END_TIME, _LENGTH = 0, 1, 2, 3, 4
 STREAK = 5
 """A run begins with the games it begins and ends with, how many it has, and how many matches follow it."""
 _RUN = 6
-ORDINAL = 6
+TAIL_ORDINAL = 6
 """Of a tail: the position in the stream of its first game; 0 where there is no run yet."""
 _TAIL = 7
-PREDICATE, SETTLED_AT, FOLLOW_END = 6, 7, 8
-"""Of a settled run: its predicate, the position of the game that opened the next one, and how many games had been put
-into `follow` when its own stood there."""
+SETTLED_PREDICATE, SETTLED_AT, SETTLED_FOLLOW_END = 6, 7, 8
+"""Of a settled run: its predicate, the position of the game that opened the next run, and how many games `follow` had
+had in all when those of this run had been appended."""
 _SETTLED = 9
 _FOLLOW = 3
 """Of a game that follows: id, hundredths and end time, which are a game's first three columns."""
@@ -76,25 +76,25 @@ def _folded_one(state: Runs, game: Games) -> Runs:
     tails, total, before = state.tails.copy(), state.total + 1, len(state.recent)
     cells, around = game.columns.cells[:_FOLLOW], state.recent.cells
     matches = game.bands.matches[game.band_numbers[0]]
-    has_run, follows = tails[ORDINAL] > 0, tails[STREAK] > 0
+    has_run, follows = tails[TAIL_ORDINAL] > 0, tails[STREAK] > 0
     settled, follow_total, follow = state.settled, state.follow_total, state.follow
     if before:
         goes_on = matches & has_run
         ended = (goes_on & ~follows).nonzero()[0]
         tails[_END_ID, ended], tails[_END_TIME, ended] = around[ID, -1], around[END_TIME, -1]
-        tails[_LENGTH, ended] = total - tails[ORDINAL, ended]
+        tails[_LENGTH, ended] = total - tails[TAIL_ORDINAL, ended]
         tails[STREAK] += goes_on
         settles = (follows & ~matches).nonzero()[0]
         if len(settles):
             runs = np.empty((_SETTLED, len(settles)), np.int64)
-            runs[:_RUN], runs[PREDICATE], runs[SETTLED_AT] = tails[:_RUN, settles], settles, total
+            runs[:_RUN], runs[SETTLED_PREDICATE], runs[SETTLED_AT] = tails[:_RUN, settles], settles, total
             starts = before - runs[STREAK]
             settled, follow_total, follow = _more_settled(state, runs, starts, around)
     opened = (~matches & (follows | ~has_run)).nonzero()[0]
     if len(opened):
         tails[:, opened] = 0
         tails[_START_ID, opened], tails[_START_TIME, opened] = cells[ID, 0], cells[END_TIME, 0]
-        tails[ORDINAL, opened] = total
+        tails[TAIL_ORDINAL, opened] = total
     return _kept(state, game, tails, settled, follow_total, follow)
 
 
@@ -141,13 +141,13 @@ def _folded(state: Runs, games: Games, predicates: Ints, starts: Ints, stops: In
     runs[_START_ID], runs[_START_TIME] = around[ID][before + starts], around[END_TIME][before + starts]
     runs[_END_ID], runs[_END_TIME] = around[ID][before + stops - 1], around[END_TIME][before + stops - 1]
     runs[_LENGTH], runs[STREAK] = stops - starts, nexts - stops
-    runs[PREDICATE], runs[SETTLED_AT] = predicates, state.total + nexts + 1
+    runs[SETTLED_PREDICATE], runs[SETTLED_AT] = predicates, state.total + nexts + 1
     ordinals = state.total + starts + 1
     joined = np.flatnonzero((starts == 0) & _is_open(tails)[predicates])
     opened = tails[:, predicates[joined]]
     runs[_START_ID, joined], runs[_START_TIME, joined] = opened[_START_ID], opened[_START_TIME]
-    runs[_LENGTH, joined] = state.total + stops[joined] + 1 - opened[ORDINAL]
-    ordinals[joined] = opened[ORDINAL]
+    runs[_LENGTH, joined] = state.total + stops[joined] + 1 - opened[TAIL_ORDINAL]
+    ordinals[joined] = opened[TAIL_ORDINAL]
 
     # The streaks that went on before: each ends where the first run begins.
     followed = np.flatnonzero(tails[STREAK])
@@ -157,7 +157,7 @@ def _folded(state: Runs, games: Games, predicates: Ints, starts: Ints, stops: In
     tails[STREAK, followed] += firsts[followed]
     ended = followed[firsts[followed] < end]
     streaks = np.empty((_SETTLED, len(ended)), np.int64)
-    streaks[:_RUN], streaks[PREDICATE] = tails[:_RUN, ended], ended
+    streaks[:_RUN], streaks[SETTLED_PREDICATE] = tails[:_RUN, ended], ended
     streaks[SETTLED_AT] = state.total + firsts[ended] + 1
 
     ends = np.concatenate((streaks, runs[:, ~is_last]), axis=1)
@@ -165,7 +165,7 @@ def _folded(state: Runs, games: Games, predicates: Ints, starts: Ints, stops: In
     begins = np.concatenate((follows[ended], before + stops[~is_last]))[order]
     settled, follow_total, follow = _more_settled(state, ends[:, order], begins, around)
     newest = predicates[is_last]
-    tails[:_RUN, newest], tails[ORDINAL, newest] = runs[:_RUN, is_last], ordinals[is_last]
+    tails[:_RUN, newest], tails[TAIL_ORDINAL, newest] = runs[:_RUN, is_last], ordinals[is_last]
     return _kept(state, games, tails, settled, follow_total, follow)
 
 
@@ -194,31 +194,31 @@ def _more_settled(state: Runs, runs: Ints, follows: Ints, around: Ints) -> tuple
     if not len(follows):
         return state.settled, state.follow_total, state.follow
     if len(follows) > SERIES_KEPT:
-        is_newest = newest_of_each(runs[PREDICATE], SERIES_KEPT)
+        is_newest = newest_of_each(runs[SETTLED_PREDICATE], SERIES_KEPT)
         runs, follows = runs[:, is_newest], follows[is_newest]
     pieces, width = [around], around.shape[1]
     for row in (follows < 0).nonzero()[0].tolist():
-        pieces.append(state.long[int(runs[PREDICATE, row])])
+        pieces.append(state.long[int(runs[SETTLED_PREDICATE, row])])
         follows[row] = width
         width += FOLLOW_GAMES_KEPT
     lengths = np.minimum(runs[STREAK], FOLLOW_GAMES_KEPT)
-    runs[FOLLOW_END] = state.follow_total + lengths.cumsum()
+    runs[SETTLED_FOLLOW_END] = state.follow_total + lengths.cumsum()
     games = (np.concatenate(pieces, axis=1) if len(pieces) > 1 else around)[:, _positions(follows, lengths)]
-    return state.settled.append(runs), int(runs[FOLLOW_END, -1]), state.follow.append(games)
+    return state.settled.append(runs), int(runs[SETTLED_FOLLOW_END, -1]), state.follow.append(games)
 
 
 def _trimmed(state: Runs) -> Runs:
     """Without the settled runs that are no longer listed, when there may be many of them."""
     if len(state.settled) <= state.trimmed + state.trimmed // 2 + _ROOM:
         return state
-    is_listed = newest_of_each(state.settled[PREDICATE], SERIES_KEPT)
+    is_listed = newest_of_each(state.settled[SETTLED_PREDICATE], SERIES_KEPT)
     if is_listed.mean() > LISTED_ENOUGH:
         return msgspec.structs.replace(state, trimmed=len(state.settled))
     runs = state.settled.cells[:, is_listed]
     lengths = np.minimum(runs[STREAK], FOLLOW_GAMES_KEPT)
-    starts = runs[FOLLOW_END] - lengths - (state.follow_total - len(state.follow))
+    starts = runs[SETTLED_FOLLOW_END] - lengths - (state.follow_total - len(state.follow))
     games = state.follow.cells[:, _positions(starts, lengths)]
-    runs[FOLLOW_END] = state.follow_total - games.shape[1] + np.cumsum(lengths)
+    runs[SETTLED_FOLLOW_END] = state.follow_total - games.shape[1] + np.cumsum(lengths)
     return msgspec.structs.replace(state, settled=Columns.of(runs), trimmed=runs.shape[1], follow=Columns.of(games))
 
 
@@ -231,5 +231,5 @@ def _positions(starts: Ints, lengths: Ints) -> Ints:
 
 def _is_open(tails: np.ndarray) -> np.ndarray:
     """Per predicate whether its tail is an open run."""
-    is_open: np.ndarray = (tails[ORDINAL] > 0) & (tails[STREAK] == 0)
+    is_open: np.ndarray = (tails[TAIL_ORDINAL] > 0) & (tails[STREAK] == 0)
     return is_open

@@ -11,7 +11,16 @@ from crashfold.projections.columns import Ints
 from crashfold.projections.delta import Delta, Value, WriteList
 from crashfold.projections.games import END_TIME, ID, Games
 from crashfold.projections.projection import Moment
-from crashfold.projections.runs import FOLLOW_END, ORDINAL, PREDICATE, STREAK, Runs, no_runs, settled_since, with_games
+from crashfold.projections.runs import (
+    SETTLED_FOLLOW_END,
+    SETTLED_PREDICATE,
+    STREAK,
+    TAIL_ORDINAL,
+    Runs,
+    no_runs,
+    settled_since,
+    with_games,
+)
 from crashfold.projections.settings import FOLLOW_GAMES_KEPT, SERIES_KEPT, ProjectionSettings
 from crashfold.schemas import keys
 from crashfold.schemas.aggregates import FollowGame, FollowStreak, Series
@@ -53,7 +62,7 @@ class SeriesProjection:
         tails, settled = _tails_json(after.state), _settled_json(after.state, kept)
         dropped, known = _counted(before.state, kept), _lengths(before)
         if kept == before.totals.games:  # nothing came late, so those known before are there still
-            after.memo = known - (before.state.tails[ORDINAL] > 0) + _counted(after.state, kept)
+            after.memo = known - (before.state.tails[TAIL_ORDINAL] > 0) + _counted(after.state, kept)
         listed = np.minimum(known, SERIES_KEPT).tolist()
         written: dict[tuple[int, int, int], WriteList] = {}
         for predicate, (name, drop, push) in enumerate(zip(self._names, dropped.tolist(), tails, strict=True)):
@@ -69,8 +78,8 @@ class SeriesProjection:
 
 def _counted(state: Runs, kept: int) -> Ints:
     """Per predicate how many runs there are behind the first `kept` games, the tail included."""
-    runs = settled_since(state, kept)[PREDICATE]
-    found: Ints = np.bincount(runs, minlength=state.tails.shape[1]) + (state.tails[ORDINAL] > 0)
+    runs = settled_since(state, kept)[SETTLED_PREDICATE]
+    found: Ints = np.bincount(runs, minlength=state.tails.shape[1]) + (state.tails[TAIL_ORDINAL] > 0)
     return found
 
 
@@ -89,7 +98,7 @@ def _tails_json(state: Runs) -> list[list[bytes]]:
     end_id, end_time = state.recent.cells[[ID, END_TIME], -1].tolist()
     recent, listed = _follow_games(state.recent.cells), dict[tuple[int, int], list[bytes]]()
     printed: list[list[bytes]] = []
-    places = zip(state.tails[ORDINAL].tolist(), state.tails[STREAK].tolist(), strict=True)
+    places = zip(state.tails[TAIL_ORDINAL].tolist(), state.tails[STREAK].tolist(), strict=True)
     for predicate, tail in enumerate(places):
         if tail not in listed:  # where it opened and how many matches follow say all of a tail
             ordinal, streak = tail
@@ -113,8 +122,8 @@ def _settled_json(state: Runs, kept: int) -> dict[int, list[bytes]]:
     runs, skipped = settled_since(state, kept), state.follow_total - len(state.follow)
     for stop in range(len(runs), 0, -_PRINTED_AT_ONCE):
         rows = runs.part(max(0, stop - _PRINTED_AT_ONCE), stop)
-        first = int(rows[FOLLOW_END][0]) - min(int(rows[STREAK][0]), FOLLOW_GAMES_KEPT)
-        follow = _follow_games(state.follow.part(first - skipped, int(rows[FOLLOW_END][-1]) - skipped).cells)
+        first = int(rows[SETTLED_FOLLOW_END][0]) - min(int(rows[STREAK][0]), FOLLOW_GAMES_KEPT)
+        follow = _follow_games(state.follow.part(first - skipped, int(rows[SETTLED_FOLLOW_END][-1]) - skipped).cells)
         for *run, streak, predicate, _, follow_end in reversed(rows.cells.T.tolist()):
             listed = printed.setdefault(predicate, [])
             if len(listed) < SERIES_KEPT:
