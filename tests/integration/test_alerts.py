@@ -31,7 +31,7 @@ from tests.support import servers
 from tests.support.deployment import PREDICATES, Deployment, Engine, eventually
 from tests.support.prometheus import DEPLOYED, Prometheus, prometheus
 from tests.support.servers import KafkaCluster, RedisServer
-from tests.unit.test_deploy import dashboards_builder
+from tests.unit.project.test_deploy import dashboards_builder
 
 pytestmark = pytest.mark.timeout(600)  # the story is told while the first test is set up
 

@@ -17,7 +17,7 @@ from tests.support import servers
 from tests.support.api_server import ApiServer, api_server
 from tests.support.games import DATA
 from tests.support.own import EXAMPLE, OWN_FLAG, importable
-from tests.unit.test_docs import PAGES, blocks, name_of
+from tests.unit.project.test_docs import PAGES, blocks, name_of
 
 HOST: Final = "http://127.0.0.1:8000"
 LEFT_OUT: Final = "…"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_the_workflow_runs_what_a_change_has_to_pass_on_every_python_that_is_promised() -> None:

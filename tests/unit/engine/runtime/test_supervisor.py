@@ -154,7 +154,7 @@ def test_a_second_signal_ends_the_process_at_once() -> None:
         """
         import os, signal, anyio
         from crashfold.engine.adapters.memory.store import Trouble
-        from tests.unit.runtime import test_supervisor as here
+        from tests.unit.engine.runtime import test_supervisor as here
 
         async def main():
             here.STOP_S = 60

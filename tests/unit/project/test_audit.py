@@ -9,7 +9,7 @@ import pytest
 
 
 def loaded() -> Any:
-    path = Path(__file__).parents[2] / "tools" / "audit.py"
+    path = Path(__file__).parents[3] / "tools" / "audit.py"
     spec = importlib.util.spec_from_file_location("audit", path)
     assert spec is not None
     assert spec.loader is not None

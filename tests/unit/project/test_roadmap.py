@@ -9,7 +9,7 @@ import pytest
 from crashfold.engine.adapters.prometheus.api import ApiMetrics
 from crashfold.engine.adapters.prometheus.engine import Metrics
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DOCS = ROOT / "docs"
 ITEMS = 90
 """Lines of the checklist, and those beyond it: none is left out."""

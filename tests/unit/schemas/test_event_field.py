@@ -12,7 +12,7 @@ from typing import Final
 
 import pytest
 
-ROOT: Final = Path(__file__).parents[2]
+ROOT: Final = Path(__file__).parents[3]
 LAST: Final = "    end_time: Annotated[int, Meta(ge=1, le=TIME_MAX_MS)]\n"
 PLAYERS: Final = "    players: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None\n"
 

@@ -19,7 +19,7 @@ from crashfold.engine.adapters.prometheus.api import ApiMetrics
 from crashfold.engine.adapters.prometheus.engine import Metrics
 from crashfold.engine.settings import load, settings_by_name
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DEPLOY = ROOT / "deploy"
 PROMETHEUS = DEPLOY / "prometheus"
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))

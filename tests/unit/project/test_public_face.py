@@ -2,7 +2,7 @@
 
 `tests/data/public_face.txt` has every public name of the modules that documents and examples import, with the
 signatures of functions and methods and the fields of structs. After a change that is meant:
-`python -m tests.unit.test_public_face`.
+`python -m tests.unit.project.test_public_face`.
 """
 
 import ast
@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
-ROOT: Final = Path(__file__).parents[2]
+ROOT: Final = Path(__file__).parents[3]
 PINNED: Final = ROOT / "tests" / "data" / "public_face.txt"
 PACKAGES: Final = ("crashfold.engine", "crashfold.projections", "crashfold.schemas")
 PAGES: Final = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").rglob("*.py")))
@@ -75,7 +75,7 @@ def signature(value: Any) -> str:
 
 def test_the_public_face_is_the_one_that_is_pinned() -> None:
     pinned, found = PINNED.read_text().splitlines(), list(face())
-    assert found == pinned, "meant? then run `python -m tests.unit.test_public_face`, and tell users in CHANGELOG.md"
+    assert found == pinned, "meant? run `python -m tests.unit.project.test_public_face`, and tell users in CHANGELOG.md"
 
 
 def test_everything_that_a_package_exports_is_there_and_has_a_docstring() -> None:

@@ -14,7 +14,7 @@ from crashfold.projections.games import Bands, Games
 from crashfold.projections.settings import ProjectionSettings
 from crashfold.schemas.game import Game
 
-DATA = Path(__file__).parent.parent / "data"
+DATA = Path(__file__).parents[3] / "data"
 EXAMPLES: list[dict[str, Any]] = [
     msgspec.json.decode(line) for line in (DATA / "api_examples.jsonl").read_bytes().splitlines()
 ]

@@ -22,7 +22,7 @@ from crashfold.schemas.keys import Keys
 from tests.support import failures
 from tests.support.games import sample_games
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PAGES = sorted(
     [
         *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")),
