@@ -202,6 +202,7 @@ async def test_a_server_that_loads_its_data_refuses(new_server: NewServer) -> No
         server._launch()
         try:
             with anyio.fail_after(PATIENCE_S):
+                await anyio.sleep(0.01)  # the client notices that its old connection has ended
                 while not server_listens(server):
                     await anyio.sleep(0.01)
             with pytest.raises(StoreRefused, match="LOADING"):

@@ -4,7 +4,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from threading import Thread
+from threading import Event, Thread
 from types import TracebackType
 from typing import Self
 
@@ -17,7 +17,7 @@ class Proxy:
         self._ends: set[socket.socket] = set()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._threads: list[Thread] = []
-        self._drops_replies = False
+        self._drops_replies_to: bytes | None = None
         self._delay_s = 0.0
 
     def __enter__(self) -> Self:
@@ -50,15 +50,18 @@ class Proxy:
             _end(end)
 
     @contextmanager
-    def dropping_replies(self) -> Iterator[None]:
+    def dropping_replies(self, to: bytes = b"") -> Iterator[None]:
         """Requests arrive and are carried out; no reply comes back. At the end every connection is cut, for what was
-        dropped is missing in the midst of what follows."""
-        self._drops_replies = True
+        dropped is missing in the midst of what follows.
+
+        With `to`, replies come back on each connection until a request with these bytes has passed.
+        """
+        self._drops_replies_to = to
         try:
             yield
         finally:
             self.cut()
-            self._drops_replies = False
+            self._drops_replies_to = None
 
     @contextmanager
     def delaying_replies(self, delay_s: float) -> Iterator[None]:
@@ -69,7 +72,7 @@ class Proxy:
         finally:
             self._delay_s = 0.0
 
-    def _start(self, work: Callable[..., None], *args: socket.socket) -> Thread:
+    def _start(self, work: Callable[..., None], *args: socket.socket | Event) -> Thread:
         thread = Thread(target=work, args=args, daemon=True)
         self._threads.append(thread)
         thread.start()
@@ -85,15 +88,21 @@ class Proxy:
             self._ends |= {near, far}
             for end in (near, far):
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            replies = self._start(self._pass_replies, far, near)
-            _pass_on(near, far)
+            asked = Event()
+            replies = self._start(self._pass_replies, far, near, asked)
+            _pass_on(near, far, lambda data: self._look_at(data, asked))
             replies.join()
             self._ends -= {near, far}
 
-    def _pass_replies(self, far: socket.socket, near: socket.socket) -> None:
+    def _look_at(self, request: bytes, asked: Event) -> bytes:
+        if self._drops_replies_to is not None and self._drops_replies_to in request:
+            asked.set()
+        return request
+
+    def _pass_replies(self, far: socket.socket, near: socket.socket, asked: Event) -> None:
         def passes(data: bytes) -> bytes:
             time.sleep(self._delay_s)
-            return b"" if self._drops_replies else data
+            return b"" if self._drops_replies_to == b"" or asked.is_set() else data
 
         _pass_on(far, near, passes)
 
