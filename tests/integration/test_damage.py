@@ -14,7 +14,7 @@ from crashfold.engine.errors import StateError
 from crashfold.engine.ports import Manifest
 from crashfold.engine.runtime.pacing import EngineLimits
 from tests.support.games import games_at
-from tests.support.line import Deployment
+from tests.support.in_memory import MemoryDeployment
 
 GAMES: Final = tuple(games_at(*(1.0, 2.0, 1.4, 11.0, 3.0) * 9))
 FOLDED: Final = 40
@@ -23,7 +23,7 @@ PREFIXES: Final = {"crash": "test", None: "test:{stream}"}
 Damage = Callable[[Any, Any], object]
 
 
-class OnRedis(Deployment):
+class OnRedis(MemoryDeployment):
     """A deployment whose state is on a server."""
 
     def __init__(self, store: RedisStore, only: str | None) -> None:
@@ -35,7 +35,7 @@ class OnRedis(Deployment):
 
 
 @pytest.fixture(params=["crash", None], ids=["one stream", "many streams"])
-async def deployment(request: pytest.FixtureRequest, redis_url: str) -> AsyncIterator[Deployment]:
+async def deployment(request: pytest.FixtureRequest, redis_url: str) -> AsyncIterator[MemoryDeployment]:
     """Games are folded in some pieces: there is a base, there are blocks, and the window is full."""
     async with RedisStore(redis_url, key_prefix=PREFIXES[request.param]) as store:
         deployment = OnRedis(store, request.param)
@@ -140,7 +140,7 @@ BORNE: Final[dict[str, Damage]] = {
 )
 @pytest.mark.parametrize("name", [*REFUSED, *BORNE])
 async def test_a_damaged_state_is_refused_and_mended_by_a_replay(
-    deployment: Deployment, redis: Redis, name: str
+    deployment: MemoryDeployment, redis: Redis, name: str
 ) -> None:
     start = "test:" if deployment.only else "test:{crash}:"
     version = await deployment.versions()
@@ -187,7 +187,7 @@ async def test_a_damaged_state_is_refused_and_mended_by_a_replay(
     ids=["another type", "no number", "no text", "a field that is no text", "a strange offset", "half of it"],
 )
 async def test_a_spoiled_manifest_is_refused_and_mended_by_a_replay(
-    deployment: Deployment, redis: Redis, damage: Damage
+    deployment: MemoryDeployment, redis: Redis, damage: Damage
 ) -> None:
     (key,) = redis.scan_iter("*:manifest:*")
     damage(redis, key)
@@ -227,7 +227,7 @@ SPOILED: Final[dict[str, Damage]] = {
 @pytest.mark.parametrize("restarted", [False, True], ids=["live", "restarted"])
 @pytest.mark.parametrize("name", SPOILED)
 async def test_a_key_that_lost_elements_is_named_by_the_next_commit_that_writes_it(
-    deployment: Deployment, redis: Redis, name: str, restarted: bool
+    deployment: MemoryDeployment, redis: Redis, name: str, restarted: bool
 ) -> None:
     start = "test:" if deployment.only else "test:{crash}:"
     async with deployment.engine() as engine:

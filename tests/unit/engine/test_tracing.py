@@ -33,7 +33,7 @@ from crashfold.engine.settings import Settings, TracingSettings
 from crashfold.engine.tracing import NullTracer
 from tests.support.api_server import Writer
 from tests.support.games import games_at
-from tests.support.line import Deployment
+from tests.support.in_memory import MemoryDeployment
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 
@@ -62,7 +62,7 @@ def of(exporter: InMemorySpanExporter, name: str) -> list[ReadableSpan]:
 async def test_a_step_is_a_span_with_its_decoding_fold_and_commit_in_it(
     exporter: InMemorySpanExporter, tracer: OtelTracer
 ) -> None:
-    deployment = Deployment()
+    deployment = MemoryDeployment()
     async with MemoryLog(deployment.topic) as log:
         service = deployment.service(log, tracer=tracer)
         await service.step()  # takes nothing in
@@ -80,7 +80,7 @@ async def test_a_step_is_a_span_with_its_decoding_fold_and_commit_in_it(
 async def test_a_commit_is_linked_to_every_step_that_it_makes_lasting(
     exporter: InMemorySpanExporter, tracer: OtelTracer
 ) -> None:
-    deployment = Deployment(commit_s=1.0)
+    deployment = MemoryDeployment(commit_s=1.0)
     deployment.publish(*games_at(*[2.0] * 40))
     async with MemoryLog(deployment.topic) as log:
         service = deployment.service(log, limits=EngineLimits(batch_games_max=5, poll_wait_s=0), tracer=tracer)

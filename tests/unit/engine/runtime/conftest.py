@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.support.line import Deployment
+from tests.support.in_memory import MemoryDeployment
 
 
 @pytest.fixture(params=[None, "crash"], ids=["many streams", "one stream"])
-def deployment(request: pytest.FixtureRequest) -> Deployment:
-    return Deployment(only=request.param)
+def deployment(request: pytest.FixtureRequest) -> MemoryDeployment:
+    return MemoryDeployment(only=request.param)

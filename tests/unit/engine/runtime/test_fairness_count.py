@@ -13,7 +13,7 @@ from crashfold.schemas.chain import chain_of_games
 from crashfold.schemas.fairness import RuleBook, crash_point
 from crashfold.schemas.game import Game
 from tests.support.games import game
-from tests.support.line import GAMES, Deployment
+from tests.support.in_memory import GAMES, MemoryDeployment
 
 
 def unfair_games() -> tuple[Sequence[Game], int]:
@@ -34,7 +34,7 @@ def _point(digits: str) -> float:
 
 @pytest.mark.parametrize(("rejects", "folded"), [(False, 20), (True, 19)])
 async def test_unfair_games_are_counted_once_or_rejected(rejects: bool, folded: int) -> None:
-    deployment = Deployment(fairness=FairnessCheck(RuleBook(), rejects=rejects))
+    deployment = MemoryDeployment(fairness=FairnessCheck(RuleBook(), rejects=rejects))
     games, wrong = unfair_games()
     deployment.publish(*games, *games)
     async with deployment.engine() as engine:
@@ -53,7 +53,7 @@ async def test_unfair_games_are_counted_once_or_rejected(rejects: bool, folded: 
 
 
 async def test_without_a_check_nothing_is_counted() -> None:
-    deployment = Deployment()
+    deployment = MemoryDeployment()
     deployment.publish(*unfair_games()[0])
     async with deployment.engine() as engine:
         await deployment.catch_up(engine)
@@ -62,7 +62,7 @@ async def test_without_a_check_nothing_is_counted() -> None:
 
 
 async def test_a_rule_that_rejects_makes_another_state_and_one_that_counts_does_not() -> None:
-    deployment = Deployment()
+    deployment = MemoryDeployment()
     deployment.publish(*GAMES[:5])
     await deployment.run()
     deployment.fairness = FairnessCheck(RuleBook(), rejects=False)

@@ -2,10 +2,10 @@
 
 from crashfold.engine.adapters.memory.store import MemoryStore, Trouble
 from crashfold.engine.runtime.pacing import EngineLimits
-from tests.support.line import GAMES, Deployment
+from tests.support.in_memory import GAMES, MemoryDeployment
 
 
-async def test_every_game_is_folded_once_whatever_the_batches(deployment: Deployment) -> None:
+async def test_every_game_is_folded_once_whatever_the_batches(deployment: MemoryDeployment) -> None:
     deployment.publish(*GAMES)
     for size in (1, 3, 7, 1000):
         await deployment.run(limits=EngineLimits(batch_games_max=size, poll_wait_s=0))
@@ -15,7 +15,7 @@ async def test_every_game_is_folded_once_whatever_the_batches(deployment: Deploy
     await deployment.check()
 
 
-async def test_a_restart_goes_on_where_the_last_commit_was(deployment: Deployment) -> None:
+async def test_a_restart_goes_on_where_the_last_commit_was(deployment: MemoryDeployment) -> None:
     for start in range(0, len(GAMES), 9):
         deployment.publish(*GAMES[start : start + 9])
         await deployment.run()
@@ -27,7 +27,7 @@ async def test_a_restart_goes_on_where_the_last_commit_was(deployment: Deploymen
 
 
 async def test_a_partition_of_many_streams_is_committed_stream_by_stream() -> None:
-    deployment = Deployment(2)
+    deployment = MemoryDeployment(2)
     for number, stream in enumerate(("a", "b", "c", "d")):
         deployment.publish(*GAMES[: 10 + number], stream=stream, partition=number % 2)
     async with deployment.engine() as one, deployment.engine() as other:
@@ -39,7 +39,7 @@ async def test_a_partition_of_many_streams_is_committed_stream_by_stream() -> No
 
 
 async def test_many_streams_are_committed_some_at_a_time() -> None:
-    deployment = Deployment()
+    deployment = MemoryDeployment()
     names = [f"table-{number}" for number in range(11)]
     for name in names:
         deployment.publish(*GAMES[:3], stream=name)

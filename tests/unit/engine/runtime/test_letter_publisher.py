@@ -5,10 +5,10 @@ import anyio.lowlevel
 import msgspec
 
 from crashfold.schemas.game import encode
-from tests.support.line import GAMES, Deployment, steps
+from tests.support.in_memory import GAMES, MemoryDeployment, steps
 
 
-async def test_bad_records_are_dead_letters_and_the_checkpoint_passes_them(deployment: Deployment) -> None:
+async def test_bad_records_are_dead_letters_and_the_checkpoint_passes_them(deployment: MemoryDeployment) -> None:
     deployment.publish(GAMES[0])
     deployment.topic.append(b"no game")
     deployment.topic.append(encode(GAMES[1]), key=b"no name")
@@ -20,7 +20,7 @@ async def test_bad_records_are_dead_letters_and_the_checkpoint_passes_them(deplo
 
 
 async def test_a_topic_of_garbage_is_passed_once() -> None:
-    deployment = Deployment()
+    deployment = MemoryDeployment()
     for _ in range(12):
         deployment.topic.append(None, key=b"no name")
     await deployment.run()
@@ -31,7 +31,7 @@ async def test_a_topic_of_garbage_is_passed_once() -> None:
 
 
 async def test_records_of_another_stream_are_passed_by_the_only_one_s_checkpoint() -> None:
-    deployment = Deployment(only="a")
+    deployment = MemoryDeployment(only="a")
     deployment.publish(GAMES[0], stream="a")
     deployment.publish(*GAMES[:9], stream="b")
     await deployment.run()
@@ -40,7 +40,7 @@ async def test_records_of_another_stream_are_passed_by_the_only_one_s_checkpoint
     assert await deployment.store.load("b") is None
 
 
-async def test_nothing_is_committed_before_its_dead_letters_are_handed_over(deployment: Deployment) -> None:
+async def test_nothing_is_committed_before_its_dead_letters_are_handed_over(deployment: MemoryDeployment) -> None:
     deployment.publish(GAMES[0])
     deployment.topic.append(b"no game")
     async with deployment.engine() as engine:

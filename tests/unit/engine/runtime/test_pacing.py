@@ -6,15 +6,15 @@ import pytest
 
 from crashfold.engine.ports import Polled
 from crashfold.engine.runtime.pacing import COMMITTED_AT_LEAST_EVERY_S, FOLDING_PER_COMMIT, EngineLimits
-from tests.support.line import GAMES, Deployment, steps
+from tests.support.in_memory import GAMES, MemoryDeployment, steps
 
 TURNS = 4
 """So many turns, of a second each, a commit is worth that takes `COMMIT_S`."""
 COMMIT_S = TURNS / FOLDING_PER_COMMIT
 
 
-async def test_far_behind_a_commit_waits_until_it_is_worth_its_time(deployment: Deployment) -> None:
-    deployment = Deployment(only=deployment.only, commit_s=COMMIT_S)
+async def test_far_behind_a_commit_waits_until_it_is_worth_its_time(deployment: MemoryDeployment) -> None:
+    deployment = MemoryDeployment(only=deployment.only, commit_s=COMMIT_S)
     deployment.publish(*GAMES)
     await deployment.run(limits=EngineLimits(batch_games_max=2, poll_wait_s=0))
     batches = len(GAMES) // 2
@@ -22,8 +22,8 @@ async def test_far_behind_a_commit_waits_until_it_is_worth_its_time(deployment: 
     await deployment.check()
 
 
-async def test_far_behind_a_commit_does_not_wait_longer_than_a_reader_should(deployment: Deployment) -> None:
-    deployment = Deployment(only=deployment.only, commit_s=100.0)
+async def test_far_behind_a_commit_does_not_wait_longer_than_a_reader_should(deployment: MemoryDeployment) -> None:
+    deployment = MemoryDeployment(only=deployment.only, commit_s=100.0)
     deployment.publish(*GAMES)
     async with deployment.engine(limits=EngineLimits(batch_games_max=1, poll_wait_s=0)) as engine:
         seen = set()
@@ -33,8 +33,8 @@ async def test_far_behind_a_commit_does_not_wait_longer_than_a_reader_should(dep
     assert max(later - earlier for earlier, later in pairwise(sorted(seen))) <= COMMITTED_AT_LEAST_EVERY_S + 1
 
 
-async def test_far_behind_a_commit_does_not_become_larger_than_redis_takes(deployment: Deployment) -> None:
-    deployment = Deployment(only=deployment.only, commit_s=100.0)
+async def test_far_behind_a_commit_does_not_become_larger_than_redis_takes(deployment: MemoryDeployment) -> None:
+    deployment = MemoryDeployment(only=deployment.only, commit_s=100.0)
     deployment.publish(*GAMES)
     seen = {0}
     async with deployment.engine(limits=EngineLimits(batch_games_max=2, poll_wait_s=0, commit_games_max=4)) as engine:
@@ -45,10 +45,10 @@ async def test_far_behind_a_commit_does_not_become_larger_than_redis_takes(deplo
 
 
 async def test_the_rest_of_a_fetch_is_not_taken_for_caught_up(
-    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+    deployment: MemoryDeployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A fetch of 7 records becomes polls of 5 and 2, and the next fetch is not there yet when those are taken."""
-    deployment = Deployment(only=deployment.only, commit_s=COMMIT_S)
+    deployment = MemoryDeployment(only=deployment.only, commit_s=COMMIT_S)
     deployment.publish(*GAMES)
     turns = left = 0
     async with deployment.engine(limits=EngineLimits(batch_games_max=5, poll_wait_s=0.01)) as engine:
@@ -73,8 +73,8 @@ async def test_the_rest_of_a_fetch_is_not_taken_for_caught_up(
     await deployment.check()
 
 
-async def test_the_rest_of_a_fetch_behind_which_is_nothing_is_committed_at_once(deployment: Deployment) -> None:
-    deployment = Deployment(only=deployment.only, commit_s=100.0)
+async def test_the_rest_of_a_fetch_behind_which_is_nothing_is_committed_at_once(deployment: MemoryDeployment) -> None:
+    deployment = MemoryDeployment(only=deployment.only, commit_s=100.0)
     deployment.publish(*GAMES[:7])
     async with deployment.engine(limits=EngineLimits(batch_games_max=5, poll_wait_s=0)) as engine:
         while engine.service.folded_to.get(0) != 7:

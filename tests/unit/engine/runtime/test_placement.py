@@ -21,11 +21,11 @@ from crashfold.engine.runtime.pacing import EngineLimits
 from crashfold.engine.runtime.rebuild import RebuildRequest
 from crashfold.schemas.game import encode
 from tests.support.games import SMALL, game, games_at
-from tests.support.line import GAMES, Deployment, Engine, steps
+from tests.support.in_memory import GAMES, MemoryDeployment, MemoryEngine, steps
 
 
 async def test_what_was_folded_is_committed_before_the_engine_asks_whether_the_rest_is_gone() -> None:
-    deployment = Deployment(commit_s=1.0)
+    deployment = MemoryDeployment(commit_s=1.0)
     deployment.publish(*GAMES)
     async with deployment.engine(limits=EngineLimits(batch_games_max=2, poll_wait_s=0), accept_gap=True) as engine:
         while engine.service.folded_to == engine.service.next_offsets:
@@ -36,7 +36,7 @@ async def test_what_was_folded_is_committed_before_the_engine_asks_whether_the_r
     assert await deployment.games() == len(GAMES) - 2
 
 
-async def test_an_emptied_store_is_filled_from_the_start_of_the_topic(deployment: Deployment) -> None:
+async def test_an_emptied_store_is_filled_from_the_start_of_the_topic(deployment: MemoryDeployment) -> None:
     async with deployment.engine() as engine:
         deployment.publish(*GAMES[:20])
         await deployment.catch_up(engine)
@@ -51,7 +51,7 @@ async def test_an_emptied_store_is_filled_from_the_start_of_the_topic(deployment
 
 @pytest.mark.parametrize("emptied_after", range(40))
 async def test_a_store_emptied_while_a_partition_is_gained_is_filled_too(
-    deployment: Deployment, emptied_after: int
+    deployment: MemoryDeployment, emptied_after: int
 ) -> None:
     deployment.publish(*GAMES[:20])
     await deployment.run()
@@ -68,7 +68,7 @@ async def test_a_store_emptied_while_a_partition_is_gained_is_filled_too(
 
 
 @pytest.mark.parametrize("more", [0, 7])
-async def test_a_rebuild_that_is_swapped_in_is_taken_up(deployment: Deployment, more: int) -> None:
+async def test_a_rebuild_that_is_swapped_in_is_taken_up(deployment: MemoryDeployment, more: int) -> None:
     """With no record in between, the rebuilt checkpoint has the same offset and another generation."""
     deployment.publish(*GAMES[:20])
     async with deployment.engine() as engine:
@@ -87,7 +87,7 @@ async def test_a_rebuild_that_is_swapped_in_is_taken_up(deployment: Deployment, 
 
 
 async def test_records_that_retention_removed_stop_the_engine_unless_they_are_done_without(
-    deployment: Deployment,
+    deployment: MemoryDeployment,
 ) -> None:
     deployment.publish(*GAMES[:10])
     await deployment.run()
@@ -103,7 +103,7 @@ async def test_records_that_retention_removed_stop_the_engine_unless_they_are_do
     assert await deployment.games() == 35
 
 
-async def test_a_gap_is_accepted_once_though_nothing_comes_after_it(deployment: Deployment) -> None:
+async def test_a_gap_is_accepted_once_though_nothing_comes_after_it(deployment: MemoryDeployment) -> None:
     deployment.publish(*GAMES[:10])
     await deployment.run()
     deployment.publish(*GAMES[10:20])
@@ -115,7 +115,7 @@ async def test_a_gap_is_accepted_once_though_nothing_comes_after_it(deployment: 
     assert await deployment.games() == 30
 
 
-async def test_what_retention_removed_after_it_was_read_is_no_loss(deployment: Deployment) -> None:
+async def test_what_retention_removed_after_it_was_read_is_no_loss(deployment: MemoryDeployment) -> None:
     deployment.publish(*GAMES[:20])
     await deployment.run()
     deployment.topic.truncate_before(20)
@@ -124,7 +124,7 @@ async def test_what_retention_removed_after_it_was_read_is_no_loss(deployment: D
     assert await deployment.games() == len(GAMES)
 
 
-async def test_retention_that_overtakes_a_running_engine_stops_it(deployment: Deployment) -> None:
+async def test_retention_that_overtakes_a_running_engine_stops_it(deployment: MemoryDeployment) -> None:
     deployment.publish(*GAMES)
     async with deployment.engine() as engine:
         await steps(engine, 3)
@@ -137,7 +137,7 @@ async def test_retention_that_overtakes_a_running_engine_stops_it(deployment: De
     assert await deployment.games() == folded + len(GAMES) - 30
 
 
-async def test_a_running_engine_does_without_what_it_may(deployment: Deployment) -> None:
+async def test_a_running_engine_does_without_what_it_may(deployment: MemoryDeployment) -> None:
     deployment.publish(*GAMES)
     async with deployment.engine(accept_gap=True) as engine:
         await steps(engine, 3)
@@ -157,7 +157,7 @@ ANEW: Final = {
 
 
 @pytest.mark.parametrize("anew", ANEW)
-async def test_a_recreated_topic_stops_the_engine(deployment: Deployment, anew: str) -> None:
+async def test_a_recreated_topic_stops_the_engine(deployment: MemoryDeployment, anew: str) -> None:
     deployment.publish(*GAMES[:20])
     await deployment.run()
     deployment.topic.recreate()
@@ -168,7 +168,9 @@ async def test_a_recreated_topic_stops_the_engine(deployment: Deployment, anew: 
 
 
 @pytest.mark.parametrize("anew", ANEW)
-async def test_a_topic_that_is_recreated_under_a_running_engine_stops_it(deployment: Deployment, anew: str) -> None:
+async def test_a_topic_that_is_recreated_under_a_running_engine_stops_it(
+    deployment: MemoryDeployment, anew: str
+) -> None:
     async with deployment.engine() as engine:
         deployment.publish(*GAMES[:20])
         await deployment.catch_up(engine)
@@ -181,7 +183,7 @@ async def test_a_topic_that_is_recreated_under_a_running_engine_stops_it(deploym
 
 @pytest.mark.parametrize("anew", ANEW)
 async def test_a_topic_that_is_recreated_under_an_engine_that_is_behind_stops_it(
-    deployment: Deployment, anew: str
+    deployment: MemoryDeployment, anew: str
 ) -> None:
     """It holds records ahead, of the old topic; none of the new one may get into a commit with them."""
     deployment.publish(*GAMES[:20])
@@ -202,7 +204,7 @@ async def test_a_topic_that_is_recreated_under_an_engine_that_is_behind_stops_it
 
 @pytest.mark.parametrize("anew", ["more", "the same and more"])
 async def test_a_running_engine_goes_on_with_a_recreated_topic_when_the_operator_says_so(anew: str) -> None:
-    deployment = Deployment()
+    deployment = MemoryDeployment()
     async with deployment.engine(accept_gap=True) as engine:
         deployment.publish(*GAMES[:20], stream="a")
         deployment.publish(*GAMES[:20], stream="idle")
@@ -220,7 +222,7 @@ async def test_a_running_engine_goes_on_with_a_recreated_topic_when_the_operator
 
 
 @pytest.mark.parametrize("records", [0, 5, 20])
-async def test_the_state_of_a_recreated_topic_may_be_kept(deployment: Deployment, records: int) -> None:
+async def test_the_state_of_a_recreated_topic_may_be_kept(deployment: MemoryDeployment, records: int) -> None:
     deployment.publish(*GAMES[:20])
     await deployment.run()
     before = await deployment.checkpoint()
@@ -239,7 +241,7 @@ async def test_the_state_of_a_recreated_topic_may_be_kept(deployment: Deployment
 
 
 async def test_a_stream_whose_keys_are_gone_is_rebuilt_from_what_it_had() -> None:
-    deployment = Deployment()
+    deployment = MemoryDeployment()
     deployment.publish(*GAMES[:10], stream="a")
     deployment.publish(*GAMES[:10], stream="b")
     await deployment.run()
@@ -254,7 +256,7 @@ async def test_a_stream_whose_keys_are_gone_is_rebuilt_from_what_it_had() -> Non
 async def test_a_stream_whose_keys_are_gone_and_of_which_retention_removed_records_stops_the_engine(
     gone: tuple[str, ...], is_live: bool
 ) -> None:
-    deployment = Deployment()
+    deployment = MemoryDeployment()
     deployment.publish(*GAMES[:10], stream="a")
     deployment.publish(*GAMES[:10], stream="b")
     message = r"retention removed offsets 0 to 4 of games/0, and stream a, whose keys are gone .*--accept-gap"
@@ -278,7 +280,7 @@ async def test_a_stream_whose_keys_are_gone_and_of_which_retention_removed_recor
 
 
 async def test_an_engine_that_ends_because_of_a_gap_does_not_hide_it_from_the_next() -> None:
-    deployment = Deployment()
+    deployment = MemoryDeployment()
     deployment.publish(*GAMES[:10], stream="a")
     deployment.publish(*GAMES[:5], stream="b")
     async with deployment.engine() as engine:
@@ -304,10 +306,10 @@ async def test_an_engine_that_ends_because_of_a_gap_does_not_hide_it_from_the_ne
 @pytest.mark.parametrize("is_gone", [False, True])
 async def test_a_stream_that_another_engine_left_behind_a_gap_is_not_taken_for_complete(is_gone: bool) -> None:
     """It was met by an engine that was late with its first commit, after this one had begun behind those records."""
-    late = Deployment()
+    late = MemoryDeployment()
     late.publish(*GAMES[:3], stream="a")
     await late.run()
-    deployment = Deployment()
+    deployment = MemoryDeployment()
     deployment.publish(*GAMES[:10], stream="a")
     deployment.publish(*GAMES[:5], stream="b")
     deployment.topic.truncate_before(10 if is_gone else 0)
@@ -332,7 +334,7 @@ async def test_a_stream_that_another_engine_left_behind_a_gap_is_not_taken_for_c
 
 
 async def test_the_loss_of_a_stream_of_which_nothing_is_left_is_accepted_once() -> None:
-    deployment = Deployment()
+    deployment = MemoryDeployment()
     deployment.publish(*GAMES[:10], stream="a")
     deployment.publish(*GAMES[:10], stream="b")
     await deployment.run()
@@ -346,7 +348,7 @@ async def test_the_loss_of_a_stream_of_which_nothing_is_left_is_accepted_once() 
 
 
 async def test_a_stream_whose_keys_are_gone_and_that_had_games_of_an_earlier_topic_stops_the_engine() -> None:
-    deployment = Deployment()
+    deployment = MemoryDeployment()
     deployment.publish(*GAMES[:10], stream="a")
     await deployment.run()
     deployment.topic.recreate()
@@ -357,7 +359,7 @@ async def test_a_stream_whose_keys_are_gone_and_that_had_games_of_an_earlier_top
         await deployment.run()
 
 
-async def test_a_compacted_topic_stops_the_engine_unless_that_is_accepted(deployment: Deployment) -> None:
+async def test_a_compacted_topic_stops_the_engine_unless_that_is_accepted(deployment: MemoryDeployment) -> None:
     deployment.publish(*GAMES)
     deployment.topic.is_compacted = True
     for refused in (deployment.run, deployment.rebuild):
@@ -370,7 +372,7 @@ async def test_a_compacted_topic_stops_the_engine_unless_that_is_accepted(deploy
 
 
 async def test_a_stream_on_a_second_partition_stops_the_engine() -> None:
-    deployment = Deployment(2)
+    deployment = MemoryDeployment(2)
     deployment.publish(*GAMES[:10], partition=0)
     await deployment.run()
     deployment.publish(*GAMES[10:], partition=1)
@@ -380,7 +382,7 @@ async def test_a_stream_on_a_second_partition_stops_the_engine() -> None:
 
 
 async def test_a_new_stream_on_two_partitions_of_two_engines_stops_one_of_them() -> None:
-    deployment = Deployment(2)
+    deployment = MemoryDeployment(2)
     async with deployment.engine() as one, deployment.engine() as other:
         await steps(one, 2)
         await steps(other, 2)
@@ -388,7 +390,7 @@ async def test_a_new_stream_on_two_partitions_of_two_engines_stops_one_of_them()
         deployment.publish(*GAMES[:10], partition=1)
         stopped = []
 
-        async def run(engine: Engine) -> None:
+        async def run(engine: MemoryEngine) -> None:
             try:
                 await steps(engine, 6)
             except StreamMoved:
@@ -401,7 +403,7 @@ async def test_a_new_stream_on_two_partitions_of_two_engines_stops_one_of_them()
     assert await deployment.games() == 10
 
 
-async def test_a_state_of_other_settings_is_refused_before_anything_is_read(deployment: Deployment) -> None:
+async def test_a_state_of_other_settings_is_refused_before_anything_is_read(deployment: MemoryDeployment) -> None:
     deployment.publish(*GAMES[:10])
     await deployment.run()
     deployment.settings = msgspec.structs.replace(SMALL, min=(1.5, 4))
@@ -411,7 +413,7 @@ async def test_a_state_of_other_settings_is_refused_before_anything_is_read(depl
 
 
 async def test_a_running_engine_stops_when_a_rebuild_with_other_settings_is_swapped_in(
-    deployment: Deployment,
+    deployment: MemoryDeployment,
 ) -> None:
     async with deployment.engine() as engine:
         deployment.publish(*GAMES[:10])
@@ -426,7 +428,7 @@ async def test_a_running_engine_stops_when_a_rebuild_with_other_settings_is_swap
 
 
 async def test_the_state_of_another_topic_is_refused() -> None:
-    deployment = Deployment(only="crash")
+    deployment = MemoryDeployment(only="crash")
     deployment.publish(*GAMES[:10])
     await deployment.run()
     deployment.topic.name = "others"
@@ -434,7 +436,7 @@ async def test_the_state_of_another_topic_is_refused() -> None:
         await deployment.run()
 
 
-async def test_a_store_that_fails_back_to_a_topic_that_is_gone_is_refused(deployment: Deployment) -> None:
+async def test_a_store_that_fails_back_to_a_topic_that_is_gone_is_refused(deployment: MemoryDeployment) -> None:
     """The engine has begun a topic made anew on an empty store; then the store has the old topic's state again."""
     deployment.publish(*games_at(*[2.0] * 5))
     await deployment.run()
@@ -458,7 +460,7 @@ async def test_a_store_that_fails_back_to_a_topic_that_is_gone_is_refused(deploy
 
 
 async def test_a_start_loads_the_state_of_a_stream_once(
-    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+    deployment: MemoryDeployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deployment.publish(*GAMES[:20])
     await deployment.run()

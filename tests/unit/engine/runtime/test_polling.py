@@ -5,11 +5,11 @@ import anyio.lowlevel
 
 from crashfold.engine.runtime.pacing import FLOOD_RECORDS, EngineLimits
 from tests.support.games import game
-from tests.support.line import GAMES, Deployment, steps
+from tests.support.in_memory import GAMES, MemoryDeployment, steps
 
 
 async def test_a_partition_full_of_junk_does_not_hold_up_the_others() -> None:
-    deployment = Deployment(partitions=2)
+    deployment = MemoryDeployment(partitions=2)
     async with deployment.engine(limits=EngineLimits(poll_wait_s=0)) as engine:
         deployment.topic.extend([b"junk"] * 30_000, key=b"a", partition=0)
         sizes = list[int]()
@@ -25,7 +25,7 @@ async def test_a_partition_full_of_junk_does_not_hold_up_the_others() -> None:
 
 
 async def test_a_step_that_lingers_makes_one_batch_of_what_comes_meanwhile() -> None:
-    deployment = Deployment()
+    deployment = MemoryDeployment()
     async with deployment.engine(limits=EngineLimits(batch_games_max=100, linger_ms=50, poll_wait_s=0)) as engine:
         await steps(engine, 2)
         deployment.publish(GAMES[0])
@@ -39,7 +39,7 @@ async def test_a_step_that_lingers_makes_one_batch_of_what_comes_meanwhile() -> 
 
 
 async def test_what_came_during_a_commit_is_in_the_next_one() -> None:
-    deployment = Deployment()
+    deployment = MemoryDeployment()
     async with deployment.engine(limits=EngineLimits(batch_games_max=100, poll_wait_s=0)) as engine:
         await steps(engine, 2)
         deployment.publish(GAMES[0])

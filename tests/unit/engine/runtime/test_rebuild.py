@@ -22,17 +22,17 @@ from crashfold.engine.runtime.pacing import EngineLimits
 from crashfold.engine.runtime.rebuild import Progress, RebuildRequest, Rebuilt
 from crashfold.schemas.game import encode
 from tests.support.games import SMALL, game, games_at
-from tests.support.line import Deployment
+from tests.support.in_memory import MemoryDeployment
 
 GAMES = tuple(games_at(*(1.0, 2.0, 1.4, 11.0, 3.0) * 8))
 
 
 @pytest.fixture(params=[None, "crash"], ids=["many streams", "one stream"])
-def deployment(request: pytest.FixtureRequest) -> Deployment:
-    return Deployment(only=request.param)
+def deployment(request: pytest.FixtureRequest) -> MemoryDeployment:
+    return MemoryDeployment(only=request.param)
 
 
-async def test_the_rebuilt_state_is_the_live_one_in_every_key(deployment: Deployment) -> None:
+async def test_the_rebuilt_state_is_the_live_one_in_every_key(deployment: MemoryDeployment) -> None:
     deployment.publish(*GAMES[:30], *GAMES[10:25], *reversed(GAMES[25:]))
     await deployment.run(limits=EngineLimits(batch_games_max=3, poll_wait_s=0))
     live = await deployment.store.read_model("crash")
@@ -46,7 +46,7 @@ async def test_the_rebuilt_state_is_the_live_one_in_every_key(deployment: Deploy
     await deployment.check()
 
 
-async def test_a_topic_nobody_has_read_can_be_rebuilt(deployment: Deployment) -> None:
+async def test_a_topic_nobody_has_read_can_be_rebuilt(deployment: MemoryDeployment) -> None:
     deployment.publish(*GAMES)
     report = await deployment.rebuild()
     assert [(one.games, one.version) for one in report.streams] == [(len(GAMES), 2)]
@@ -55,7 +55,7 @@ async def test_a_topic_nobody_has_read_can_be_rebuilt(deployment: Deployment) ->
 
 
 async def test_streams_that_no_engine_has_met_are_known_once_they_are_rebuilt() -> None:
-    deployment = Deployment(only=None)
+    deployment = MemoryDeployment(only=None)
     deployment.publish(*GAMES)
     deployment.publish(*GAMES[:5], stream="other")
     await deployment.rebuild()
@@ -68,7 +68,7 @@ async def test_streams_that_no_engine_has_met_are_known_once_they_are_rebuilt() 
 
 
 async def test_what_no_engine_has_passed_is_handed_over_and_nothing_else() -> None:
-    deployment = Deployment(only="crash")
+    deployment = MemoryDeployment(only="crash")
     deployment.topic.append(b"no game")
     deployment.publish(GAMES[0])
     await deployment.run()
@@ -84,7 +84,7 @@ async def test_what_no_engine_has_passed_is_handed_over_and_nothing_else() -> No
 
 
 async def test_a_stream_that_is_stored_as_it_is_printed_is_the_same(
-    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+    deployment: MemoryDeployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(folder, "UNFOLDED_GAMES", len(GAMES))
     deployment.publish(*GAMES)
@@ -92,7 +92,7 @@ async def test_a_stream_that_is_stored_as_it_is_printed_is_the_same(
     await deployment.check()
 
 
-async def test_a_dry_run_changes_nothing(deployment: Deployment) -> None:
+async def test_a_dry_run_changes_nothing(deployment: MemoryDeployment) -> None:
     deployment.publish(*GAMES[:20])
     await deployment.run()
     deployment.publish(*GAMES[20:])
@@ -103,7 +103,7 @@ async def test_a_dry_run_changes_nothing(deployment: Deployment) -> None:
 
 
 async def test_only_the_stream_that_was_asked_for_is_rebuilt() -> None:
-    deployment = Deployment(2)
+    deployment = MemoryDeployment(2)
     for number, stream in enumerate("abc"):
         deployment.publish(*GAMES, stream=stream, partition=number % 2)
     async with deployment.engine() as engine:
@@ -119,13 +119,15 @@ async def test_only_the_stream_that_was_asked_for_is_rebuilt() -> None:
 
 
 async def test_where_there_is_one_stream_no_other_can_be_asked_for() -> None:
-    deployment = Deployment(only="a")
+    deployment = MemoryDeployment(only="a")
     deployment.publish(*GAMES, stream="a")
     with pytest.raises(ConfigurationError, match="of the stream a alone"):
         await deployment.rebuild(RebuildRequest(stream="b"))
 
 
-async def test_a_state_can_be_put_back_to_an_offset_and_the_engine_goes_on_from_there(deployment: Deployment) -> None:
+async def test_a_state_can_be_put_back_to_an_offset_and_the_engine_goes_on_from_there(
+    deployment: MemoryDeployment,
+) -> None:
     deployment.publish(*GAMES)
     async with deployment.engine() as engine:
         await deployment.catch_up(engine)
@@ -141,7 +143,7 @@ async def test_a_state_can_be_put_back_to_an_offset_and_the_engine_goes_on_from_
 
 
 async def test_an_offset_needs_a_stream_where_there_are_several_partitions() -> None:
-    deployment = Deployment(2)
+    deployment = MemoryDeployment(2)
     deployment.publish(*GAMES, stream="a")
     with pytest.raises(ConfigurationError, match="--stream"):
         await deployment.rebuild(RebuildRequest(to_offset=3))
@@ -151,7 +153,7 @@ async def test_an_offset_needs_a_stream_where_there_are_several_partitions() -> 
 
 async def test_a_live_engine_whose_checkpoint_is_beyond_the_last_record_is_overtaken() -> None:
     """The live batches end elsewhere than those of the rebuild, so its checkpoint of an idle stream is further."""
-    deployment = Deployment()
+    deployment = MemoryDeployment()
     deployment.publish(*GAMES[:5], stream="idle")
     deployment.publish(*GAMES, stream="busy")
     deployment.topic.skip(3)
@@ -161,7 +163,7 @@ async def test_a_live_engine_whose_checkpoint_is_beyond_the_last_record_is_overt
     assert [(one.stream, one.next_offset) for one in report.streams] == [("busy", 48), ("idle", 48)]
 
 
-async def test_a_busy_live_engine_is_overtaken(deployment: Deployment) -> None:
+async def test_a_busy_live_engine_is_overtaken(deployment: MemoryDeployment) -> None:
     deployment.publish(*GAMES[:20])
     async with deployment.engine() as engine, anyio.create_task_group() as tasks:
         await deployment.catch_up(engine)
@@ -180,7 +182,7 @@ async def test_a_busy_live_engine_is_overtaken(deployment: Deployment) -> None:
 
 @pytest.mark.parametrize("killed_after", range(0, 60, 2))
 async def test_a_rebuild_that_was_killed_has_changed_nothing_or_is_done(
-    deployment: Deployment, killed_after: int
+    deployment: MemoryDeployment, killed_after: int
 ) -> None:
     deployment.publish(*GAMES)
     await deployment.run()
@@ -201,7 +203,7 @@ async def test_a_rebuild_that_was_killed_has_changed_nothing_or_is_done(
 
 @pytest.mark.parametrize("method", ["load", "commit", "promote", "clear", "positions"])
 @pytest.mark.parametrize("trouble", Trouble)
-async def test_a_call_that_fails_is_made_again(deployment: Deployment, trouble: Trouble, method: str) -> None:
+async def test_a_call_that_fails_is_made_again(deployment: MemoryDeployment, trouble: Trouble, method: str) -> None:
     deployment.publish(*GAMES)
     deployment.topic.append(b"no game")
     await deployment.run()
@@ -212,7 +214,9 @@ async def test_a_call_that_fails_is_made_again(deployment: Deployment, trouble: 
     await deployment.check()
 
 
-async def test_two_rebuilds_of_a_stream_do_not_mix(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_two_rebuilds_of_a_stream_do_not_mix(
+    deployment: MemoryDeployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(rebuild, "BATCH_GAMES", 5)
     deployment.publish(*GAMES)
     done = []
@@ -231,7 +235,7 @@ async def test_two_rebuilds_of_a_stream_do_not_mix(deployment: Deployment, monke
 
 async def test_memory_is_bounded_however_many_streams_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rebuild, "BATCH_GAMES", 10)
-    deployment = Deployment()
+    deployment = MemoryDeployment()
     names = [f"s{number}" for number in range(12)]
     for start in range(0, 40, 10):
         for name in names:
@@ -254,7 +258,7 @@ async def test_memory_is_bounded_however_many_streams_there_are(monkeypatch: pyt
     await deployment.check(*names)
 
 
-async def test_progress_is_told_while_nothing_comes_too(deployment: Deployment) -> None:
+async def test_progress_is_told_while_nothing_comes_too(deployment: MemoryDeployment) -> None:
     deployment.publish(*GAMES)
     told: list[Progress] = []
     async with anyio.create_task_group() as tasks:
@@ -275,7 +279,7 @@ async def test_progress_is_told_while_nothing_comes_too(deployment: Deployment) 
 
 
 async def test_partitions_that_are_lost_and_gained_meanwhile_are_read_on(
-    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+    deployment: MemoryDeployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a client does that had to connect anew."""
     monkeypatch.setattr(rebuild, "BATCH_GAMES", 5)
@@ -302,7 +306,7 @@ async def test_partitions_that_are_lost_and_gained_meanwhile_are_read_on(
     await deployment.check()
 
 
-async def test_a_state_that_would_lose_games_is_not_swapped_in_unasked(deployment: Deployment) -> None:
+async def test_a_state_that_would_lose_games_is_not_swapped_in_unasked(deployment: MemoryDeployment) -> None:
     deployment.publish(*GAMES)
     await deployment.run()
     deployment.topic.truncate_before(30)
@@ -314,7 +318,7 @@ async def test_a_state_that_would_lose_games_is_not_swapped_in_unasked(deploymen
     await deployment.check()
 
 
-async def test_nor_is_one_from_which_compaction_took_records(deployment: Deployment) -> None:
+async def test_nor_is_one_from_which_compaction_took_records(deployment: MemoryDeployment) -> None:
     deployment.publish(*GAMES)
     await deployment.run()
     before = deployment.store.snapshot()
@@ -329,7 +333,7 @@ async def test_nor_is_one_from_which_compaction_took_records(deployment: Deploym
 
 
 @pytest.mark.parametrize("position", [1, 19, 20, 21])
-async def test_games_are_compared_where_the_live_state_stands(deployment: Deployment, position: int) -> None:
+async def test_games_are_compared_where_the_live_state_stands(deployment: MemoryDeployment, position: int) -> None:
     """The live engine is behind: the rebuild has more games in all, and yet lacks one that the live state has."""
     deployment.publish(*GAMES[:20])
     await deployment.run()
@@ -345,7 +349,7 @@ async def test_games_are_compared_where_the_live_state_stands(deployment: Deploy
 
 
 async def test_games_are_compared_stream_by_stream_before_any_is_swapped_in() -> None:
-    deployment = Deployment(2)
+    deployment = MemoryDeployment(2)
     for number, stream in enumerate("abc"):
         deployment.publish(*GAMES, stream=stream, partition=number % 2)
     async with deployment.engine() as engine:
@@ -359,7 +363,7 @@ async def test_games_are_compared_stream_by_stream_before_any_is_swapped_in() ->
     await deployment.check("a")
 
 
-async def test_a_live_engine_that_is_ahead_is_compared_once_it_is_overtaken(deployment: Deployment) -> None:
+async def test_a_live_engine_that_is_ahead_is_compared_once_it_is_overtaken(deployment: MemoryDeployment) -> None:
     deployment.publish(*GAMES[:20])
     await deployment.run()
 
@@ -386,7 +390,7 @@ async def test_a_live_engine_that_is_ahead_is_compared_once_it_is_overtaken(depl
 
 
 @pytest.mark.parametrize("left", ["nothing", "garbage"])
-async def test_nothing_at_all_is_never_swapped_in_unasked(deployment: Deployment, left: str) -> None:
+async def test_nothing_at_all_is_never_swapped_in_unasked(deployment: MemoryDeployment, left: str) -> None:
     deployment.publish(*GAMES)
     await deployment.run()
     before = deployment.store.snapshot()
@@ -401,14 +405,14 @@ async def test_nothing_at_all_is_never_swapped_in_unasked(deployment: Deployment
     await deployment.run()
 
 
-async def test_a_topic_without_a_game_is_nothing_to_rebuild_from(deployment: Deployment) -> None:
+async def test_a_topic_without_a_game_is_nothing_to_rebuild_from(deployment: MemoryDeployment) -> None:
     deployment.topic.append(b"no game")
     with pytest.raises(FewerGames, match="games has no game"):
         await deployment.rebuild()
 
 
 async def test_a_stream_of_which_the_topic_has_nothing_any_more_is_not_left_behind_unasked() -> None:
-    deployment = Deployment()
+    deployment = MemoryDeployment()
     deployment.publish(*GAMES[:5], stream="a")
     deployment.publish(*GAMES[:10], stream="b")
     await deployment.run()
@@ -423,7 +427,7 @@ async def test_a_stream_of_which_the_topic_has_nothing_any_more_is_not_left_behi
 
 
 async def test_settings_that_reject_more_are_no_reason_to_lose_games_unasked() -> None:
-    deployment = Deployment()
+    deployment = MemoryDeployment()
     deployment.publish(*GAMES[1:9], GAMES[0], GAMES[9])
     await deployment.run()
     deployment.settings = msgspec.structs.replace(SMALL, window_games=7)
@@ -432,7 +436,9 @@ async def test_settings_that_reject_more_are_no_reason_to_lose_games_unasked() -
     await deployment.rebuild(RebuildRequest(accept_gap=True))
 
 
-async def test_what_becomes_a_dead_letter_only_without_what_is_gone_is_handed_over(deployment: Deployment) -> None:
+async def test_what_becomes_a_dead_letter_only_without_what_is_gone_is_handed_over(
+    deployment: MemoryDeployment,
+) -> None:
     """The live engine took the last record for a duplicate of the first, which retention has removed since."""
     deployment.publish(game(1, 2.0), game(1, 3.0), game(1, 2.0))
     await deployment.run()
@@ -443,7 +449,7 @@ async def test_what_becomes_a_dead_letter_only_without_what_is_gone_is_handed_ov
     await deployment.check()
 
 
-async def test_nor_is_one_of_a_topic_that_was_recreated(deployment: Deployment) -> None:
+async def test_nor_is_one_of_a_topic_that_was_recreated(deployment: MemoryDeployment) -> None:
     deployment.publish(*GAMES[:20])
     await deployment.run()
     deployment.topic.recreate()
@@ -458,7 +464,7 @@ async def test_nor_is_one_of_a_topic_that_was_recreated(deployment: Deployment) 
 
 @pytest.mark.parametrize("at", ["reading", "swapping"])
 async def test_a_topic_that_is_made_anew_meanwhile_is_not_swapped_in(
-    deployment: Deployment, at: str, monkeypatch: pytest.MonkeyPatch
+    deployment: MemoryDeployment, at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However much the new one holds, and be it the same games."""
     monkeypatch.setattr(rebuild, "BATCH_GAMES", 5)
@@ -488,7 +494,7 @@ async def test_a_topic_that_is_made_anew_meanwhile_is_not_swapped_in(
 
 
 async def test_an_engine_goes_on_after_a_rebuild_from_what_retention_left() -> None:
-    deployment = Deployment()
+    deployment = MemoryDeployment()
     deployment.publish(*GAMES[:10], stream="a")
     deployment.publish(*GAMES[:3], stream="idle")
     await deployment.run()
@@ -507,7 +513,7 @@ async def test_an_engine_goes_on_after_a_rebuild_from_what_retention_left() -> N
 @pytest.mark.parametrize("accept_gap", [False, True])
 async def test_an_engine_goes_on_after_a_rebuild_from_a_recreated_topic(accept_gap: bool) -> None:
     """A stream that was not on the new topic yet stands at an offset of the old one, which must not hide its games."""
-    deployment = Deployment()
+    deployment = MemoryDeployment()
     deployment.publish(*GAMES[:10], stream="a")
     deployment.publish(*GAMES[:10], stream="b")
     await deployment.run()
@@ -532,7 +538,7 @@ async def test_an_engine_goes_on_after_a_rebuild_from_a_recreated_topic(accept_g
 
 @pytest.mark.parametrize("accept_gap", [False, True])
 async def test_retention_that_overtakes_a_rebuild_is_told_or_accepted(
-    deployment: Deployment, accept_gap: bool, monkeypatch: pytest.MonkeyPatch
+    deployment: MemoryDeployment, accept_gap: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rebuild, "BATCH_GAMES", 5)
     deployment.publish(*GAMES)
@@ -556,7 +562,7 @@ async def test_retention_that_overtakes_a_rebuild_is_told_or_accepted(
 
 
 async def test_what_retention_removes_behind_a_rebuild_is_not_passed_over_by_the_engine_that_comes_next() -> None:
-    deployment = Deployment()
+    deployment = MemoryDeployment()
     deployment.publish(*GAMES[:10], stream="a")
 
     def come_and_go(progress: Progress) -> None:
@@ -583,13 +589,13 @@ async def test_what_retention_removes_behind_a_rebuild_is_not_passed_over_by_the
 
 
 async def test_a_topic_that_is_not_there_is_said_to_be() -> None:
-    deployment = Deployment(0)
+    deployment = MemoryDeployment(0)
     with pytest.raises(ConfigurationError, match="no topic games"):
         await deployment.rebuild()
 
 
 async def test_a_stream_on_two_partitions_is_not_rebuilt() -> None:
-    deployment = Deployment(2)
+    deployment = MemoryDeployment(2)
     deployment.publish(*GAMES, partition=0)
     deployment.publish(*GAMES, partition=1)
     with pytest.raises(StreamMoved):
@@ -597,7 +603,7 @@ async def test_a_stream_on_two_partitions_is_not_rebuilt() -> None:
     assert deployment.store.snapshot().live == {}
 
 
-async def test_a_rebuild_with_other_settings_takes_away_the_keys_of_the_old_ones(deployment: Deployment) -> None:
+async def test_a_rebuild_with_other_settings_takes_away_the_keys_of_the_old_ones(deployment: MemoryDeployment) -> None:
     deployment.publish(*GAMES)
     await deployment.run()
     deployment.settings = msgspec.structs.replace(SMALL, min=(4,), floor=())
@@ -610,7 +616,7 @@ async def test_a_rebuild_with_other_settings_takes_away_the_keys_of_the_old_ones
     await deployment.check()
 
 
-async def test_a_store_emptied_meanwhile_ends_a_rebuild(deployment: Deployment) -> None:
+async def test_a_store_emptied_meanwhile_ends_a_rebuild(deployment: MemoryDeployment) -> None:
     deployment.publish(*GAMES)
     async with anyio.create_task_group() as tasks:
 

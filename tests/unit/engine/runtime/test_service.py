@@ -10,11 +10,11 @@ from crashfold.engine.errors import (
     CrashfoldError,
 )
 from crashfold.engine.runtime.pacing import EngineLimits
-from tests.support.line import GAMES, Deployment, steps
+from tests.support.in_memory import GAMES, MemoryDeployment, steps
 
 
-async def test_what_was_folded_and_not_committed_is_folded_again_after_a_kill(deployment: Deployment) -> None:
-    deployment = Deployment(only=deployment.only, commit_s=1.0)
+async def test_what_was_folded_and_not_committed_is_folded_again_after_a_kill(deployment: MemoryDeployment) -> None:
+    deployment = MemoryDeployment(only=deployment.only, commit_s=1.0)
     deployment.publish(*GAMES)
     async with deployment.engine(limits=EngineLimits(batch_games_max=2, poll_wait_s=0)) as engine:
         while engine.service.folded_to == engine.service.next_offsets:
@@ -28,7 +28,7 @@ CALLS = ("checkpoint", "load", "commit", "positions", "read_manifest", "write_ma
 
 @pytest.mark.parametrize("method", CALLS)
 @pytest.mark.parametrize("trouble", Trouble)
-async def test_a_call_that_fails_is_made_again(deployment: Deployment, trouble: Trouble, method: str) -> None:
+async def test_a_call_that_fails_is_made_again(deployment: MemoryDeployment, trouble: Trouble, method: str) -> None:
     deployment.publish(*GAMES)
     async with deployment.engine() as engine:
         for _ in range(6):
@@ -42,7 +42,7 @@ async def test_a_call_that_fails_is_made_again(deployment: Deployment, trouble: 
     await deployment.check()
 
 
-async def test_an_engine_that_does_not_know_it_was_thrown_out_changes_nothing(deployment: Deployment) -> None:
+async def test_an_engine_that_does_not_know_it_was_thrown_out_changes_nothing(deployment: MemoryDeployment) -> None:
     async with deployment.engine() as silent, deployment.engine() as other:
         deployment.publish(*GAMES[:10])
         await deployment.catch_up(silent, other)
@@ -59,7 +59,7 @@ async def test_an_engine_that_does_not_know_it_was_thrown_out_changes_nothing(de
     await deployment.check()
 
 
-async def test_two_engines_on_one_partition_count_nothing_twice(deployment: Deployment) -> None:
+async def test_two_engines_on_one_partition_count_nothing_twice(deployment: MemoryDeployment) -> None:
     """Both read everything, as if each were alone: half of the commits conflict."""
     async with MemoryLog(deployment.topic, None) as first, MemoryLog(deployment.topic, None) as second:
         one, other = deployment.service(first), deployment.service(second)
@@ -77,7 +77,7 @@ async def test_two_engines_on_one_partition_count_nothing_twice(deployment: Depl
 
 
 async def test_a_partition_that_changes_hands_between_two_steps_is_read_on_by_the_next(
-    deployment: Deployment,
+    deployment: MemoryDeployment,
 ) -> None:
     async with deployment.engine() as one, deployment.engine() as other:
         for start in range(0, len(GAMES), 4):
@@ -91,7 +91,7 @@ async def test_a_partition_that_changes_hands_between_two_steps_is_read_on_by_th
 
 
 @pytest.mark.parametrize("killed_after", range(120))
-async def test_an_engine_may_be_killed_at_every_await(deployment: Deployment, killed_after: int) -> None:
+async def test_an_engine_may_be_killed_at_every_await(deployment: MemoryDeployment, killed_after: int) -> None:
     deployment.publish(*GAMES[:12])
     deployment.topic.append(b"no game")
     deployment.publish(*GAMES[12:])
@@ -111,7 +111,7 @@ async def test_an_engine_may_be_killed_at_every_await(deployment: Deployment, ki
     await deployment.check()
 
 
-async def test_an_error_comes_out_as_it_is(deployment: Deployment) -> None:
+async def test_an_error_comes_out_as_it_is(deployment: MemoryDeployment) -> None:
     """An exit code is read from it, which a group of errors has not."""
     deployment.publish(*GAMES)
     async with deployment.engine() as engine:
@@ -122,7 +122,7 @@ async def test_an_error_comes_out_as_it_is(deployment: Deployment) -> None:
     assert caught.value.exit_code == 78
 
 
-async def test_a_log_that_is_away_is_waited_for(deployment: Deployment) -> None:
+async def test_a_log_that_is_away_is_waited_for(deployment: MemoryDeployment) -> None:
     deployment.publish(*GAMES)
     async with deployment.engine() as engine:
         await steps(engine, 1)

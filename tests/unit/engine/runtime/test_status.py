@@ -9,14 +9,14 @@ from crashfold.engine.runtime.status import PartitionStatus, StreamStatus, known
 from crashfold.projections.delta import Delta, WriteHash
 from crashfold.schemas import keys
 from tests.support.games import SMALL, game, games_at
-from tests.support.line import Deployment
+from tests.support.in_memory import MemoryDeployment
 
 GAMES = tuple(games_at(*(1.0, 2.0, 1.4, 11.0, 3.0) * 8))
 
 
 @pytest.fixture
-async def deployment() -> Deployment:
-    deployment = Deployment(2)
+async def deployment() -> MemoryDeployment:
+    deployment = MemoryDeployment(2)
     deployment.publish(*GAMES[:15], stream="a")
     deployment.publish(*GAMES[:3], stream="b", partition=1)
     deployment.publish(*GAMES[:4], stream="c", partition=1)
@@ -24,13 +24,13 @@ async def deployment() -> Deployment:
     return deployment
 
 
-async def streams_of(deployment: Deployment, *names: str) -> dict[str, StreamStatus]:
+async def streams_of(deployment: MemoryDeployment, *names: str) -> dict[str, StreamStatus]:
     async with MemoryLog(deployment.topic, None) as log:
         found = await status(deployment.store, log, "games", deployment.folding, names, None)
     return {one.stream: one for one in found.streams}
 
 
-async def test_a_stream_s_numbers(deployment: Deployment) -> None:
+async def test_a_stream_s_numbers(deployment: MemoryDeployment) -> None:
     deployment.publish(game(100), game(101), stream="a")
     found = (await streams_of(deployment, "a"))["a"]
     stored = await deployment.store.load("a")
@@ -51,17 +51,17 @@ async def test_a_stream_s_numbers(deployment: Deployment) -> None:
     )
 
 
-async def test_an_idle_stream_stands_where_its_partition_stands(deployment: Deployment) -> None:
+async def test_an_idle_stream_stands_where_its_partition_stands(deployment: MemoryDeployment) -> None:
     found = await streams_of(deployment, "b", "c")
     assert found["b"].next_offset < found["c"].next_offset
     assert [found["b"].lag_records, found["c"].lag_records] == [0, 0]
 
 
-async def test_a_stream_that_is_not_there_is_left_out(deployment: Deployment) -> None:
+async def test_a_stream_that_is_not_there_is_left_out(deployment: MemoryDeployment) -> None:
     assert await streams_of(deployment, "nobody") == {}
 
 
-async def test_partitions_say_what_they_hold(deployment: Deployment) -> None:
+async def test_partitions_say_what_they_hold(deployment: MemoryDeployment) -> None:
     deployment.topic.truncate_before(2, partition=1)
     deployment.publish(game(100), stream="b", partition=1)
     async with MemoryLog(deployment.topic, None) as log:
@@ -69,20 +69,20 @@ async def test_partitions_say_what_they_hold(deployment: Deployment) -> None:
     assert found.partitions == (PartitionStatus(0, 0, 15, 15), PartitionStatus(1, 2, 8, 7))
 
 
-async def test_without_a_log_there_is_what_the_store_knows(deployment: Deployment) -> None:
+async def test_without_a_log_there_is_what_the_store_knows(deployment: MemoryDeployment) -> None:
     found = await status(deployment.store, None, "games", deployment.folding, ["a"], "Kafka is away")
     assert found.log_error == "Kafka is away"
     assert found.partitions == ()
     assert [(one.games, one.lag_records) for one in found.streams] == [(15, None)]
 
 
-async def test_a_state_that_the_engine_would_refuse_is_shown_as_such(deployment: Deployment) -> None:
+async def test_a_state_that_the_engine_would_refuse_is_shown_as_such(deployment: MemoryDeployment) -> None:
     deployment.settings = msgspec.structs.replace(SMALL, min=(4,))
     found = (await streams_of(deployment, "a"))["a"]
     assert (found.settings_match, found.newest_id, found.event_time) == (False, 15, None)
 
 
-async def test_a_damaged_state_does_not_hide_the_rest(deployment: Deployment) -> None:
+async def test_a_damaged_state_does_not_hide_the_rest(deployment: MemoryDeployment) -> None:
     stored = await deployment.store.load("a")
     assert stored is not None
     delta: Delta = {keys.CHECKPOINT: WriteHash({"base": b"?"})}
@@ -93,7 +93,7 @@ async def test_a_damaged_state_does_not_hide_the_rest(deployment: Deployment) ->
     assert [found["a"].settings_match, found["b"].settings_match] == [False, True]
 
 
-async def test_streams_are_known_from_the_manifests_or_there_is_one(deployment: Deployment) -> None:
+async def test_streams_are_known_from_the_manifests_or_there_is_one(deployment: MemoryDeployment) -> None:
     assert await known_streams(deployment.store, "games", [0, 1], None) == ["a", "b", "c"]
     assert await known_streams(deployment.store, "games", [], None) == []
     assert await known_streams(deployment.store, "games", [0, 1], "x") == ["x"]

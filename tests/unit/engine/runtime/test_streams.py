@@ -10,7 +10,7 @@ from crashfold.engine.errors import StateError
 from crashfold.engine.runtime.streams import GAME_BYTES, Stream, restored
 from crashfold.projections import ProjectionSettings, StreamState, plan
 from crashfold.schemas.chain import chain_of_games
-from tests.support.line import GAMES, Deployment
+from tests.support.in_memory import GAMES, MemoryDeployment
 
 
 @pytest.mark.parametrize("games", [100, 3_000, 40_000])
@@ -34,7 +34,7 @@ def test_the_weight_is_about_the_memory_taken(games: int) -> None:
 
 
 async def test_a_window_that_holds_no_game_is_no_state() -> None:
-    deployment = Deployment()
+    deployment = MemoryDeployment()
     deployment.publish(*GAMES)
     await deployment.run()
     stored = await deployment.store.load("crash")

@@ -26,7 +26,7 @@ from crashfold.engine.runtime.health import HealthBoard
 from crashfold.engine.runtime.pacing import EngineLimits
 from crashfold.engine.runtime.supervisor import Supervisor
 from tests.support.games import games_at
-from tests.support.line import Deployment
+from tests.support.in_memory import MemoryDeployment
 
 GAMES = tuple(games_at(*(1.0, 2.0, 1.4, 11.0, 3.0) * 8))
 PATIENCE_S = 20
@@ -39,7 +39,7 @@ class Service:
     """A supervisor and what can be seen of it."""
 
     def __init__(
-        self, deployment: Deployment, *, until_caught_up: bool = False, usage: StoreUsage | None = None
+        self, deployment: MemoryDeployment, *, until_caught_up: bool = False, usage: StoreUsage | None = None
     ) -> None:
         self.deployment = deployment
         self.health = HealthBoard(CLOCK)
@@ -77,7 +77,7 @@ async def until(condition: Callable[[], bool]) -> None:
             await anyio.sleep(0.005)
 
 
-def committed(deployment: Deployment, games: int = len(GAMES)) -> Callable[[], bool]:
+def committed(deployment: MemoryDeployment, games: int = len(GAMES)) -> Callable[[], bool]:
     def check() -> bool:
         kept = deployment.store.snapshot().live.get("crash")
         return kept is not None and kept.checkpoint.next_offset >= games
@@ -86,8 +86,8 @@ def committed(deployment: Deployment, games: int = len(GAMES)) -> Callable[[], b
 
 
 @pytest.fixture
-def deployment() -> Deployment:
-    deployment = Deployment(only="crash")
+def deployment() -> MemoryDeployment:
+    deployment = MemoryDeployment(only="crash")
     deployment.publish(*GAMES)
     return deployment
 
@@ -96,7 +96,7 @@ def deployment() -> Deployment:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_ends_it_in_good_order(deployment: Deployment, number: signal.Signals) -> None:
+async def test_a_signal_ends_it_in_good_order(deployment: MemoryDeployment, number: signal.Signals) -> None:
     async with running(Service(deployment)) as service:
         await until(committed(deployment))
         await until(lambda: not service.health.ready())
@@ -109,7 +109,7 @@ async def test_a_signal_ends_it_in_good_order(deployment: Deployment, number: si
     await deployment.check()
 
 
-async def test_a_stop_finishes_the_step_under_way(deployment: Deployment) -> None:
+async def test_a_stop_finishes_the_step_under_way(deployment: MemoryDeployment) -> None:
     async with running(Service(deployment)) as service:
         await until(committed(deployment, 5))
         service.supervisor.stop()
@@ -119,7 +119,7 @@ async def test_a_stop_finishes_the_step_under_way(deployment: Deployment) -> Non
 
 
 @pytest.mark.parametrize("away", ["store", "log", "both"])
-async def test_a_stop_keeps_its_deadline_though_servers_are_away(deployment: Deployment, away: str) -> None:
+async def test_a_stop_keeps_its_deadline_though_servers_are_away(deployment: MemoryDeployment, away: str) -> None:
     async with running(Service(deployment)) as service:
         await until(committed(deployment))
         if away != "store":
@@ -138,7 +138,7 @@ async def test_a_stop_keeps_its_deadline_though_servers_are_away(deployment: Dep
     await deployment.check()
 
 
-async def test_a_stop_before_the_log_is_there_ends_at_once(deployment: Deployment) -> None:
+async def test_a_stop_before_the_log_is_there_ends_at_once(deployment: MemoryDeployment) -> None:
     deployment.topic.available = False
     async with running(Service(deployment)) as service:
         await until(lambda: "the log is away: the topic games is not available; try again" in service.health.ready())
@@ -158,7 +158,7 @@ def test_a_second_signal_ends_the_process_at_once() -> None:
 
         async def main():
             here.STOP_S = 60
-            deployment = here.Deployment(only="crash")
+            deployment = here.MemoryDeployment(only="crash")
             deployment.publish(*here.GAMES)
             for _ in range(1_000):
                 deployment.store.fail_next(Trouble.UNAVAILABLE)
@@ -178,7 +178,7 @@ def test_a_second_signal_ends_the_process_at_once() -> None:
 # --- starting and going on -------------------------------------------------------------------------------------------
 
 
-async def test_it_starts_without_the_log_and_begins_when_that_is_there(deployment: Deployment) -> None:
+async def test_it_starts_without_the_log_and_begins_when_that_is_there(deployment: MemoryDeployment) -> None:
     deployment.topic.available = False
     async with running(Service(deployment)) as service:
         await until(lambda: "the log is away" in str(service.health.ready()))
@@ -190,7 +190,7 @@ async def test_it_starts_without_the_log_and_begins_when_that_is_there(deploymen
     await deployment.check()
 
 
-async def test_it_starts_without_the_store_and_begins_when_that_is_there(deployment: Deployment) -> None:
+async def test_it_starts_without_the_store_and_begins_when_that_is_there(deployment: MemoryDeployment) -> None:
     for _ in range(4):
         deployment.store.fail_next(Trouble.REFUSED)
     async with running(Service(deployment)) as service:
@@ -200,7 +200,7 @@ async def test_it_starts_without_the_store_and_begins_when_that_is_there(deploym
     await deployment.check()
 
 
-async def test_lag_is_measured_and_reported(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_lag_is_measured_and_reported(deployment: MemoryDeployment, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "OBSERVE_EVERY_S", 0.01)
     monkeypatch.setattr(supervisor, "REPORT_EVERY_S", 0.01)
 
@@ -218,7 +218,7 @@ async def test_lag_is_measured_and_reported(deployment: Deployment, monkeypatch:
 
 
 async def test_what_the_line_raises_comes_out_as_it_is_and_what_was_committed_is_noted(
-    deployment: Deployment,
+    deployment: MemoryDeployment,
 ) -> None:
     async def lose_records() -> None:
         await until(committed(deployment))
@@ -238,7 +238,7 @@ async def test_what_the_line_raises_comes_out_as_it_is_and_what_was_committed_is
 # --- until caught up -------------------------------------------------------------------------------------------------
 
 
-async def test_it_ends_once_it_has_committed_what_stood_on_the_topic(deployment: Deployment) -> None:
+async def test_it_ends_once_it_has_committed_what_stood_on_the_topic(deployment: MemoryDeployment) -> None:
     deployment.topic.skip(3)
     service = Service(deployment, until_caught_up=True)
     await service.run()
@@ -248,10 +248,10 @@ async def test_it_ends_once_it_has_committed_what_stood_on_the_topic(deployment:
 
 
 async def test_an_empty_topic_is_caught_up_with_at_once() -> None:
-    await Service(Deployment(), until_caught_up=True).run()
+    await Service(MemoryDeployment(), until_caught_up=True).run()
 
 
-async def test_it_ends_though_records_never_cease_to_come(deployment: Deployment) -> None:
+async def test_it_ends_though_records_never_cease_to_come(deployment: MemoryDeployment) -> None:
     service = Service(deployment, until_caught_up=True)
     with anyio.fail_after(PATIENCE_S):
         async with anyio.create_task_group() as tasks:
@@ -268,7 +268,7 @@ async def test_it_ends_though_records_never_cease_to_come(deployment: Deployment
 
 
 async def test_each_of_several_catches_up_with_its_own_partitions() -> None:
-    deployment = Deployment(3)
+    deployment = MemoryDeployment(3)
     for number, stream in enumerate("abc"):
         deployment.publish(*GAMES, stream=stream, partition=number)
     with anyio.fail_after(PATIENCE_S):
@@ -278,7 +278,9 @@ async def test_each_of_several_catches_up_with_its_own_partitions() -> None:
     await deployment.check("a", "b", "c")
 
 
-async def test_one_that_is_given_no_partition_ends_too(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_that_is_given_no_partition_ends_too(
+    deployment: MemoryDeployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(supervisor, "OTHERS_HOLD_ALL_S", 0.2)
     async with running(Service(deployment)) as holder:
         await until(committed(deployment))
@@ -292,11 +294,11 @@ async def test_one_that_is_given_no_partition_ends_too(deployment: Deployment, m
 
 async def test_a_topic_that_is_not_there_is_a_fault_of_the_settings() -> None:
     with pytest.raises(ConfigurationError, match=r"no topic games .* create it, or mend kafka\.topic"):
-        await Service(Deployment(0), until_caught_up=True).run()
+        await Service(MemoryDeployment(0), until_caught_up=True).run()
 
 
 async def test_without_that_word_it_waits_for_a_topic() -> None:
-    deployment = Deployment(0, only="crash")
+    deployment = MemoryDeployment(0, only="crash")
     async with running(Service(deployment)) as service:
         await until(lambda: "no partition is held" in service.health.ready())
         deployment.topic.add_partitions()
@@ -306,7 +308,7 @@ async def test_without_that_word_it_waits_for_a_topic() -> None:
     await deployment.check()
 
 
-async def test_a_log_that_goes_away_while_it_catches_up_is_waited_for(deployment: Deployment) -> None:
+async def test_a_log_that_goes_away_while_it_catches_up_is_waited_for(deployment: MemoryDeployment) -> None:
     service = Service(deployment, until_caught_up=True)
     async with running(service):
         await until(committed(deployment, 5))
@@ -347,7 +349,7 @@ class Weighed:
 async def test_what_the_store_takes_is_measured_while_the_engine_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "WATCH_STORE_EVERY_S", 0.01)
     monkeypatch.setattr(supervisor, "MEASURE_STREAMS_EVERY_S", 0.01)
-    deployment = Deployment()
+    deployment = MemoryDeployment()
     deployment.publish(*GAMES)
     service = Service(deployment, usage=Weighed())
     value = service.metrics.registry.get_sample_value

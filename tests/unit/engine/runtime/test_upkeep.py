@@ -11,10 +11,10 @@ from crashfold.engine.errors import (
 )
 from crashfold.engine.runtime.pacing import EngineLimits
 from tests.support.games import game
-from tests.support.line import GAMES, Deployment, steps
+from tests.support.in_memory import GAMES, MemoryDeployment, steps
 
 
-async def test_a_store_that_is_away_is_noticed_while_nothing_comes(deployment: Deployment) -> None:
+async def test_a_store_that_is_away_is_noticed_while_nothing_comes(deployment: MemoryDeployment) -> None:
     deployment.publish(*GAMES[:3])
     async with deployment.engine() as engine:
         await deployment.catch_up(engine)
@@ -27,7 +27,7 @@ async def test_a_store_that_is_away_is_noticed_while_nothing_comes(deployment: D
 
 
 async def test_a_store_that_is_away_is_noticed_by_an_engine_that_has_met_no_stream() -> None:
-    deployment = Deployment()
+    deployment = MemoryDeployment()
     async with deployment.engine() as engine:
         await steps(engine, 2)
         assert engine.health.ready() == []
@@ -36,7 +36,7 @@ async def test_a_store_that_is_away_is_noticed_by_an_engine_that_has_met_no_stre
         assert "the store is away" in engine.health.ready()[0]
 
 
-async def test_lost_writes_are_made_again(deployment: Deployment) -> None:
+async def test_lost_writes_are_made_again(deployment: MemoryDeployment) -> None:
     async with deployment.engine() as engine:
         deployment.publish(*GAMES[:10])
         await deployment.catch_up(engine)
@@ -50,7 +50,7 @@ async def test_lost_writes_are_made_again(deployment: Deployment) -> None:
     await deployment.check()
 
 
-async def test_lost_writes_are_made_again_though_nothing_comes(deployment: Deployment) -> None:
+async def test_lost_writes_are_made_again_though_nothing_comes(deployment: MemoryDeployment) -> None:
     async with deployment.engine() as engine:
         deployment.publish(*GAMES[:10])
         await deployment.catch_up(engine)
@@ -65,7 +65,7 @@ async def test_lost_writes_are_made_again_though_nothing_comes(deployment: Deplo
 @pytest.mark.parametrize("again", [20, 16], ids=["to the same offset", "not as far"])
 @pytest.mark.parametrize("more", [0, 5], ids=["at rest", "while games come"])
 async def test_after_a_failover_and_back_the_history_that_stands_there_is_gone_on_from(
-    deployment: Deployment, again: int, more: int
+    deployment: MemoryDeployment, again: int, more: int
 ) -> None:
     """The primary was not resynced: it has the commits that the engine made before it went to the stale replica, and
     so another base, other blocks and another version at the offset that the engine reached there."""
@@ -100,7 +100,7 @@ async def test_after_a_failover_and_back_the_history_that_stands_there_is_gone_o
 @pytest.mark.parametrize("killed_after", range(0, 40, 3))
 async def test_an_idle_stream_that_lost_writes_is_not_forgotten_over_a_busy_one(killed_after: int) -> None:
     """The busy stream lost nothing, so its commits go on, and with them the offset at which a restart would begin."""
-    deployment = Deployment()
+    deployment = MemoryDeployment()
     async with deployment.engine() as engine:
         deployment.publish(*GAMES[:5], stream="busy")
         await deployment.catch_up(engine)
@@ -120,7 +120,7 @@ async def test_an_idle_stream_that_lost_writes_is_not_forgotten_over_a_busy_one(
 
 
 async def test_a_stream_let_go_from_memory_notices_what_it_lost() -> None:
-    deployment = Deployment()
+    deployment = MemoryDeployment()
     tight = EngineLimits(batch_games_max=5, games_held_max=600, poll_wait_s=0)
     async with deployment.engine(limits=tight) as engine:
         deployment.publish(*GAMES[:5], stream="a")
@@ -141,7 +141,7 @@ async def test_a_stream_let_go_from_memory_notices_what_it_lost() -> None:
 @pytest.mark.parametrize("records", [5, 30])
 async def test_where_topics_have_no_ids_the_last_record_tells(records: int) -> None:
     """Looked at before a commit, at most once a second."""
-    deployment = Deployment(topic_ids=False)
+    deployment = MemoryDeployment(topic_ids=False)
     deployment.publish(*GAMES[:20])
     async with deployment.engine() as engine:
         await deployment.catch_up(engine)
@@ -156,7 +156,7 @@ async def test_where_topics_have_no_ids_the_last_record_tells(records: int) -> N
 
 
 async def test_a_state_without_an_id_gets_one_with_the_next_commit() -> None:
-    deployment = Deployment(topic_ids=False)
+    deployment = MemoryDeployment(topic_ids=False)
     deployment.publish(*GAMES[:20])
     await deployment.run()
     deployment.topic._has_ids = True
@@ -171,7 +171,7 @@ async def test_a_state_without_an_id_gets_one_with_the_next_commit() -> None:
     await deployment.check()
 
 
-async def test_the_first_commit_of_a_partition_is_noted_at_once(deployment: Deployment) -> None:
+async def test_the_first_commit_of_a_partition_is_noted_at_once(deployment: MemoryDeployment) -> None:
     async with deployment.engine() as engine:
         await steps(engine, 2)  # it has looked after the store, and is not due to do so again
         deployment.publish(*GAMES[:3])
@@ -183,7 +183,7 @@ async def test_the_first_commit_of_a_partition_is_noted_at_once(deployment: Depl
 
 
 async def test_a_manifest_that_the_store_has_lost_is_written_again_also_of_an_idle_partition() -> None:
-    deployment = Deployment(partitions=2)
+    deployment = MemoryDeployment(partitions=2)
     async with deployment.engine() as engine:
         deployment.publish(*GAMES[:3], partition=1, stream="idle")
         await steps(engine, 3)

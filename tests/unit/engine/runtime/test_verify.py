@@ -18,14 +18,14 @@ from crashfold.schemas.chain import chain_of_games
 from crashfold.schemas.fairness import RuleBook
 from crashfold.schemas.game import encode
 from tests.support.games import SMALL, games_at
-from tests.support.line import QUICK, Deployment
+from tests.support.in_memory import QUICK, MemoryDeployment
 
 GAMES = tuple(games_at(*(1.0, 2.0, 1.4, 11.0, 3.0) * 8))
 
 
 @pytest.fixture
-async def deployment() -> Deployment:
-    deployment = Deployment(only="crash")
+async def deployment() -> MemoryDeployment:
+    deployment = MemoryDeployment(only="crash")
     deployment.publish(*GAMES, *GAMES[30:])
     deployment.topic.append(b"no game")
     await deployment.run()
@@ -41,7 +41,7 @@ async def damage(store: MemoryStore, delta: Delta) -> None:
     )
 
 
-async def test_what_was_compared_is_told(deployment: Deployment) -> None:
+async def test_what_was_compared_is_told(deployment: MemoryDeployment) -> None:
     report = await deployment.verify()
     assert report.differences == ()
     (one,) = report.streams
@@ -62,7 +62,7 @@ async def test_what_was_compared_is_told(deployment: Deployment) -> None:
     ],
 )
 async def test_every_difference_is_found_and_named(
-    deployment: Deployment, delta: Delta, key: str, part: str | None, stored: str | None
+    deployment: MemoryDeployment, delta: Delta, key: str, part: str | None, stored: str | None
 ) -> None:
     await damage(deployment.store, delta)
     report = await deployment.verify()
@@ -73,7 +73,7 @@ async def test_every_difference_is_found_and_named(
 
 async def test_the_store_is_asked_once_for_all_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     """It may have to go through all keys to find those of one."""
-    deployment, streams = Deployment(), [f"s{n}" for n in range(20)]
+    deployment, streams = MemoryDeployment(), [f"s{n}" for n in range(20)]
     for stream in streams:
         deployment.publish(GAMES[0], stream=stream)
     async with deployment.engine() as engine:
@@ -91,14 +91,14 @@ async def test_the_store_is_asked_once_for_all_streams(monkeypatch: pytest.Monke
     assert (len(report.streams), report.differences) == (20, ())
 
 
-async def test_a_checkpoint_that_a_restart_could_not_load_is_a_difference(deployment: Deployment) -> None:
+async def test_a_checkpoint_that_a_restart_could_not_load_is_a_difference(deployment: MemoryDeployment) -> None:
     await damage(deployment.store, {keys.CHECKPOINT: WriteHash({"base": b"\x93"})})
     (found,) = (await deployment.verify()).differences
     assert found.key == "checkpoint"
 
 
-async def test_a_checkpoint_that_a_restart_would_read_otherwise_is_a_difference(deployment: Deployment) -> None:
-    other = Deployment(only="crash")
+async def test_a_checkpoint_that_a_restart_would_read_otherwise_is_a_difference(deployment: MemoryDeployment) -> None:
+    other = MemoryDeployment(only="crash")
     other.publish(*games_at(*(2.0, 2.0, 2.0, 2.0, 2.0) * 8))
     await other.run()
     stored = await other.store.load("crash")
@@ -109,13 +109,13 @@ async def test_a_checkpoint_that_a_restart_would_read_otherwise_is_a_difference(
     assert all(one.key.startswith("checkpoint → ") for one in found)
 
 
-async def test_what_came_after_the_checkpoint_is_not_counted(deployment: Deployment) -> None:
+async def test_what_came_after_the_checkpoint_is_not_counted(deployment: MemoryDeployment) -> None:
     deployment.publish(*games_at(5.0, 6.0, first_id=100))
     await deployment.check()
 
 
 async def test_a_stream_with_records_on_another_partition_too() -> None:
-    deployment = Deployment(2)
+    deployment = MemoryDeployment(2)
     deployment.publish(*GAMES[:10], stream="a")
     deployment.publish(*GAMES[:3], stream="b", partition=1)
     async with deployment.engine() as engine:
@@ -130,7 +130,7 @@ async def test_a_stream_with_records_on_another_partition_too() -> None:
 
 
 async def test_games_of_several_streams_and_partitions_are_read_at_once() -> None:
-    deployment = Deployment(3)
+    deployment = MemoryDeployment(3)
     for number, stream in enumerate("abcd"):
         deployment.publish(*GAMES[number:], stream=stream, partition=number % 3)
     await deployment.run()
@@ -147,7 +147,7 @@ async def test_games_of_several_streams_and_partitions_are_read_at_once() -> Non
 async def test_the_rule_that_rejects_is_known_to_the_oracle() -> None:
     games = list(chain_of_games(3, 20))
     games[7] = msgspec.structs.replace(games[7], crash_point=games[7].crash_point + 1)
-    deployment = Deployment(fairness=FairnessCheck(RuleBook(), rejects=True))
+    deployment = MemoryDeployment(fairness=FairnessCheck(RuleBook(), rejects=True))
     deployment.publish(*games)
     await deployment.run()
     report = await deployment.verify()
@@ -158,38 +158,38 @@ async def test_the_rule_that_rejects_is_known_to_the_oracle() -> None:
 # --- what cannot be compared -----------------------------------------------------------------------------------------
 
 
-async def cannot(deployment: Deployment, why: str, *streams: str) -> None:
+async def cannot(deployment: MemoryDeployment, why: str, *streams: str) -> None:
     with pytest.raises(CannotCompare, match=why) as caught:
         await deployment.verify(*streams)
     assert caught.value.exit_code == 2
 
 
-async def test_nothing_stored(deployment: Deployment) -> None:
+async def test_nothing_stored(deployment: MemoryDeployment) -> None:
     await cannot(deployment, "nothing is stored for stream other", "other")
 
 
-async def test_other_settings(deployment: Deployment) -> None:
+async def test_other_settings(deployment: MemoryDeployment) -> None:
     deployment.settings = msgspec.structs.replace(SMALL, min=(4,))
     await cannot(deployment, "other predicates")
 
 
-async def test_another_rule(deployment: Deployment) -> None:
+async def test_another_rule(deployment: MemoryDeployment) -> None:
     deployment.fairness = FairnessCheck(RuleBook(), rejects=True)
     await cannot(deployment, "rules")
 
 
-async def test_another_topic(deployment: Deployment) -> None:
+async def test_another_topic(deployment: MemoryDeployment) -> None:
     deployment.topic.name = "others"
     await cannot(deployment, "from topic games, not from others")
 
 
-async def test_records_that_retention_removed(deployment: Deployment) -> None:
+async def test_records_that_retention_removed(deployment: MemoryDeployment) -> None:
     deployment.topic.truncate_before(3)
     await cannot(deployment, "offsets 0 to 2")
 
 
 async def test_retention_before_the_first_game_matters_to_nobody() -> None:
-    deployment = Deployment()
+    deployment = MemoryDeployment()
     deployment.publish(*GAMES[:5], stream="other")
     deployment.publish(*GAMES, stream="crash")
     await deployment.run(limits=msgspec.structs.replace(QUICK, batch_games_max=100))
@@ -198,7 +198,7 @@ async def test_retention_before_the_first_game_matters_to_nobody() -> None:
 
 
 @pytest.mark.parametrize("records", [0, 10, 60])
-async def test_a_recreated_topic(deployment: Deployment, records: int) -> None:
+async def test_a_recreated_topic(deployment: MemoryDeployment, records: int) -> None:
     deployment.topic.recreate()
     for game in games_at(*(3.0,) * records):
         deployment.topic.append(encode(game))
@@ -206,14 +206,16 @@ async def test_a_recreated_topic(deployment: Deployment, records: int) -> None:
 
 
 async def test_a_topic_with_fewer_partitions() -> None:
-    deployment = Deployment(2)
+    deployment = MemoryDeployment(2)
     deployment.publish(*GAMES, partition=1)
     await deployment.run()
     deployment.topic.recreate(1)
     await cannot(deployment, "no partition 1")
 
 
-async def test_retention_that_overtakes_the_reading(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_retention_that_overtakes_the_reading(
+    deployment: MemoryDeployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("crashfold.engine.runtime.verify.BATCH_GAMES", 5)
     async with MemoryLog(deployment.topic, None) as log:
         with pytest.raises(CannotCompare, match="while they were being read"):
@@ -227,7 +229,9 @@ async def test_retention_that_overtakes_the_reading(deployment: Deployment, monk
             )
 
 
-async def test_a_reconnection_is_none_of_its_business(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_reconnection_is_none_of_its_business(
+    deployment: MemoryDeployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("crashfold.engine.runtime.verify.BATCH_GAMES", 5)
     async with MemoryLog(deployment.topic, None) as log:
         at = [20]

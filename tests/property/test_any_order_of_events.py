@@ -31,7 +31,7 @@ from crashfold.schemas.fairness import check as check_fairness
 from crashfold.schemas.game import Game, decode, encode
 from crashfold.schemas.record import Unreadable
 from tests.support.games import START_MS, json_game, random_arrivals
-from tests.support.line import Deployment, Engine
+from tests.support.in_memory import MemoryDeployment, MemoryEngine
 
 STREAMS: Final = ("a", "b", "c", "d")
 ENGINES_MAX: Final = 3
@@ -234,7 +234,7 @@ class Teller:
         fairness = {"off": None, "count": False, "reject": True}[story.fairness]
         self._story = story
         self._only = STREAMS[0] if story.only else None
-        self._deployment = Deployment(
+        self._deployment = MemoryDeployment(
             story.partitions,
             only=self._only,
             fairness=None if fairness is None else FairnessCheck(RuleBook(), rejects=fairness),
@@ -243,7 +243,7 @@ class Teller:
         self._streams = STREAMS[: len(story.games)]
         self._coming = [list(games) for games in story.games]
         self._reader = Reader(self._deployment.store)
-        self._engines: dict[int, tuple[Engine, AsyncExitStack]] = {}
+        self._engines: dict[int, tuple[MemoryEngine, AsyncExitStack]] = {}
         self._snapshot: StoreContents = self._deployment.store.snapshot()
         self._rebuilding = False
 

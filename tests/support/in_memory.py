@@ -32,7 +32,7 @@ GAMES: Final = tuple(games_at(*(1.0, 2.0, 1.4, 11.0, 3.0) * 8))
 QUICK: Final = EngineLimits(batch_games_max=5, poll_wait_s=0)
 
 
-class Engine:
+class MemoryEngine:
     """A service and the log that it reads."""
 
     def __init__(
@@ -64,7 +64,7 @@ class SlowStore(MemoryStore):
         return await super().commit(commits)
 
 
-class Deployment:
+class MemoryDeployment:
     """A topic, a store and dead letters; engines come and go."""
 
     def __init__(
@@ -159,14 +159,14 @@ class Deployment:
         )
 
     @asynccontextmanager
-    async def engine(self, *, limits: EngineLimits = QUICK, accept_gap: bool = False) -> AsyncIterator[Engine]:
+    async def engine(self, *, limits: EngineLimits = QUICK, accept_gap: bool = False) -> AsyncIterator[MemoryEngine]:
         """An engine in the group; it ends without a word, as when killed."""
         metrics, health = Metrics(), HealthBoard(self.clock)
         async with MemoryLog(self.topic) as log:
             service = self.service(log, limits=limits, accept_gap=accept_gap, metrics=metrics, health=health)
-            yield Engine(log, service, metrics, health, self.clock)
+            yield MemoryEngine(log, service, metrics, health, self.clock)
 
-    async def catch_up(self, *engines: Engine) -> None:
+    async def catch_up(self, *engines: MemoryEngine) -> None:
         """Let the engines take turns until everything on the topic is committed, and noted."""
         for _ in range(STEPS_MAX):
             for engine in engines:
@@ -176,7 +176,7 @@ class Deployment:
                 return
         raise AssertionError(f"not caught up after {STEPS_MAX} steps")
 
-    async def is_caught_up(self, engines: Iterable[Engine]) -> bool:
+    async def is_caught_up(self, engines: Iterable[MemoryEngine]) -> bool:
         positions: dict[int, int] = {}
         for engine in engines:
             positions |= engine.service.next_offsets
@@ -254,7 +254,7 @@ class Deployment:
         )
 
 
-async def steps(engine: Engine, count: int, every_s: float = 1) -> None:
+async def steps(engine: MemoryEngine, count: int, every_s: float = 1) -> None:
     """Let the engine take so many turns, with some time between them."""
     for _ in range(count):
         engine.clock.pass_s(every_s)
