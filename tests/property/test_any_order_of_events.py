@@ -412,7 +412,7 @@ async def _awaits(count: int) -> None:
 
 
 @settings(
-    max_examples=4 * settings().max_examples, report_multiple_bugs=False, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=2 * settings().max_examples, report_multiple_bugs=False, suppress_health_check=[HealthCheck.too_slow]
 )
 @given(st.builds(story_of, st.integers(0, 2**64), st.integers(1, MOMENTS_MAX)))
 @example(story_of(497, 9))  # the store was emptied while a partition was being gained
