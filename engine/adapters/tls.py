@@ -1,4 +1,4 @@
-"""What a server says against a client's certificate.
+"""The alert by which a server refuses a client's certificate.
 
 Imports the standard library and nothing else. With TLS 1.3 a server refuses a certificate, or the lack of one, after
 the handshake: its alert races with what the client has sent, and a connection that is reset loses it.

@@ -136,7 +136,7 @@ def new_folder(
     health: HealthBoard | None = None,
     writer: str | None = None,
 ) -> Folder:
-    """What folds records of the topic and commits to that store, by these settings."""
+    """Return the folder for these settings: it folds records of the topic and commits to that store."""
     return Folder(
         topic,
         store,
@@ -182,7 +182,7 @@ def new_service(
 
 
 def new_placement(settings: Settings, event_log: EventLog, store: StateStore) -> Placement:
-    """What decides where the engine would begin, with no gap accepted: it writes nothing."""
+    """Return the placement that decides where the engine would begin; it accepts no gap and writes nothing."""
     folder, retry = new_folder(settings, event_log.topic, store), Retry(CLOCK, HealthBoard(CLOCK))
     return Placement(event_log, store, folder, retry, Meter(), LostRecords(event_log.topic, accepted=False))
 
@@ -345,7 +345,7 @@ def plan_of(settings: Settings) -> Plan:
 
 
 def folding_of(settings: Settings) -> GameFolding:
-    """What folds the games of every stream under these settings."""
+    """Return the folding of games under these settings, one for all streams."""
     return GameFolding(plan_of(settings), fairness_of(settings))
 
 

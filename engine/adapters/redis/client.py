@@ -269,7 +269,7 @@ class RedisClient:
             return [self.translated(reply) if isinstance(reply, RedisError) else reply for reply in replies]
 
     def line(self, timeout_s: float) -> PipelinedConnection:
-        """A line to the server: see there. `timeout_s` is for a call and its answer."""
+        """Return a pipelined connection to the server. `timeout_s` is for a call and its answer."""
 
         async def connect(protocol: asyncio.BaseProtocol) -> tuple[asyncio.Transport, object]:
             connection: Any = self._read_pool.make_connection()  # type: ignore[no-untyped-call]

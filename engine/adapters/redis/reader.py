@@ -311,8 +311,8 @@ def _number(text: str) -> int:
 
 
 def _commands(names: Keys, piece: Piece) -> list[Command]:
-    """What to ask for the piece. A key of any kind is asked for in every way, of which one fits: asked for first, its
-    kind might be another one by the time it is read."""
+    """Return the commands that read the piece. A key of any kind is asked for in every way, of which one fits: if its
+    kind were asked for first, it might be another one by the time it is read."""
     key = names.key(piece.name)
     match piece:
         case Text():

@@ -610,7 +610,7 @@ class RedisShadowStore(RedisStore):
         return msgspec.structs.replace(marks, names=_of_aggregates(sorted(written), marks.aggregates))
 
     async def _live_listing(self, stream: str) -> _Listing:
-        """Whatever stands in the place of the live state, and its marks as they were before that was listed.
+        """List the keys in the place of the live state, with its marks as they were before the listing.
 
         With many streams all are listed at once when the first is promoted, by two scans instead of one for each. A key
         that an engine creates later raises `keys_created`, so promoting this stream answers `moved`, and it is listed
