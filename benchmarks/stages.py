@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import msgspec
 
 from crashfold.engine.adapters.redis import packing
+from crashfold.engine.adapters.redis.parts import whole
 from crashfold.engine.ports import Checkpoint, Commit, Mark, Position
 from crashfold.projections import Plan, StreamState
 from crashfold.projections.delta import Delta, Writes
@@ -61,7 +62,7 @@ def timed(state: StreamState, games: Sequence[Game], batch: int) -> tuple[Stages
         delta = after.delta(state, folded.kept)
         made_s = time.thread_time()
         commit = commits.next(after, delta)
-        packing.call(NAMES, commit, packing.whole(commit))
+        packing.call(NAMES, commit, whole(commit))
         packed_s = time.thread_time()
         fold_s, delta_s, pack_s = fold_s + folded_s - began_s, delta_s + made_s - folded_s, pack_s + packed_s - made_s
         state = after

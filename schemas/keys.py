@@ -22,10 +22,11 @@ HIGHEST_GAME: Final = "highest_game"
 VERSION: Final = "version"
 CHECKPOINT: Final = "checkpoint"
 SHADOW: Final = "shadow"
+STAGE: Final = "stage"
 RESERVED: Final = frozenset(
     (
         *(VERSION, CHECKPOINT, SHADOW, "cache", "limit", "manifest", "updates", "rights"),
-        *("engine", "rebuild", "verified", "keys"),
+        *("engine", "rebuild", "verified", "keys", STAGE),
     )
 )
 """Names that no aggregate may have."""
@@ -118,6 +119,16 @@ class Keys(msgspec.Struct, frozen=True):
     def shadow(self) -> "Keys":
         """The same keys of the generation that a replay builds beside the live one."""
         return Keys(self.key(SHADOW))
+
+    @property
+    def stage(self) -> "Keys":
+        """Those keys that a big commit writes in parts, until they take the place of the live ones."""
+        return Keys(self.key(STAGE))
+
+    @property
+    def staged(self) -> str:
+        """String: a JSON list of the names of the keys of the stage."""
+        return self.key(STAGE)
 
 
 def manifest(key_prefix: str, topic: str, partition: int) -> str:

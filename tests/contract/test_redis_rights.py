@@ -24,7 +24,7 @@ def called(script: str) -> set[str]:
     return {*re.findall(r"(?:call|in_chunks)\('([A-Z]+)'", source), *sizes}
 
 
-COMMANDS: Final = sorted(called("commit") | called("promote"))
+COMMANDS: Final = sorted(called("commit") | called("promote") | called("stage"))
 BESIDE: Final = {"HGETALL", "SADD", "SMEMBERS", "SREM", "ZRANGE"}
 """What a start and reports call, outside of scripts."""
 

@@ -46,6 +46,13 @@ class TestRedis(StateStoreContract, ShadowStoreContract):
     pass
 
 
+class TestRedisWhereEveryCommitIsStaged(StateStoreContract, ShadowStoreContract):
+    @pytest.fixture
+    async def store(self, each_redis_url: str) -> AsyncIterator[RedisStore]:
+        async with RedisStore(each_redis_url, key_prefix="test:{stream}", whole_values_max=0) as store:
+            yield store
+
+
 async def test_the_checkpoint_can_be_read_by_eye(store: RedisStore, redis: Redis) -> None:
     await store.commit([numbered(STREAM, 1)])
     assert await redis.hgetall("test:{crash}:checkpoint") == {

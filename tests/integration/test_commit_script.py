@@ -23,6 +23,7 @@ from redis import Redis
 from crashfold.engine.adapters.redis import packing
 from crashfold.engine.adapters.redis.client import Call, Script
 from crashfold.engine.adapters.redis.errors import code_of
+from crashfold.engine.adapters.redis.parts import PART_BYTES, parts_in_turn
 from crashfold.engine.adapters.redis.store import RedisShadowStore, RedisStore
 from crashfold.engine.errors import (
     ConfigurationError,
@@ -366,18 +367,18 @@ async def test_commits_cancelled_at_any_moment_leave_the_connections_in_order(st
 @given(before=deltas(), delta=deltas())
 def test_the_parts_of_a_commit_do_together_what_it_does(before: Delta, delta: Delta) -> None:
     delta = {**delta, keys.CHECKPOINT: WriteHash({"base": b"x"})}
-    parts = packing.parts(commit(STREAM, None, 1, delta), part_bytes=150)
+    made = [*parts_in_turn(commit(STREAM, None, 1, delta), part_bytes=150)]
     expected = apply({}, before)
     whole = apply(expected, delta)
-    for part in parts:
+    for part in made:
         expected = apply(expected, part.delta)
     assert expected == whole
-    assert [part.is_last for part in parts] == [False] * (len(parts) - 1) + [True]
-    assert all(keys.CHECKPOINT not in part.delta for part in parts[:-1])
+    assert [part.is_last for part in made] == [False] * (len(made) - 1) + [True]
+    assert all(keys.CHECKPOINT not in part.delta for part in made[:-1])
 
 
 def test_parts_lead_from_one_position_to_the_next_by_way_of_their_own() -> None:
-    made = packing.parts(commit(STREAM, at(5, "g"), 9, big(1), generation="g"))
+    made = [*parts_in_turn(commit(STREAM, at(5, "g"), 9, big(1), generation="g"))]
     assert len(made) > 3
     assert made[0].expected == ("g", "5", at(5, "g").commit)
     for number, (part, following) in enumerate(pairwise(made), 1):
@@ -385,7 +386,7 @@ def test_parts_lead_from_one_position_to_the_next_by_way_of_their_own() -> None:
         assert part.next_offset == f"5>9#{number}"
     assert made[-1].next_offset == "9"
     assert max(len(packing.call(keys.Keys("p"), commit(STREAM, None, 9, big(1)), part).args[-1]) for part in made) < (
-        2 * packing.PART_BYTES
+        2 * PART_BYTES
     )
 
 
@@ -395,8 +396,7 @@ async def test_a_shadows_big_commit_goes_on_where_it_was_interrupted(store: Redi
     second = commit(STREAM, at(1, "g2"), 2, big(2))
     shadow = store.shadow()
     assert await shadow.commit([first, numbered("other", 1)]) == [Applied(1), Applied(1)]
-    parts = packing.parts(second)
-    for part in parts[:made]:
+    for part in [*parts_in_turn(second)][:made]:
         call = packing.call(shadow._keys(STREAM), second, part)
         (reply,) = await shadow._client.run(Script.named("commit"), [call])
         assert reply[0] == b"applied"
@@ -433,7 +433,7 @@ class Between:
 
 @pytest.fixture
 def three_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crashfold.engine.adapters.redis.store.PARTS_AT_ONCE", 3)
+    monkeypatch.setattr("crashfold.engine.adapters.redis.staging.PARTS_AT_ONCE", 3)
 
 
 @pytest.mark.usefixtures("three_at_once")
@@ -445,7 +445,7 @@ async def test_replies_that_are_lost_while_parts_are_on_their_way_apply_none_twi
     first, second = commit(STREAM, None, 1, lists(1), generation="g2"), commit(STREAM, at(1, "g2"), 2, lists(2))
     shadow = store.shadow()
     await shadow.commit([first])
-    assert 6 < len(packing.parts(second)) <= 9
+    assert 6 < len([*parts_in_turn(second)]) <= 9
 
     async def lose(send: Send, calls: Sequence[Call]) -> list[Any]:
         await send(calls[:made])
@@ -570,7 +570,7 @@ async def test_the_first_parts_are_made_while_the_last_writes_are_not_there_yet(
 async def test_a_shadow_that_was_written_by_halves_is_not_read_and_can_be_cleared(store: RedisStore) -> None:
     shadow = store.shadow()
     half = commit(STREAM, None, 1, big(1), generation="g2")
-    call = packing.call(shadow._keys(STREAM), half, packing.parts(half)[0])
+    call = packing.call(shadow._keys(STREAM), half, next(parts_in_turn(half)))
     await shadow._client.run(Script.named("commit"), [call])
     for read in (shadow.load(STREAM), shadow.read_model(STREAM), shadow.positions([STREAM]), shadow.promote(STREAM)):
         with pytest.raises(StateError, match="replay"):

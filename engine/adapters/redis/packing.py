@@ -4,20 +4,18 @@ Imports msgspec, the ports' facts, `projections.delta` and schemas; no client li
 grow is text on the way, for in Lua it would be a double.
 """
 
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate, chain
-from operator import itemgetter
-from typing import Final
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any, Final
 from zlib import crc32
 
 import msgspec
 
 from crashfold.engine.adapters.redis.client import Call
-from crashfold.engine.errors import StateError
+from crashfold.engine.adapters.redis.parts import Part, expected_of, stage_offset, weight, whole
+from crashfold.engine.errors import CrashfoldError, StateError, StoreRefused, Unavailable
 from crashfold.engine.ports import Checkpoint, Commit, Manifest, Mark, Position
 from crashfold.projections.delta import (
-    Delta,
     Remove,
     SetString,
     SortedSet,
@@ -34,14 +32,12 @@ from crashfold.schemas.record import is_stream_name
 
 WAY_OUT: Final = "`crashfold replay` rebuilds it"
 
-PART_BYTES: Final = 256 * 1024
-"""A part of a shadow's commit: Redis is busy with it for some 2 ms."""
+WHOLE_VALUES_MAX: Final = 15_000
+WHOLE_BYTES_MAX: Final = 2 * 1024 * 1024
+"""The biggest commit that one call makes, the fields of its checkpoint not counted: Redis is busy with it for some 20
+ms. A commit of some games is below 1,000 values and 50 kB."""
 
-ALL_PARTS: Final = 2**31
-"""More parts than a commit can have."""
-
-_WRITE_BYTES: Final = 64
-"""The overhead of a write or an element, in bytes beside its own."""
+_NO_END: Final = 2**31
 
 _BOOKKEEPING: Final = frozenset(
     (
@@ -64,62 +60,74 @@ _FIRST: Final = "first:"
 _Packed = str | msgspec.Raw
 
 
-class Part(msgspec.Struct, frozen=True):
-    """One of the calls that a big commit is split into, each with a compare-and-set of its own.
+class _Take(msgspec.Struct, frozen=True, gc=False):
+    """The staged key, which is the key number `at` of the call, takes the place of the live one. It is of this kind
+    and has so many elements at least."""
 
-    Between the parts the checkpoint's `next_offset` is a mark such as `100>200#3`: three parts are written of the
-    commit that leads from 100 to 200. So several may be sent at once: they are made in order or not at all. Sent again
-    after a lost reply, a commit goes on behind the last part that was made; no part is ever applied twice, which a list
-    would show.
-    """
-
-    number: int
-    expected: tuple[str, str, str]
-    next_offset: str
-    delta: Writes
-    is_last: bool
+    kind: str
+    at: int
+    known: int
 
 
-def whole(commit: Commit) -> Part:
-    """The commit in one part."""
-    return Part(1, _expected(commit), str(commit.checkpoint.next_offset), commit.delta, True)
+class _TooBig(Exception):
+    """More values than one call takes."""
 
 
-def parts(commit: Commit, part_bytes: int = PART_BYTES) -> list[Part]:
-    """The commit in parts of about so many bytes; the last brings the checkpoint with all its fields."""
-    return [*parts_in_turn(commit, part_bytes)]
-
-
-def parts_in_turn(commit: Commit, part_bytes: int = PART_BYTES) -> Iterator[Part]:
-    """`parts`, each made when it is asked for."""
-    expected, mark = _expected(commit), _mark_of_parts(commit)
-    deltas = _deltas(commit.delta, part_bytes)
-    number, delta = 1, next(deltas)
-    for following in deltas:
-        offset = f"{mark}{number}"
-        yield Part(number, expected, offset, delta, False)
-        made = (commit.checkpoint.generation, offset, commit.checkpoint.commit)
-        expected, number, delta = made, number + 1, following
-    if keys.CHECKPOINT in commit.delta:
-        delta[keys.CHECKPOINT] = commit.delta[keys.CHECKPOINT]
-    yield Part(number, expected, str(commit.checkpoint.next_offset), delta, True)
-
-
-def parts_made(commit: Commit, generation: bytes, next_offset: bytes, commit_id: bytes) -> int | None:
-    """How many parts of the commit are made when the checkpoint stands there, `ALL_PARTS` when it is made whole; None
-    when it stands where no part of this commit leads from or to."""
-    found = (generation.decode(), next_offset.decode(), commit_id.decode())
-    if found == _expected(commit):
-        return 0
-    if (found[0], found[2]) != (commit.checkpoint.generation, commit.checkpoint.commit):
+def whole_call(names: Keys, commit: Commit, values_max: int = WHOLE_VALUES_MAX) -> Call | None:
+    """The call of `commit.lua` that makes the whole commit; None when Redis would be busy with it for too long."""
+    try:
+        made = call(names, commit, whole(commit), values_max)
+    except _TooBig:
         return None
-    if found[1] == str(commit.checkpoint.next_offset):
-        return ALL_PARTS
-    mark = _mark_of_parts(commit)
-    return int(found[1].removeprefix(mark)) if found[1].startswith(mark) else None
+    size = len(made.args[-1])
+    if size > WHOLE_BYTES_MAX and keys.CHECKPOINT in commit.delta:
+        size -= weight(commit.delta[keys.CHECKPOINT])
+    return made if size <= WHOLE_BYTES_MAX else None
 
 
-def call(names: Keys, commit: Commit, part: Part) -> Call:
+def stage_call(names: Keys, commit: Commit, staged: Writes, left_over: Collection[str]) -> Call:
+    """The call of `stage.lua` that begins a staged commit: with the writes that it stages, and the names of keys that
+    another one has left behind."""
+    stage, checkpoint = names.stage, commit.checkpoint
+    pairs = chain.from_iterable((names.key(name), stage.key(name)) for name in staged)
+    return Call(
+        [
+            *(names.checkpoint, names.version, stage.checkpoint, stage.version, names.staged),
+            *pairs,
+            *(stage.key(name) for name in left_over if name not in staged),
+        ],
+        [
+            *expected_of(commit),
+            *(checkpoint.generation, str(checkpoint.next_offset), checkpoint.commit),
+            stage_offset(commit),
+            msgspec.json.encode([*staged]),
+            *(str(write.remove_below) if isinstance(write, WriteSortedSet) else "0" for write in staged.values()),
+        ],
+    )
+
+
+def staged_names(listing: bytes | None) -> list[str]:
+    """The names of staged keys, as `stage.lua` has noted them; none for what is no list of names."""
+    try:
+        return [] if listing is None else msgspec.json.decode(listing, type=list[str])
+    except msgspec.MsgspecError:
+        return []
+
+
+def last_call(names: Keys, commit: Commit, staged: Writes, others: Writes) -> Call:
+    """The call of `commit.lua` that puts the staged keys in the place of the live ones, and makes the other writes."""
+    stage = names.stage
+    first = 6 + len(staged) + len(others) - (keys.CHECKPOINT in others)
+    takes = {name: _take(write, at) for at, (name, write) in enumerate(staged.items(), first)}
+    part = Part(1, expected_of(commit), str(commit.checkpoint.next_offset), {**takes, **others}, True)  # type: ignore[dict-item]
+    made = call(names, commit, part)
+    return Call(
+        [*made.keys, stage.checkpoint, stage.version, names.staged, *(stage.key(name) for name in staged)],
+        [*made.args],
+    )
+
+
+def call(names: Keys, commit: Commit, part: Part, values_max: int = _NO_END) -> Call:
     """The call of `commit.lua` that makes this part of the commit. Raises TypeError for a delta that is none."""
     checkpoint, delta = commit.checkpoint, part.delta
     if part.is_last:
@@ -135,9 +143,9 @@ def call(names: Keys, commit: Commit, part: Part) -> Call:
     packed: list[object] = [*flattened(fields.items())]
     gone: tuple[str, ...] = ()
     try:
-        places, writes = _packed(delta, bytes.decode)
+        places, writes = _packed(delta, bytes.decode, values_max)
     except UnicodeDecodeError:
-        places, writes = _packed(delta, _text)
+        places, writes = _packed(delta, _text, values_max)
     start, touched = names.key(""), [names.checkpoint, names.version]
     for name, write in delta.items():
         if name != keys.CHECKPOINT:
@@ -300,11 +308,6 @@ def flattened(pairs: Iterable[tuple[str, _Packed]]) -> Iterator[_Packed]:
     return chain.from_iterable(pairs)
 
 
-def _expected(commit: Commit) -> tuple[str, str, str]:
-    expected = commit.expected
-    return ("", "", "") if expected is None else (expected.generation, str(expected.next_offset), expected.commit)
-
-
 def _proof(fields: Mapping[str, str]) -> str:
     """The checksum of what one commit writes into the checkpoint. A field that was edited, lost or left over from
     another commit shows by it; the counters that the script keeps (`begun`, `keys_created`) are no part of it."""
@@ -336,7 +339,7 @@ def _json(number: int | None) -> str:
     return "null" if number is None else str(number)
 
 
-def _packed(delta: Writes, text: Callable[[bytes], _Packed]) -> tuple[list[int], list[object]]:
+def _packed(delta: Writes, text: Callable[[bytes], _Packed], values_max: int) -> tuple[list[int], list[object]]:
     """For each key but the checkpoint where its write stands, and the writes, one after the other, each once."""
     places: list[int] = []
     writes: list[object] = []
@@ -347,6 +350,8 @@ def _packed(delta: Writes, text: Callable[[bytes], _Packed]) -> tuple[list[int],
             if place is None:
                 place = known[id(write)] = len(writes) + 1
                 _pack(write, writes, text)
+                if len(writes) > values_max:
+                    raise _TooBig
             places.append(place)
     return places, writes
 
@@ -368,9 +373,25 @@ def _pack(write: Write, writes: list[object], text: Callable[[bytes], _Packed]) 
     elif isinstance(write, WriteSortedSet):
         members = flattened(zip(map(str, write.add), map(text, write.add.values()), strict=True))
         writes += ("zset", str(write.remove_below), 0, write.known, 2 * len(write.add), *members)
+    elif isinstance(write, _Take):
+        writes += ("take", write.at, write.kind, write.known, 0)
     else:
         assert isinstance(write, Remove)
         writes += ("remove", 0, 0, 0, 0)
+
+
+def _take(write: Write, at: int) -> _Take:
+    """What the last call finds in the stage when the write was made there."""
+    match write:
+        case WriteHash(fields, delete):
+            return _Take("hash", at, len(fields.keys() - {*delete}))
+        case WriteList(_, push, keep):
+            return _Take("list", at, min(len(push), keep))
+        case WriteSortedSet(add, remove_below):
+            return _Take("zset", at, sum(score >= remove_below for score in add))
+        case SetString(content):
+            return _Take("string", at, min(1, len(content)))
+    raise TypeError(f"{type(write).__name__} is never staged")
 
 
 def _text(content: bytes) -> _Packed:
@@ -381,62 +402,14 @@ def _text(content: bytes) -> _Packed:
         return msgspec.Raw(b"\xdb" + len(content).to_bytes(4, "big") + content)
 
 
-def _deltas(delta: Writes, part_bytes: int) -> Iterator[Delta]:
-    """The delta without its checkpoint as smaller ones of about so many bytes: one at least."""
-    some: Delta = {}
-    room = part_bytes
-    for name, write in delta.items():
-        if name == keys.CHECKPOINT:
-            continue
-        for piece, weight in _pieces(write, room, part_bytes):
-            if name in some or (weight > room and some):
-                yield some
-                some, room = {}, part_bytes
-            some[name] = piece
-            room -= weight
-    yield some
-
-
-def _pieces(write: Write, room: int, bytes_max: int) -> Iterator[tuple[Write, int]]:
-    """The write as several smaller ones that do the same one after the other, each with what it weighs: the first about
-    `room`, the others `bytes_max`."""
-    match write:
-        case WriteHash(fields, delete, known):
-            named = [*fields.items()]
-            for start, stop, weight in _chunks([len(name) + len(content) for name, content in named], room, bytes_max):
-                gone = delete if stop == len(named) else ()
-                yield WriteHash(dict(named[start:stop]), gone, known), weight + _WRITE_BYTES * len(gone)
-        case WriteList(drop, push, keep, known):
-            for start, stop, weight in _chunks([*map(len, reversed(push))], room, bytes_max):
-                yield WriteList(drop, push[len(push) - stop : len(push) - start], keep, known), weight
-                drop = known = 0
-        case WriteSortedSet(add, remove_below, known):
-            members = sorted(add.items(), key=itemgetter(0))
-            for start, stop, weight in _chunks([len(member) for _, member in members], room, bytes_max):
-                yield (
-                    WriteSortedSet(dict(members[start:stop]), remove_below if stop == len(members) else 0, known),
-                    weight,
-                )
-        case SetString(content):
-            yield write, _WRITE_BYTES + len(content)
-        case Remove():
-            yield write, _WRITE_BYTES
-
-
-def _chunks(weights: Sequence[int], room: int, bytes_max: int) -> Iterator[tuple[int, int, int]]:
-    """Elements of these weights in runs of at most about `room`, then `bytes_max`: at least one run, each with where it
-    starts and stops (exclusive), and its weight."""
-    ends = [*accumulate(map(_WRITE_BYTES.__add__, weights))]
-    start = passed = 0
-    while True:
-        stop = max(start + 1, bisect_right(ends, passed + room))
-        if stop >= len(ends):
-            yield start, len(ends), (ends[-1] if ends else 0) - passed
-            return
-        yield start, stop, ends[stop - 1] - passed
-        start, passed, room = stop, ends[stop - 1], bytes_max
-
-
-def _mark_of_parts(commit: Commit) -> str:
-    """Prefix of the checkpoint's `next_offset` between parts; the number of parts made follows."""
-    return f"{_expected(commit)[1]}>{commit.checkpoint.next_offset}#"
+def raise_worst(replies: Sequence[Any]) -> None:
+    """Raise what must be known first: a state that does not fit, then an unknown outcome, then a refusal."""
+    errors: list[CrashfoldError] = []
+    for reply in replies:
+        match reply:
+            case CrashfoldError():
+                errors.append(reply)
+            case [b"unfit", key, fault]:
+                errors.append(StateError(f"{key.decode()} {fault.decode()}: {WAY_OUT}"))
+    if errors:
+        raise min(errors, key=lambda error: (isinstance(error, Unavailable), isinstance(error, StoreRefused)))

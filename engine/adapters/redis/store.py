@@ -6,13 +6,12 @@ only in that every question goes to the server that has the key (`at`).
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from functools import partial
-from itertools import chain, islice
+from itertools import chain
 from types import TracebackType
 from typing import Any, Final, Self
 
-import anyio
-import anyio.lowlevel
 import msgspec
 from redis.asyncio.client import Pipeline
 from redis.exceptions import ResponseError
@@ -21,7 +20,9 @@ from crashfold.engine.adapters.redis import packing
 from crashfold.engine.adapters.redis.client import Call, RedisClient, Script, glob_escaped
 from crashfold.engine.adapters.redis.cluster import RedisCluster, by_server
 from crashfold.engine.adapters.redis.errors import translated
+from crashfold.engine.adapters.redis.parts import LAST_BYTES_MAX, WRITE_BYTES, Part, parts_in_turn, parts_made
 from crashfold.engine.adapters.redis.reports import RedisReports
+from crashfold.engine.adapters.redis.staging import clear_stages, commit_staged, in_turn
 from crashfold.engine.adapters.redis.usage import RedisUsage
 from crashfold.engine.adapters.redis.watch import Watch
 from crashfold.engine.errors import (
@@ -62,8 +63,6 @@ LISTINGS_MAX: Final = 10
 COMMIT: Final = "commit"
 PROMOTE: Final = "promote"
 RIGHTS: Final = "rights"
-PARTS_AT_ONCE: Final = 24
-"""Parts of a big commit on their way together, some 6 MB; Redis serves others after each of them."""
 UNLINK_KEYS: Final = 500
 """Keys a call removes."""
 
@@ -141,6 +140,7 @@ class RedisStore:
         bulk_timeout_s: float = BULK_TIMEOUT_S,
         commit_connections: int = 4,
         read_connections: int = 16,
+        whole_values_max: int = packing.WHOLE_VALUES_MAX,
         watch: Watch | None = None,
     ) -> None:
         self._client: RedisClient | RedisCluster = (RedisCluster if cluster else RedisClient)(
@@ -156,6 +156,9 @@ class RedisStore:
         self._key_prefix = key_prefix
         self._commit_script = Script.named(COMMIT)
         self._rights_are_known = False
+        self._whole_values_max = whole_values_max
+        self._stages_cleared: set[str] = set()
+        """Streams with nothing in their stage but what this store puts there."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._client!r} {self._key_prefix}>"
@@ -207,7 +210,8 @@ class RedisStore:
     async def check_rights(self, stream: str) -> None:
         """See `StateStore`."""
         names, live = self._keys(stream), self._live(stream)
-        call = Call([names.rights, live.rights, live.checkpoint, live.version], [live.updates])
+        beside = live.stage.rights if names == live else live.rights
+        call = Call([names.rights, beside, live.checkpoint, live.version], [live.updates])
         (reply,) = await self._client.run(Script.named(RIGHTS), [call])
         match reply:
             case [b"granted"]:
@@ -263,14 +267,33 @@ class RedisStore:
     async def commit(self, commits: Sequence[Commit]) -> list[Outcome]:
         """See `StateStore`. Raises StateError when a key is of another type than is written to it; nothing is then.
 
+        A commit that would keep Redis busy for long is staged, one after the other, when the small ones are made.
+
         Raises ConfigurationError, before the first commit of this store, when the user lacks a right.
         """
         if commits and not self._rights_are_known:
             await self.check_rights(commits[0].stream)
-        calls = [self._call(commit, packing.whole(commit)) for commit in commits]
-        replies = await self._client.run(self._commit_script, calls)
-        _raise_worst(replies)
-        return [self._outcome(commit, reply) for commit, reply in zip(commits, replies, strict=True)]
+        await self._clear_stages(commit.stream for commit in commits)
+        calls = [packing.whole_call(self._keys(commit.stream), commit, self._whole_values_max) for commit in commits]
+        small = [(commit, call) for commit, call in zip(commits, calls, strict=True) if call is not None]
+        replies = await self._client.run(self._commit_script, [call for _, call in small]) if small else []
+        packing.raise_worst(replies)
+        outcomes = {
+            commit.stream: self._outcome(commit, reply) for (commit, _), reply in zip(small, replies, strict=True)
+        }
+        for commit, call in zip(commits, calls, strict=True):
+            if call is None:
+                last_bytes = min(LAST_BYTES_MAX, self._whole_values_max * WRITE_BYTES)
+                names = self._keys(commit.stream)
+                reply = await commit_staged(self._client, self._commit_script, names, commit, last_bytes)
+                outcomes[commit.stream] = self._outcome(commit, reply)
+        return [outcomes[commit.stream] for commit in commits]
+
+    async def _clear_stages(self, streams: Iterable[str]) -> None:
+        """Remove, once, what an engine that ended in the middle of a staged commit has left."""
+        if due := [stream for stream in streams if stream not in self._stages_cleared]:
+            by_names = {self._keys(stream): stream for stream in due}
+            self._stages_cleared.update(by_names[names] for names in await clear_stages(self._client, [*by_names]))
 
     async def checkpoint(self, stream: str) -> Checkpoint | None:
         """See `StateStore`."""
@@ -372,7 +395,7 @@ class RedisStore:
     def _live(self, stream: str) -> Keys:
         return Keys.of(self._key_prefix, stream)
 
-    def _call(self, commit: Commit, part: packing.Part) -> Call:
+    def _call(self, commit: Commit, part: Part) -> Call:
         return packing.call(self._keys(commit.stream), commit, part)
 
     def _outcome(self, commit: Commit, reply: list[bytes]) -> Outcome:
@@ -477,6 +500,7 @@ class RedisShadowStore(RedisStore):
         self._key_prefix = key_prefix
         self._commit_script = Script.named(COMMIT)
         self._rights_are_known = rights_are_known
+        self._whole_values_max = packing.WHOLE_VALUES_MAX
         self._promote_script = Script.named(PROMOTE)
         self._written: dict[str, set[str]] = {}
         """By stream the names of all keys of its shadow, where this store wrote the whole of it."""
@@ -493,9 +517,9 @@ class RedisShadowStore(RedisStore):
     async def commit(self, commits: Sequence[Commit]) -> list[Outcome]:
         """See `StateStore`. Commits that need several calls are made one after the other, the rest at once before."""
         small: list[int] = []
-        big: dict[int, Iterator[packing.Part]] = {}
+        big: dict[int, Iterator[Part]] = {}
         for index, commit in enumerate(commits):
-            parts = packing.parts_in_turn(commit)
+            parts = parts_in_turn(commit)
             first = next(parts)
             if first.is_last:
                 small.append(index)
@@ -513,6 +537,9 @@ class RedisShadowStore(RedisStore):
             elif commit.stream in self._written:
                 self._written[commit.stream].update(commit.delta)
         return [outcomes[index] for index in range(len(commits))]
+
+    async def _clear_stages(self, streams: Iterable[str]) -> None:
+        """Nothing: no commit of a shadow is staged, since nobody reads it."""
 
     async def read_manifest(self, topic: str, partition: int) -> Manifest | None:
         """None: a shadow keeps no manifests."""
@@ -544,7 +571,7 @@ class RedisShadowStore(RedisStore):
             call = await self._promotion(stream, shadow, allow_back)
             self._promoting[stream] = shadow.generation
             (reply,) = await self._client.run(self._promote_script, [call])
-            _raise_worst([reply])
+            packing.raise_worst([reply])
             match reply:
                 case [b"promoted", version]:
                     self._forget_listings(stream)
@@ -677,43 +704,28 @@ class RedisShadowStore(RedisStore):
             return Promoted(int(version))
         raise StateError(f"stream {stream} has no shadow to promote: run `crashfold replay` again")
 
-    async def _commit_in_parts(self, commit: Commit, parts: Iterator[packing.Part]) -> Outcome:
-        """Make the parts in order, some at a time: while these are on their way, the next ones are made and packed.
+    async def _commit_in_parts(self, commit: Commit, parts: Iterator[Part]) -> Outcome:
+        """Make the parts in order.
 
         One that fails lets all behind it meet a conflict. Those that an earlier try has made, its reply lost, are left
         out as soon as that is known.
         """
         made = 0
         calls = ((part, self._call(commit, part)) for part in parts if part.number > made or part.is_last)
-        some = [*islice(calls, PARTS_AT_ONCE)]
-        while True:
-            replies: list[Any] = []
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._send, [call for _, call in some], replies)
-                for _ in range(2):
-                    await anyio.lowlevel.checkpoint()  # what was written goes out when the event loop comes round
-                following = [*islice(calls, PARTS_AT_ONCE)]
-            _raise_worst(replies)
-            for (part, _), reply in zip(some, replies, strict=True):
+        async with aclosing(in_turn(self._client, self._commit_script, calls)) as replies:
+            async for part, reply in replies:
                 match reply:
                     case [b"applied" | b"duplicate", _] if not part.is_last:
                         made = part.number
                     case [b"conflict", generation, next_offset, commit_id] if (
-                        found := packing.parts_made(commit, generation, next_offset, commit_id)
+                        found := parts_made(commit, generation, next_offset, commit_id)
                     ) is not None and not (part.is_last and found >= part.number):
                         if found < part.number:
                             raise StoreUnavailable("Redis has lost a part of a rebuild's commit; it is made again")
                         made = found
                     case _:
                         return self._outcome(commit, reply)
-            some = following
-
-    async def _send(self, calls: list[Call], replies: list[Any]) -> None:
-        """Note the reply to each call; an error, when they may have been made without a reply."""
-        try:
-            replies += await self._client.run(self._commit_script, calls)
-        except CrashfoldError as error:
-            replies.append(error)
+        raise AssertionError("the last part of a commit has an outcome")
 
 
 _MARKS: Final = ("generation", "keys_created", "next_offset", "commit", "aggregates")
@@ -798,19 +810,6 @@ def _stored(
         raise StateError(f"{names.key(keys.GAMES)} does not end with the newest game: {packing.WAY_OUT}")
     total_games = packing.total_games(names.checkpoint, fields)
     return Stored(checkpoint, int(version), packing.state(fields), window, total_games)
-
-
-def _raise_worst(replies: Sequence[Any]) -> None:
-    """Raise what must be known first: a state that does not fit, then an unknown outcome, then a refusal."""
-    errors: list[CrashfoldError] = []
-    for reply in replies:
-        match reply:
-            case CrashfoldError():
-                errors.append(reply)
-            case [b"unfit", key, fault]:
-                errors.append(StateError(f"{key.decode()} {fault.decode()}: {packing.WAY_OUT}"))
-    if errors:
-        raise min(errors, key=lambda error: (isinstance(error, Unavailable), isinstance(error, StoreRefused)))
 
 
 def _refused(names: Keys, command: str, subject: str, said: str) -> CrashfoldError:

@@ -4,6 +4,8 @@
 -- KEYS  1  checkpoint (hash)
 --       2  version (string)
 --       3… the keys to write, each once
+--       Then, when the biggest writes were made beside the live keys before (see stage.lua): the staged checkpoint, the
+--       staged version, the names of the staged keys, and the staged keys
 -- ARGV  1  expected generation, '' for: there is no checkpoint
 --       2  expected next_offset, '' likewise
 --       3  expected commit, '' likewise, and in a state that was stored before commits had an id
@@ -22,9 +24,12 @@
 --            'list'    how many newest to drop    keep  known  n   elements to push, oldest first; `keep` remain at most
 --            'zset'    least score to keep, '0'   0     known  n   score, member, score, member …
 --            'remove'  0                          0     0      0
+--            'take'    which of KEYS is staged    kind  known  0
+--          A staged key has `known` elements at least; it takes the place of the live one.
 -- returns { 'applied', version } or { 'duplicate', version }: the commit had been made, its reply was lost
 --      or { 'conflict', generation, next_offset, commit } as stored, all '' when there is no checkpoint
 --      or { 'unfit', key, what is wrong with it }
+--      or { 'unstaged' }: the staged keys are not those of this commit, or not all there
 --
 -- Lua has no rollback, so all that can fail is checked before the first write; and the first write is one that Redis
 -- refuses when it is out of memory, read-only or without replicas, before anything has changed. Offsets are compared as
@@ -148,11 +153,28 @@ if not is_first and not version then
 end
 local packed = cmsgpack.unpack(ARGV[9])
 local fields, gone, places, writes = packed[1], packed[2], packed[3], packed[4]
-local sizes, created = {}, 0
-for index = 3, #KEYS do
+local sizes, created, last = {}, 0, #places + 2
+if #KEYS > last then
+  local staged = call('HMGET', KEYS[last + 1], 'generation', 'next_offset', 'commit')
+  if staged[1] ~= ARGV[4] or staged[2] ~= ARGV[5] or staged[3] ~= ARGV[6] then
+    return { 'unstaged' }
+  end
+end
+for index = 3, last do
   local at, size = places[index - 2], 0
   local kind = writes[at]
-  if kind ~= 'remove' then
+  if kind == 'take' then
+    local staged = KEYS[writes[at + 1]]
+    if call(SIZE[writes[at + 2]], staged) < writes[at + 3] then
+      return { 'unstaged' }
+    end
+    size = call('EXISTS', staged)
+    if is_first and call('EXISTS', KEYS[index]) == 1 then
+      return { 'unfit', KEYS[index], 'stands there without a checkpoint' }
+    elseif call('EXISTS', KEYS[index]) == 0 then
+      created = created + 1
+    end
+  elseif kind ~= 'remove' then
     size = pcall(SIZE[kind], KEYS[index])
     if size ~= writes[at + 3] or size == 0 or is_first then -- else it is as it should be, like nearly all
       if type(size) == 'table' then
@@ -187,24 +209,30 @@ if type(first) == 'table' then
 end
 in_chunks('HSET', KEYS[1], fields, 1, #fields)
 in_chunks('HDEL', KEYS[1], gone, 1, #gone)
-for index = 3, #KEYS do
+for index = 3, last do
   local at, key = places[index - 2], KEYS[index]
-  local kind, first, last = writes[at], at + 5, at + 4 + writes[at + 4]
+  local kind, from, to = writes[at], at + 5, at + 4 + writes[at + 4]
   if kind == 'hash' then
-    if writes[at + 1] == 0 and first < last and last - first < UNPACK_MAX then
-      call('HSET', key, unpack(writes, first, last))
+    if writes[at + 1] == 0 and from < to and to - from < UNPACK_MAX then
+      call('HSET', key, unpack(writes, from, to))
     else
-      write_hash(key, sizes[index], writes[at + 1], writes[at + 2], writes, first, last)
+      write_hash(key, sizes[index], writes[at + 1], writes[at + 2], writes, from, to)
     end
   elseif kind == 'list' then
-    write_list(key, sizes[index], writes[at + 1], writes[at + 2], writes, first, last)
+    write_list(key, sizes[index], writes[at + 1], writes[at + 2], writes, from, to)
   elseif kind == 'string' then
-    call('SET', key, writes[first])
+    call('SET', key, writes[from])
   elseif kind == 'zset' then
-    write_zset(key, sizes[index], writes[at + 1], writes[at + 2], writes, first, last)
+    write_zset(key, sizes[index], writes[at + 1], writes[at + 2], writes, from, to)
+  elseif kind == 'take' and sizes[index] == 1 then
+    -- Not removed first: while a cluster moves the slot away, a key that is gone cannot be made again.
+    call('RENAME', KEYS[writes[at + 1]], key)
   else
     call('UNLINK', key)
   end
+end
+if #KEYS > last then
+  call('UNLINK', KEYS[last + 1], KEYS[last + 2], KEYS[last + 3])
 end
 
 if ARGV[8] == '' then

@@ -25,6 +25,7 @@ local tried = {
   { 'GET', first },
   { 'STRLEN', first },
   { 'TYPE', first },
+  { 'COPY', first, second },
   { 'RENAME', first, second },
   { 'EXISTS', second },
   { 'UNLINK', second },

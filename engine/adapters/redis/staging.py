@@ -1,0 +1,129 @@
+"""Staged commits: big writes are made beside the live keys, in parts, and then put in the place of those.
+
+Imports the client, parts and packing beside it. Readers see nothing of a staged commit before its last call, which
+makes it as a whole like any other. Between the calls Redis serves others.
+"""
+
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing, suppress
+from functools import partial
+from itertools import islice
+from typing import Any, Final
+
+import anyio
+import anyio.lowlevel
+import msgspec
+from redis.asyncio.client import Pipeline
+
+from crashfold.engine.adapters.redis import packing, parts
+from crashfold.engine.adapters.redis.client import Call, RedisClient, Script
+from crashfold.engine.adapters.redis.cluster import RedisCluster, by_server
+from crashfold.engine.adapters.redis.parts import Part
+from crashfold.engine.errors import CrashfoldError, StateError, StoreRefused, StoreUnavailable, Unavailable
+from crashfold.engine.ports import Commit
+from crashfold.schemas.keys import Keys
+
+STAGE: Final = "stage"
+PARTS_AT_ONCE: Final = 24
+"""Parts of a big commit on their way together, some 6 MB; Redis serves others after each of them."""
+
+
+async def commit_staged(
+    client: RedisClient | RedisCluster, script: Script, names: Keys, commit: Commit, last_bytes: int
+) -> Any:
+    """Make the commit in many calls, and return the reply of the last one, which is the one that counts.
+
+    `script` is `commit.lua`; the writes of its last call come to `last_bytes`. Raises StoreUnavailable when the commit
+    was not made because others wrote to the stage, or Redis lost some of it.
+    """
+    staged, others = parts.parted(commit.delta, last_bytes)
+    (left_over,) = await _left_in_stages(await client.at(names.staged), [names])
+    try:
+        (reply,) = await client.run(Script.named(STAGE), [packing.stage_call(names, commit, staged, left_over)])
+        packing.raise_worst([reply])
+        if reply[0] != b"staged":
+            return reply
+        for name in (tuple(staged)[pair] for pair in reply[1:]):
+            staged[name] = msgspec.structs.replace(staged[name], known=0)  # its stage is empty
+        calls = ((part, packing.call(names.stage, commit, part)) for part in parts.staged_parts(commit, staged))
+        async with aclosing(in_turn(client, script, calls)) as replies:
+            async for _, made in replies:
+                if made[0] != b"applied":
+                    raise _disturbed(commit)
+        (reply,) = await client.run(script, [packing.last_call(names, commit, staged, others)])
+        if reply == [b"unstaged"]:
+            raise _disturbed(commit)
+        packing.raise_worst([reply])
+    except StateError as error:
+        raise StateError(str(error).replace(names.stage.key(""), names.key(""))) from None
+    except StoreRefused:
+        with suppress(CrashfoldError):  # perhaps Redis is out of memory
+            await clear_stages(client, [names])
+        raise
+    return reply
+
+
+async def clear_stages(client: RedisClient | RedisCluster, several: Sequence[Keys]) -> list[Keys]:
+    """Remove what commits of these streams have left in the stage that were not made. Returns those that are clear now:
+    not those whose server does not answer."""
+    clear = []
+    by_key = {names.staged: names for names in several}
+    for server, some in (await by_server(client, by_key)).items():
+        there = [by_key[key] for key in some]
+        with suppress(Unavailable):
+            for names, left_over in zip(there, await _left_in_stages(server, there), strict=True):
+                if left_over:
+                    await server.ask(partial(_unlink, names, left_over))
+            clear += there
+    return clear
+
+
+async def _left_in_stages(server: RedisClient, several: Sequence[Keys]) -> list[list[str]]:
+    """The names of the keys in each stage: of a staged commit that was not made, or not yet."""
+    return [
+        packing.staged_names(found) for found in await server.ask(partial(_get, [names.staged for names in several]))
+    ]
+
+
+def _get(some: Sequence[str], pipeline: Pipeline) -> None:
+    for key in some:
+        pipeline.get(key)
+
+
+def _unlink(names: Keys, left_over: Sequence[str], pipeline: Pipeline) -> None:
+    stage = names.stage
+    pipeline.unlink(names.staged, stage.checkpoint, stage.version, *map(stage.key, left_over))
+
+
+async def in_turn(
+    client: RedisClient | RedisCluster, script: Script, calls: Iterator[tuple[Part, Call]]
+) -> AsyncGenerator[tuple[Part, Any], None]:
+    """Make the calls in order, some at a time, and yield the reply to each. While some are on their way, the next ones
+    are packed. Raises the worst error among the replies of those that were sent together."""
+    some = [*islice(calls, PARTS_AT_ONCE)]
+    while some:
+        replies: list[Any] = []
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_send, client, script, [call for _, call in some], replies)
+            for _ in range(2):
+                await anyio.lowlevel.checkpoint()  # what was written goes out when the event loop comes round
+            following = [*islice(calls, PARTS_AT_ONCE)]
+        packing.raise_worst(replies)
+        for (part, _), reply in zip(some, replies, strict=True):
+            yield part, reply
+        some = following
+
+
+async def _send(client: RedisClient | RedisCluster, script: Script, calls: list[Call], replies: list[Any]) -> None:
+    """Note the reply to each call; an error, when they may have been made without a reply."""
+    try:
+        replies += await client.run(script, calls)
+    except CrashfoldError as error:
+        replies.append(error)
+
+
+def _disturbed(commit: Commit) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"a staged commit of stream {commit.stream} was disturbed: Redis has lost some of it, or another engine stages "
+        "one too; it is made again"
+    )
