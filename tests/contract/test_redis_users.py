@@ -160,7 +160,8 @@ async def test_a_user_of_the_page_is_enough_for_its_command(new_command: NewComm
     command = await new_command(name, prefix)
     with anyio.fail_after(PATIENCE_S), capture_logs() as logged:
         await command()
-    assert [line for line in logged if line["log_level"] not in ("debug", "info")] == []
+    warnings = [line for line in logged if line["log_level"] not in ("debug", "info")]
+    assert [line for line in warnings if line["event"] != "redis_slow"] == []  # the machine may be busy
 
 
 @pytest.mark.parametrize("name", USERS)
