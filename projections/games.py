@@ -62,6 +62,7 @@ class Bands:
             [self.count if p.high is None else int(self.of(np.array([p.high]))[0]) for p in predicates],
             np.int64,
         )
+        self._spans = np.stack((self.low, self.high), axis=1).ravel()
         bands = np.arange(self.count).reshape(-1, 1)
         self.matches = (self.low <= bands) & (bands < self.high)
         """Which predicates match each band: bands × predicates."""
@@ -80,6 +81,21 @@ class Bands:
         below = np.zeros((*histogram.shape[:-1], self.count + 1), np.int64)
         histogram.cumsum(axis=-1, out=below[..., 1:])
         return below[..., self.high] - below[..., self.low]
+
+    def firsts(self, bands: Ints) -> Ints:
+        """Per predicate the position in `bands` of its first match; their number where there is none."""
+        return -self.highest(bands, -np.arange(len(bands)), -len(bands))
+
+    def lasts(self, bands: Ints) -> Ints:
+        """Per predicate the position in `bands` of its last match; -1 where there is none."""
+        return self.highest(bands, np.arange(len(bands)), -1)
+
+    def highest(self, bands: Ints, values: Ints, least: int = 0) -> Ints:
+        """Per predicate the highest of the values, one for each of `bands`, that it matches; `least` without one."""
+        by_band = np.full(self.count + 1, least, np.int64)
+        np.maximum.at(by_band, bands, values)
+        found: Ints = np.maximum.reduceat(by_band, self._spans)[::2]
+        return found
 
     def positions(self, bands: Ints) -> list[Ints]:
         """Per predicate the positions in `bands` that match it, ascending.

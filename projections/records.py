@@ -1,6 +1,7 @@
 """Records: per predicate the longest run of games that do not match it, and the highest game that does, of all time.
 
-Imports numpy, msgspec and columns. A run counts while it is open. Of two that are equal the older one is the record.
+Imports numpy, msgspec, columns and blocks. A run counts while it is open. Of two that are equal the older one is the
+record.
 """
 
 from typing import Final
@@ -8,7 +9,8 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from crashfold.projections.columns import Ints
+from crashfold.projections.blocks import Blocks, Masks
+from crashfold.projections.columns import Ints, firsts
 from crashfold.projections.delta import Delta, Value, WriteHash
 from crashfold.projections.games import BAND, END_TIME, HUNDREDTHS, ID, Bands, Games, games_of
 from crashfold.projections.projection import Moment
@@ -21,9 +23,8 @@ _START_ID, _START_TIME, _LENGTH = 0, 1, 2
 """Rows of an open run."""
 _RUN_LENGTH = 4
 """The last row of a longest run; those before are id and time of its first game, and of its last."""
-_NO_END: Final = np.iinfo(np.int64).max
-_CHUNK: Final = 16_384
-"""Games that are looked at together: predicates × games is the memory it takes."""
+_CHUNK: Final = 65_534
+"""Games that are looked at together: with one before and one behind them as many as a block can have."""
 
 
 class RecordsState(msgspec.Struct, frozen=True, gc=False):
@@ -44,13 +45,8 @@ class RecordsProjection:
 
     def __init__(self, settings: ProjectionSettings, bands: Bands) -> None:
         self._names = [keys.records(predicate) for predicate in settings.predicates]
-        self._low, self._high = bands.low[:, np.newaxis], bands.high[:, np.newaxis]
-        self._matches = bands.matches
-        self._least = np.array([predicate.low for predicate in settings.predicates], np.int64)
-        ends = [
-            np.iinfo(np.int64).max if predicate.high is None else predicate.high for predicate in settings.predicates
-        ]
-        self._end = np.array(ends, np.int64)
+        self._bands = bands
+        self._masks = Masks(bands.matches)
 
     def empty(self) -> RecordsState:
         """No records."""
@@ -88,7 +84,7 @@ class RecordsProjection:
     def _with_one(self, state: RecordsState, game: Games) -> RecordsState:
         """The records with one game behind those of before: as by `_runs` and `_highest`, in a fifth of the time."""
         game_id, hundredths, end_time = game.columns.cells[[ID, HUNDREDTHS, END_TIME], 0].tolist()
-        matches = self._matches[game.band_numbers[0]]
+        matches = self._bands.matches[game.band_numbers[0]]
         opened, longest, highest = state.open.copy(), state.longest, state.highest
         begins = opened[_LENGTH] == 0
         opened[_START_ID, begins], opened[_START_TIME, begins] = game_id, end_time
@@ -108,21 +104,23 @@ class RecordsProjection:
 
     def _runs(self, state: RecordsState, games: Games) -> tuple[Ints, Ints]:
         """The open and the longest runs."""
-        bands, count = games.band_numbers, len(games)
-        matches = (bands >= self._low) & (bands < self._high)
-        rows = np.arange(count, dtype=np.int32)
-        newest = np.maximum.accumulate(np.where(matches, rows, np.int32(-1)), axis=1)
-        lengths = rows - newest  # of the run at each game, 0 at a match
-        lengths += np.where(newest < 0, state.open[_LENGTH].astype(np.int32)[:, np.newaxis], np.int32(0))
-        ends = lengths.argmax(axis=1)
-        longest = np.take_along_axis(lengths, ends[:, np.newaxis], axis=1)[:, 0].astype(np.int64)
-        better = np.flatnonzero(longest > state.longest[_RUN_LENGTH])
-        found = state.longest
+        bands, opened, count = games.band_numbers, state.open[_LENGTH], len(games)
+        found, longest = state.longest, state.longest[_RUN_LENGTH]
+        predicates, before, behind = Blocks(self._masks, bands).longer(longest)
+        # The first run of each predicate goes on with the one that was open.
+        predicates = np.concatenate((np.arange(len(opened)), predicates))
+        before = np.concatenate((np.zeros_like(opened), before))
+        behind = np.concatenate((self._bands.firsts(bands) + 1, behind))
+        lengths = behind - before - 1 + np.where(before == 0, opened[predicates], 0)
+        better = np.flatnonzero(lengths > longest[predicates])
         if len(better):
-            ends, found = ends[better], found.copy()
-            starts = self._starts(state.open[:, better], games, ends, longest[better])
-            found[:, better] = (*starts, games.ids[ends], games.end_times[ends], longest[better])
-        last = lengths[:, -1].astype(np.int64)
+            order = better[np.lexsort((before[better], -lengths[better], predicates[better]))]
+            best = order[firsts(predicates[order])]
+            found, which, ends = found.copy(), predicates[best], behind[best] - 2
+            starts = self._starts(state.open[:, which], games, ends, lengths[best])
+            found[:, which] = (*starts, games.ids[ends], games.end_times[ends], lengths[best])
+        newest = self._bands.lasts(bands)
+        last = count - 1 - newest + np.where(newest < 0, opened, 0)
         starts = self._starts(state.open, games, np.full(len(last), count - 1), last)
         return np.where(last > 0, np.stack((*starts, last)), 0), found
 
@@ -138,10 +136,8 @@ class RecordsProjection:
     def _highest(self, highest: Ints, games: Games) -> Ints:
         """The cells of the highest games."""
         hundredths = games.hundredths
-        rising = np.sort(hundredths)
-        at = np.searchsorted(rising, self._end) - 1
-        tops = np.where(at >= 0, rising[at], 0)
-        better = np.flatnonzero((tops >= self._least) & (tops > highest[HUNDREDTHS]))
+        tops = self._bands.highest(games.band_numbers, hundredths)
+        better = np.flatnonzero(tops > highest[HUNDREDTHS])
         if not len(better):
             return highest
         values, which = np.unique(tops[better], return_inverse=True)
