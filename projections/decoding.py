@@ -36,7 +36,8 @@ from crashfold.schemas.game import HASH_DIGITS, HUNDREDTHS_MAX, HUNDREDTHS_MIN, 
 from crashfold.schemas.record import Unreadable
 
 ALIKE_MIN: Final = 128
-"""Fewer values than that are decoded faster one by one."""
+"""Fewer values than that are decoded one by one. By shape, a commit of one game takes 1.3 times the CPU; one by one, a
+rebuild of 300,000 games takes twice the CPU."""
 SHAPES_MAX: Final = 8
 """Shapes that values of one length may have, as far as it pays to look for them."""
 AT_ONCE: Final = 2048

@@ -78,8 +78,6 @@ class Intervals:
     @staticmethod
     def _split(numbers: Ints, bands: Ints, oldest: int) -> list[tuple[int, Ints]]:
         """The bands of each bucket from `oldest` on."""
-        if len(numbers) == 1:
-            return [(int(numbers[0]), bands)] if numbers[0] >= oldest else []
         order = np.argsort(numbers, kind="stable")
         order = order[np.searchsorted(numbers[order], oldest) :]
         numbers, bands = numbers[order], bands[order]

@@ -20,7 +20,8 @@ _MATCH_ORDINAL = BAND
 _PREDICATE, _AT = 0, 1
 """Of a match: its predicate, and the position of the game in the stream."""
 _FEW_GAMES = 64
-"""Of so many games all matches are taken in, of more the newest alone."""
+"""Of so many games all matches are taken in, of more the newest alone. With the first way alone a rebuild of 300,000
+games takes 1.4 times the CPU, with the second alone a commit of one game 1.15 times."""
 _ROOM = 200
 
 

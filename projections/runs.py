@@ -28,7 +28,8 @@ _FOLLOW = 3
 """Of a game that follows: id, hundredths and end time, which are a game's first three columns."""
 
 _PAIRS_FEW = 20_000
-"""Up to so many pairs of a game and a predicate it is quicker to look at all at once."""
+"""Up to so many pairs of a game and a predicate all are looked at together. Without this way a commit of 20 games takes
+1.4 times the CPU; without the other one a rebuild of 300,000 games takes 1.9 times."""
 _ROOM = 1000
 """So many more rows than half as many again may stand in `settled` until it is trimmed."""
 
@@ -72,7 +73,10 @@ def settled_since(runs: Runs, kept: int) -> Columns:
 
 
 def _folded_one(state: Runs, game: Games) -> Runs:
-    """The state with one game behind it: as `_folded`, in a third of the time."""
+    """The state with one game behind it: as `_folded`, in a third of the time.
+
+    Without it a commit of one game takes 1.12 to 1.14 times the CPU (fold, delta and packing). A live table brings one
+    game a commit, so it stays, although any other second way has to bring 1.15."""
     tails, total, before = state.tails.copy(), state.total + 1, len(state.recent)
     cells, around = game.columns.cells[:_FOLLOW], state.recent.cells
     matches = game.bands.matches[game.band_numbers[0]]

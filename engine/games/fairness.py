@@ -73,9 +73,6 @@ class FairnessCheck:
         """The faults among games of a stream that were accepted beside the `known` ones, none of which is among
         them."""
         rules = self._rules.of(stream)
-        if len(accepted) == 1 and (not len(known) or accepted.ids[0] > known.ids[-1]):
-            (newest,) = accepted.to_games()
-            return _faults_of_newest(rules, known.last(1).to_games(), newest)
         return Faults(self._mismatches(rules, accepted), _broken_links(rules, known, accepted))
 
     def _mismatches(self, rules: TableRules, games: Games) -> int:
@@ -115,16 +112,6 @@ class _Keyed:
         inner.update(message)
         outer.update(inner.digest())
         return outer.digest()[:8]
-
-
-def _faults_of_newest(rules: TableRules, before: list[Game], newest: Game) -> Faults:
-    """Of one game that follows all others, which is what live tables bring: by columns it would take four times as
-    long. `before` is the one before it, if there is one."""
-    is_mismatch = isinstance(fairness.check(newest, rules.at(newest.game_id)), Mismatch)
-    is_broken = any(
-        game.game_id + 1 == newest.game_id and fairness.chain_holds(game, newest) is False for game in before
-    )
-    return Faults(int(is_mismatch), int(is_broken and not rules.begins_anew(newest.game_id)))
 
 
 def _broken_links(rules: TableRules, known: Games, accepted: Games) -> int:

@@ -22,8 +22,6 @@ from crashfold.schemas.predicate import Predicate
 Mask = NDArray[np.bool_]
 
 DEFAULTS: Final = ProjectionSettings()
-FEW: Final = 4
-"""So many predicates are looked at one by one."""
 
 
 class View(msgspec.Struct, frozen=True):
@@ -91,28 +89,14 @@ def matching(hundredths: Ints, predicate: Predicate) -> Mask:
 
 def counts(hundredths: Ints, predicates: Sequence[Predicate]) -> list[int]:
     """How many of the crash points match each predicate."""
-    (found,) = counts_by_group(hundredths, predicates, np.zeros(len(hundredths), np.int64), 1).T.tolist()
-    return list(found)
+    return [int(np.count_nonzero(matching(hundredths, predicate))) for predicate in predicates]
 
 
 def counts_by_group(hundredths: Ints, predicates: Sequence[Predicate], groups: Ints, group_count: int) -> Ints:
     """How many of the crash points match each predicate in each group: predicates × groups. `groups` tells the group of
     each crash point."""
-    if len(predicates) <= FEW:
-        masks = [matching(hundredths, predicate) for predicate in predicates]
-        if group_count == 1:
-            return np.array([[np.count_nonzero(mask)] for mask in masks], np.int64)
-        return np.array([np.bincount(groups[mask], minlength=group_count) for mask in masks], np.int64)
-    # All edges cut the crash points into bands, and one histogram over groups and bands has every count.
-    edges = np.unique([edge for p in predicates for edge in (p.low, p.high) if edge is not None])
-    bands = np.searchsorted(edges, hundredths, "right")
-    width = len(edges) + 1
-    cells = np.bincount(groups * width + bands, minlength=group_count * width).reshape(group_count, width)
-    below = np.zeros((width + 1, group_count), np.int64)
-    np.cumsum(cells.T, axis=0, out=below[1:])
-    lows = np.searchsorted(edges, [p.low for p in predicates]) + 1
-    highs = [width if p.high is None else int(np.searchsorted(edges, p.high)) + 1 for p in predicates]
-    return np.asarray(below[highs] - below[lows], np.int64)
+    masks = (matching(hundredths, predicate) for predicate in predicates)
+    return np.array([np.bincount(groups[mask], minlength=group_count) for mask in masks], np.int64)
 
 
 def percentage(count: int, total_games: int) -> float:
