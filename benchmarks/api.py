@@ -21,7 +21,6 @@ import msgspec
 from redis.asyncio import Redis
 
 from benchmarks.api_client import Answer, Clients, request
-from benchmarks.api_plain import Plain
 from benchmarks.api_questions import Family, Question, families
 from benchmarks.measure import Figure, announce
 from crashfold.engine.adapters.embedded import free_port
@@ -31,6 +30,7 @@ from crashfold.engine.ports import Applied, Checkpoint, Commit, Position
 from crashfold.projections import ProjectionSettings, StreamState, plan
 from crashfold.schemas.game import Game
 from crashfold.schemas.record import DEFAULT_STREAM
+from tests.support.api_oracle import Oracle
 
 CLIENTS: Final = 16
 NEW_ALONE: Final = 60
@@ -230,7 +230,7 @@ def compare(question: Question, answer: Answer, window: Sequence[Game]) -> None:
     moments_ms = [time.time() * 1e3, (time.time() - answer.latency_s) * 1e3]
     if (stated := _WINDOW.search(answer.body)) is not None:
         moments_ms.append(datetime.fromisoformat(stated[1].decode()).timestamp() * 1e3)
-    if not any(_same(told, question.plain(Plain(window, int(moment_ms)))) for moment_ms in moments_ms):
+    if not any(_same(told, question.plain(Oracle(window, "UTC", int(moment_ms) * 1000))) for moment_ms in moments_ms):
         raise CrashfoldError(f"{question.path}: the answer is not that of plain loops, so no figure is worth anything")
 
 

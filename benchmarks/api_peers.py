@@ -14,10 +14,10 @@ import msgspec
 import uvicorn
 from redis import Redis
 
-from benchmarks.api_plain import Plain
 from benchmarks.api_questions import families
 from crashfold.schemas.game import Game
 from crashfold.schemas.keys import Keys
+from tests.support.api_oracle import Oracle
 
 FIXED: Final = b"x" * 300
 
@@ -35,7 +35,7 @@ class Peers:
         body = FIXED
         if scope["path"] != "/fixed":
             target = scope["path"] + (f"?{scope['query_string'].decode()}" if scope["query_string"] else "")
-            data = self._questions[target].plain(Plain(self._window, time.time_ns() // 1_000_000))
+            data = self._questions[target].plain(Oracle(self._window, "UTC", time.time_ns() // 1_000_000 * 1000))
             body = msgspec.json.encode({"status": "success", "data": data})
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})

@@ -1,19 +1,19 @@
 """What the benchmarks ask of the read side: families of questions, each with its answer by plain loops.
 
-Imports msgspec and the plain answers. The questions of a family cost about the same and share no answer, so that one
-commit makes all of them new.
+Imports msgspec and the oracle of the tests. The questions of a family cost about the same and share no answer, so that
+one commit makes all of them new.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import date, timedelta
-from operator import methodcaller
+from functools import partial
 from typing import Any, Final
 
 import msgspec
 
 from benchmarks.api_client import request
-from benchmarks.api_plain import Plain
 from crashfold.projections.settings import ProjectionSettings
+from tests.support.api_oracle import Oracle
 
 ROOT: Final = "/api/analytics"
 WINDOW: Final = 50_000
@@ -22,6 +22,7 @@ DECK: Final = 64
 BIG_DECK: Final = 16
 
 _KEPT: Final = ProjectionSettings()
+_KEPT_MIN: Final = tuple(map(float, _KEPT.min))
 _NAMES: Final = {"min": "min-crash-point", "max": "max-crash-point", "floor": "exact-floor"}
 
 
@@ -29,7 +30,7 @@ class Question(msgspec.Struct, frozen=True):
     """A request, and what its answer must say by plain loops."""
 
     path: str
-    plain: Callable[[Plain], Any]
+    plain: Callable[[Oracle], Any]
     body: bytes | None = None
 
     @property
@@ -53,35 +54,47 @@ def families(today: date) -> list[Family]:
 
 def _by_hours() -> list[Family]:
     series, one, many = "series/without-min-crash-point/{}/time", "intervals/min-crash-point/{}", "min-crash-points"
-    hours_kept = [(f"{v}?hours={hours}", (v, 10, hours)) for hours in (24, 23, 22) for v in _KEPT.min]
+    by_time = {"by_time": True, "hours": 168}
+    hours_kept = [(f"{v}?hours={hours}", (v, hours)) for hours in (24, 23, 22) for v in _KEPT_MIN]
     return [
-        _gets("series, 24 hours", series, "series_by_time", _with(_KEPT.min, 24)),
-        _gets("series, 168 hours", series + "?hours=168", "series_by_time", _with(_others(), 168), is_big=True),
+        _gets("series, 24 hours", series, lambda o, v: o.series_by_time(v, 24, "time"), _each(_KEPT_MIN)),
+        _gets(
+            "series, 168 hours",
+            series + "?hours=168",
+            lambda o, v: o.series_by_time(v, 168, "time"),
+            _each(_others()),
+            is_big=True,
+        ),
         _gets(
             "occurrences, 24 hours",
             "occurrences/min-crash-point/{}?by_time=true&hours=24",
-            "occurrences_by_time",
-            _with(_KEPT.min, 24),
+            lambda o, v: o.occurrences("min", v, 0, True, 24),
+            _each(_KEPT_MIN),
         ),
         _posts(
             "occurrences, 168 hours, 100 values",
             f"occurrences/{many}/batch",
-            "occurrences_by_time_batch",
+            lambda o, values: o.occurrences_batch("min", values, 0, True, 168, True),
             _many(100),
-            {"by_time": True, "hours": 168},
-            168,
+            by_time,
         ),
-        _gets("intervals, kept threshold", one, "intervals", hours_kept),
-        _gets("intervals, other threshold", one, "intervals", _with(_others(), 10, 24)),
+        _gets("intervals, kept threshold", one, lambda o, v, hours: o.intervals(v, 10, hours), hours_kept),
+        _gets("intervals, other threshold", one, lambda o, v: o.intervals(v, 10, 24), _each(_others())),
         _gets(
             "intervals, 168 hours of 1 minute",
             one + "?hours=168&interval_minutes=1",
-            "intervals",
-            _with(_others(), 1, 168),
+            lambda o, v: o.intervals(v, 1, 168),
+            _each(_others()),
             is_big=True,
         ),
-        _posts("intervals, 10 values", f"intervals/{many}", "intervals_batch", _many(10), {}, 10, 24),
-        _posts("intervals, 100 values", f"intervals/{many}", "intervals_batch", _many(100), {}, 10, 24, is_big=True),
+        _posts("intervals, 10 values", f"intervals/{many}", lambda o, vs: o.intervals_batch(vs, 10, 24), _many(10)),
+        _posts(
+            "intervals, 100 values",
+            f"intervals/{many}",
+            lambda o, values: o.intervals_batch(values, 10, 24),
+            _many(100),
+            is_big=True,
+        ),
     ]
 
 
@@ -93,19 +106,21 @@ def _by_days(today: date) -> list[Family]:
         _gets(
             "date range, 1 day",
             path % (yesterday, yesterday),
-            "date_range",
-            _with(_KEPT.min, yesterday, yesterday, 10),
+            lambda o, v: o.date_range(v, yesterday, yesterday, 10),
+            _each(_KEPT_MIN),
         ),
         _gets(
-            "date range, 7 days", path % (week_ago, yesterday), "date_range", _with(_KEPT.min, week_ago, yesterday, 10)
+            "date range, 7 days",
+            path % (week_ago, yesterday),
+            lambda o, v: o.date_range(v, week_ago, yesterday, 10),
+            _each(_KEPT_MIN),
         ),
         _posts(
             "date range, 7 days, 10 values",
             "intervals/min-crash-points/date-range",
-            "date_range_batch",
+            lambda o, values: o.date_range_batch(values, week_ago, yesterday, 10),
             _many(10),
             week,
-            *(week_ago, yesterday, 10),
             is_big=True,
         ),
     ]
@@ -115,92 +130,136 @@ def _by_games() -> list[Family]:
     series, batch = "series/without-min-crash-point/{}", "occurrences/min-crash-points/batch"
     sets, many_sets = "intervals/min-crash-point/{}/game-sets", "intervals/min-crash-points/game-sets"
     kept = [(f"{_NAMES[kind]}/{v}?games={n}", (kind, v, n)) for n in (100, 500) for kind, v in _kept()]
-    other = [(v, ("min", v, 5000)) for v in _others()]
     compared, not_compared = {"games": 5000}, {"games": 500, "comparison": False}
     return [
-        _gets("occurrences, kept threshold", "occurrences/{}", "occurrences", kept),
-        _gets("occurrences, other threshold", "occurrences/min-crash-point/{}?games=5000", "occurrences", other),
-        _posts("occurrences, 25 kept thresholds", batch, "occurrences_batch", _turned(), not_compared, 500, False),
-        _posts("occurrences, 100 values, compared", batch, "occurrences_batch", _many(100), compared, 5000, True),
-        _gets("series, 1,000 games", series, "series", _with(_KEPT.min, 1000)),
-        _gets("series, 50,000 games", f"{series}?limit={WINDOW}", "series", _with(_others(), WINDOW), is_big=True),
-        _gets("game sets, 1,000 games", sets, "game_sets", _with(_KEPT.min, 10, 1000)),
+        _gets(
+            "occurrences, kept threshold",
+            "occurrences/{}",
+            lambda o, kind, v, games: o.occurrences(kind, v, games, False, 0),
+            kept,
+        ),
+        _gets(
+            "occurrences, other threshold",
+            "occurrences/min-crash-point/{}?games=5000",
+            lambda o, v: o.occurrences("min", v, 5000, False, 0),
+            _each(_others()),
+        ),
+        _posts(
+            "occurrences, 25 kept thresholds",
+            batch,
+            lambda o, values: o.occurrences_batch("min", values, 500, False, 0, False),
+            _turned(),
+            not_compared,
+        ),
+        _posts(
+            "occurrences, 100 values, compared",
+            batch,
+            lambda o, values: o.occurrences_batch("min", values, 5000, False, 0, True),
+            _many(100),
+            compared,
+        ),
+        _gets("series, 1,000 games", series, lambda o, v: o.series(v, 1000, "time"), _each(_KEPT_MIN)),
+        _gets(
+            "series, 50,000 games",
+            f"{series}?limit={WINDOW}",
+            lambda o, v: o.series(v, WINDOW, "time"),
+            _each(_others()),
+            is_big=True,
+        ),
+        _gets("game sets, 1,000 games", sets, lambda o, v: o.game_sets(v, 10, 1000), _each(_KEPT_MIN)),
         _gets(
             "game sets, 50,000 games",
             f"{sets}?total_games={WINDOW}",
-            "game_sets",
-            _with(_others(), 10, WINDOW),
+            lambda o, v: o.game_sets(v, 10, WINDOW),
+            _each(_others()),
             is_big=True,
         ),
-        _posts("game sets, 10 values", many_sets, "game_sets_batch", _many(10), {}, 10, 1000),
-        _posts("game sets, 100 values", many_sets, "game_sets_batch", _many(100), {}, 10, 1000, is_big=True),
+        _posts("game sets, 10 values", many_sets, lambda o, values: o.game_sets_batch(values, 10, 1000), _many(10)),
+        _posts(
+            "game sets, 100 values",
+            many_sets,
+            lambda o, values: o.game_sets_batch(values, 10, 1000),
+            _many(100),
+            is_big=True,
+        ),
     ]
 
 
 def _last_games() -> list[Family]:
     one, many, batch = "last-game/{}", "last-games/{}", "last-games/min-crash-points"
     kept = [(f"{_NAMES[kind]}/{v}", (kind, v)) for kind, v in _kept()]
-    other = [(f"min-crash-point/{v}", ("min", v)) for v in _others()]
+    other: list[Asked] = [(f"min-crash-point/{v}", ("min", v)) for v in _others()]
 
-    def limited(limit: int, asked: list[tuple[str, tuple[Any, ...]]]) -> list[tuple[str, tuple[Any, ...]]]:
+    def limited(limit: int, asked: Sequence[Asked]) -> list[Asked]:
         return [(f"{path}?limit={limit}", (*args, limit)) for path, args in asked]
 
     return [
-        _gets("last game, kept threshold", one, "last_game", kept),
-        _gets("last game, other threshold", one, "last_game", other),
-        _posts("last game, 25 kept thresholds", batch, "last_game_batch", _turned(), {}),
-        _posts("last game, 100 values", batch, "last_game_batch", _many(100), {}),
-        _gets("last games, 10 of kept threshold", many, "last_games", limited(10, kept)),
-        _gets("last games, 100 of kept threshold", many, "last_games", limited(100, kept)),
-        _gets("last games, 10 of other threshold", many, "last_games", limited(10, other)),
-        _gets("last games, 50,000 of other threshold", many, "last_games", limited(WINDOW, other), is_big=True),
+        _gets("last game, kept threshold", one, Oracle.last_game, kept),
+        _gets("last game, other threshold", one, Oracle.last_game, other),
+        _posts("last game, 25 kept thresholds", batch, lambda o, vs: o.last_game_batch("min", vs), _turned()),
+        _posts("last game, 100 values", batch, lambda o, values: o.last_game_batch("min", values), _many(100)),
+        _gets("last games, 10 of kept threshold", many, Oracle.last_games, limited(10, kept)),
+        _gets("last games, 100 of kept threshold", many, Oracle.last_games, limited(100, kept)),
+        _gets("last games, 10 of other threshold", many, Oracle.last_games, limited(10, other)),
+        _gets("last games, 50,000 of other threshold", many, Oracle.last_games, limited(WINDOW, other), is_big=True),
     ]
 
 
 def _pages() -> list[Family]:
+    def page(number: int, size: int, oracle: Oracle) -> Any:
+        return oracle.page(number, size)["data"]
+
     def pages(count: int, size: int) -> tuple[Question, ...]:
         numbers = range(1, count + 1)
-        return tuple(Question(f"/api/games?page={n}&per_page={size}", methodcaller("page", n, size)) for n in numbers)
+        return tuple(Question(f"/api/games?page={n}&per_page={size}", partial(page, n, size)) for n in numbers)
 
     return [Family("games, 10 a page", pages(DECK, 10)), Family("games, 100 a page", pages(DECK, 100))]
 
 
-def _gets(
-    name: str, path: str, method: str, asked: Iterable[tuple[object, tuple[Any, ...]]], *, is_big: bool = False
-) -> Family:
-    """Questions by GET: what stands in the path, and the arguments of the method of `Plain` that answers it."""
-    questions = [Question(f"{ROOT}/{path.format(part)}", methodcaller(method, *args)) for part, args in asked]
+Asked = tuple[object, tuple[Any, ...]]
+"""The part of a path that differs, and the arguments of the function that answers by plain loops."""
+
+
+def _gets(name: str, path: str, ask: Callable[..., Any], asked: Sequence[Asked], *, is_big: bool = False) -> Family:
+    """Questions by GET; `ask` answers each from an oracle and the arguments."""
+
+    def plain(args: tuple[Any, ...], oracle: Oracle) -> Any:
+        return ask(oracle, *args)
+
+    questions = [Question(f"{ROOT}/{path.format(part)}", partial(plain, args)) for part, args in asked]
     return Family(name, tuple(questions[: BIG_DECK if is_big else DECK]), is_big)
 
 
 def _posts(
     name: str,
     path: str,
-    method: str,
+    ask: Callable[[Oracle, Sequence[float]], Any],
     asked: Iterable[Sequence[float]],
-    members: dict[str, Any],
-    *args: Any,
+    members: dict[str, Any] | None = None,
+    *,
     is_big: bool = False,
 ) -> Family:
     """Questions by POST, with these values and members in their bodies."""
+
+    def plain(values: Sequence[float], oracle: Oracle) -> Any:
+        return ask(oracle, values)
+
     questions = [
-        Question(
-            f"{ROOT}/{path}", methodcaller(method, values, *args), msgspec.json.encode({"values": values, **members})
-        )
+        Question(f"{ROOT}/{path}", partial(plain, values), msgspec.json.encode({"values": values, **(members or {})}))
         for values in asked
     ]
     return Family(name, tuple(questions), is_big)
 
 
-def _with(values: Iterable[float], *args: Any) -> list[tuple[float, tuple[Any, ...]]]:
-    return [(value, (value, *args)) for value in values]
+def _each(values: Iterable[float]) -> list[Asked]:
+    return [(value, (value,)) for value in values]
 
 
 def _kept() -> list[tuple[str, float]]:
     """Predicates that the engine keeps, as kind and value. Every one of them has matched often within the games."""
     kinds: dict[str, Iterable[float]] = {
-        "min": [v for v in _KEPT.min if v <= 100],
-        "max": _KEPT.max,
+        "min": [v for v in _KEPT_MIN if v <= 100],
+        "max": map(float, _KEPT.max),
         "floor": _KEPT.floor,
     }
     return [(kind, value) for kind, values in kinds.items() for value in values]
@@ -213,7 +272,7 @@ def _others() -> list[float]:
 
 def _turned() -> list[list[float]]:
     """All thresholds that are kept, in several orders."""
-    return [[*_KEPT.min[turn:], *_KEPT.min[:turn]] for turn in range(BIG_DECK)]
+    return [[*_KEPT_MIN[turn:], *_KEPT_MIN[:turn]] for turn in range(BIG_DECK)]
 
 
 def _many(count: int) -> list[list[float]]:

@@ -1,6 +1,8 @@
-"""Measurements of the runtime, named by what happened. `engine.adapters.prometheus.engine` counts them.
+"""Measurements of the runtime and of the read side, named by what happened. `engine.adapters.prometheus` counts them.
 
-Imports facts and errors only, so that the runtime never imports a metrics library. A meter never raises, never waits.
+Imports facts and errors only, so that neither ever imports a metrics library. A meter never raises, never waits. All
+durations are in seconds. `Meter` and `ApiMeter` count nothing, so each of them is its own twin for tests: subclasses
+override what they count.
 """
 
 from collections.abc import Sequence
@@ -11,10 +13,15 @@ from crashfold.engine.ports import Bounds, Outcome, ServerUsage
 
 FairnessFault = Literal["hash", "chain"]
 """The crash point does not follow from the hash, or the hash does not lead to the one before."""
+Source = Literal["precomputed", "computed", "cached", "replica", "none"]
+"""Where an answer came from; `none` when it is no answer to a question."""
+Cache = Literal["process", "store"]
+Comparison = Literal["equal", "different", "missing"]
+Transport = Literal["sse", "websocket"]
 
 
 class Meter:
-    """Hears of everything worth counting, and counts nothing: subclasses do. All durations are in seconds."""
+    """Measurements of the runtime. Counts nothing: subclasses do."""
 
     def step_took(self, duration_s: float, games: int) -> None:
         """One turn of the loop is over, which took in so many records."""
@@ -64,6 +71,32 @@ class Meter:
 
     def loop_lagged(self, duration_s: float) -> None:
         """The event loop woke so much later than it was asked to."""
+
+
+class ApiMeter:
+    """Measurements of the read side. Counts nothing: subclasses do."""
+
+    def answered(self, route: str, status: int, source: Source, duration_s: float | None) -> None:
+        """A request was answered; `route` is the path with its parameters' names, never what was sent. The duration is
+        None of a live client, who stays as long as it likes."""
+
+    def cache_asked(self, cache: Cache, *, hit: bool) -> None:
+        """An answer was looked for among those that are kept."""
+
+    def precomputed_missing(self, aggregate: str) -> None:
+        """The read model lacked what it should hold; the answer was computed."""
+
+    def compared(self, aggregate: str, comparison: Comparison) -> None:
+        """In shadow an answer was compared with the precomputed one."""
+
+    def live_clients(self, transport: Transport, clients: int) -> None:
+        """So many live clients are connected now."""
+
+    def live_client_dropped(self, transport: Transport) -> None:
+        """A live client did not take what was written in time, and was dropped."""
+
+    def live_client_refused(self, transport: Transport) -> None:
+        """A live client came when all places were taken."""
 
 
 class Meters(Meter):

@@ -17,6 +17,7 @@ from crashfold.engine.http.problems import Problem, problem_of
 from crashfold.engine.http.replies import Reply, aged, problem_reply, success, unversioned, version_headers
 from crashfold.engine.http.requests import ZONE_HEADER, ApiRequest, split_query
 from crashfold.engine.http.routes import find, methods_of
+from crashfold.engine.meter import ApiMeter
 from crashfold.engine.ports import Clock, Cursor, DeadLetterReader, LiveReader, Reports
 from crashfold.engine.read.aggregate import Asked
 from crashfold.engine.read.answer import Success, encode
@@ -24,7 +25,6 @@ from crashfold.engine.read.coalescing import Coalescing
 from crashfold.engine.read.follower import Follower
 from crashfold.engine.read.followers import Followers
 from crashfold.engine.read.held import HeldState
-from crashfold.engine.read.meter import ApiMeter
 from crashfold.engine.read.overview import Overviews
 from crashfold.engine.read.refusals import NotNow, Refusal
 from crashfold.engine.read.sources import Sources

@@ -27,10 +27,10 @@ from crashfold.engine.http.edge import Edge, Page
 from crashfold.engine.http.page import file_reply
 from crashfold.engine.http.replies import JSON, Reply
 from crashfold.engine.http.routes import ROUTES
+from crashfold.engine.meter import ApiMeter
 from crashfold.engine.ports import Clock, RateLimits
 from crashfold.engine.read.aggregate import Route
 from crashfold.engine.read.health import ApiHealth
-from crashfold.engine.read.meter import ApiMeter
 from crashfold.engine.read.times import Zones
 from crashfold.engine.settings import Settings, masked_text
 from crashfold.engine.tracing import Tracer

@@ -24,8 +24,8 @@ from crashfold.engine.http.problems import Problem
 from crashfold.engine.http.replies import Headers, Reply, problem_reply
 from crashfold.engine.http.requests import ApiRequest
 from crashfold.engine.http.routes import plain
+from crashfold.engine.meter import ApiMeter, Source
 from crashfold.engine.ports import Clock, RateLimits
-from crashfold.engine.read.meter import ApiMeter, Source
 from crashfold.engine.settings import ApiSettings
 from crashfold.engine.tracing import NullTracer, Tracer
 

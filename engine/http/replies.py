@@ -9,9 +9,9 @@ import msgspec
 
 from crashfold.engine.http import problems
 from crashfold.engine.http.problems import Problem
+from crashfold.engine.meter import Source
 from crashfold.engine.read.answer import encode
 from crashfold.engine.read.held import HeldState
-from crashfold.engine.read.meter import Source
 
 JSON: Final = b"application/json"
 PROBLEM: Final = problems.MEDIA_TYPE.encode()

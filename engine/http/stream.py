@@ -23,8 +23,9 @@ from litestar.types import Receive, Scope, Send
 from crashfold.engine.http import operations, problems
 from crashfold.engine.http.problems import Problem, problem_of
 from crashfold.engine.http.requests import ZONE_HEADER, read_query, read_terms, split_query
+from crashfold.engine.meter import Transport
 from crashfold.engine.ports import Cursor
-from crashfold.engine.read.feed import Feed, Live, Transport
+from crashfold.engine.read.feed import Feed, Live
 from crashfold.engine.read.live import CONNECTION_ESTABLISHED, HEARTBEAT, RETRY, EventName, Frame, newest_id
 from crashfold.engine.read.questions import LIVE_GAMES, Question
 from crashfold.engine.read.refusals import Refusal

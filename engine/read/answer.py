@@ -7,9 +7,9 @@ from typing import Any, Final, Generic, Literal, TypeVar
 
 import msgspec
 
+from crashfold.engine.meter import Source
 from crashfold.engine.read.aggregates.games import GamesPage
 from crashfold.engine.read.held import HeldState
-from crashfold.engine.read.meter import Source
 from crashfold.engine.read.refusals import Refusal
 
 T = TypeVar("T")

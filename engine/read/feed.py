@@ -7,13 +7,14 @@ every client is woken and told to go.
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Final, Literal, Protocol
+from typing import Final
 
 import anyio
 import anyio.abc
 import msgspec
 import structlog
 
+from crashfold.engine.meter import ApiMeter, Transport
 from crashfold.engine.ports import Cursor
 from crashfold.engine.read.fairness import FairnessOf, TableFairness
 from crashfold.engine.read.follower import Follower
@@ -24,8 +25,6 @@ from crashfold.engine.read.subscription import Ended
 from crashfold.engine.read.times import Zones
 from crashfold.schemas.record import DEFAULT_STREAM
 
-Transport = Literal["sse", "websocket"]
-
 FULL_RETRY_S: Final = 10
 CATCH_UP_S: Final = 2.0
 """How long a client that has seen a later state elsewhere waits for this process to be as far."""
@@ -34,32 +33,6 @@ GOODBYE_S: Final = 2.0
 
 
 _log = structlog.get_logger()
-
-
-class LiveMeter(Protocol):
-    """Hears of live clients. Never raises, never waits."""
-
-    def live_clients(self, transport: Transport, clients: int) -> None:
-        """So many are connected now."""
-
-    def live_client_dropped(self, transport: Transport) -> None:
-        """One did not take what was written in time, and was dropped."""
-
-    def live_client_refused(self, transport: Transport) -> None:
-        """One came when all places were taken."""
-
-
-class NullLiveMeter:
-    """Counts nothing."""
-
-    def live_clients(self, transport: Transport, clients: int) -> None:
-        """Nothing."""
-
-    def live_client_dropped(self, transport: Transport) -> None:
-        """Nothing."""
-
-    def live_client_refused(self, transport: Transport) -> None:
-        """Nothing."""
 
 
 class LiveLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,13 +111,13 @@ class Live:
         zones: Zones,
         fairness_of: FairnessOf,
         *,
-        meter: LiveMeter | None = None,
+        meter: ApiMeter | None = None,
         limits: LiveLimits | None = None,
         default_stream: str = DEFAULT_STREAM,
     ) -> None:
         self.zones = zones
         self.default_stream = default_stream
-        self.meter: LiveMeter = meter or NullLiveMeter()
+        self.meter = meter or ApiMeter()
         self.limits = limits or LiveLimits()
         self.stopping = False
         """Nobody may come any more."""

@@ -6,10 +6,10 @@ Pure. Imports the read side's aggregates and answers.
 from collections.abc import Sequence
 from typing import Any
 
+from crashfold.engine.meter import Comparison
 from crashfold.engine.ports import Standing
 from crashfold.engine.read.aggregate import Asked, Lack, StoredAnswer
 from crashfold.engine.read.answer import encode
-from crashfold.engine.read.meter import Comparison
 from crashfold.engine.read.refusals import Refusal
 from crashfold.engine.read.stored import SPOILED
 from crashfold.engine.read.view import View

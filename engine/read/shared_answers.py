@@ -11,9 +11,9 @@ import anyio
 import structlog
 
 from crashfold.engine.errors import CrashfoldError
+from crashfold.engine.meter import ApiMeter
 from crashfold.engine.ports import CachedAnswer, Clock, LiveReader
 from crashfold.engine.read.held import HeldState
-from crashfold.engine.read.meter import ApiMeter
 
 SEAL_BYTES: Final = 8
 """Of the digest that shows when a kept answer was spoiled."""

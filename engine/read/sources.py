@@ -14,13 +14,13 @@ import anyio.lowlevel
 import anyio.to_thread
 import structlog
 
+from crashfold.engine.meter import ApiMeter, Source
 from crashfold.engine.ports import Clock, LiveReader, Piece
 from crashfold.engine.read.aggregate import Aggregate, Asked, Lack
 from crashfold.engine.read.answer import Answer, body_of, encode
 from crashfold.engine.read.fairness import fairness_by_stream
 from crashfold.engine.read.follower import Follower
 from crashfold.engine.read.held import HeldState
-from crashfold.engine.read.meter import ApiMeter, Source
 from crashfold.engine.read.past import NO_PAST, Past
 from crashfold.engine.read.pieces import read_pieces
 from crashfold.engine.read.refusals import NotFound, NotNow, Refusal

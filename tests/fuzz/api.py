@@ -21,9 +21,9 @@ from crashfold.engine.http.answers import Answers
 from crashfold.engine.http.app import create_app
 from crashfold.engine.http.edge import Edge
 from crashfold.engine.http.routes import ROUTES
+from crashfold.engine.meter import ApiMeter
 from crashfold.engine.read.followers import Followers
 from crashfold.engine.read.health import ApiHealth
-from crashfold.engine.read.meter import NullApiMeter
 from crashfold.engine.read.times import Zones
 from crashfold.engine.settings import LogSettings, Settings
 from crashfold.projections.settings import ProjectionSettings
@@ -69,7 +69,7 @@ class _Api:
             followers = Followers(reader, clock, only_stream="crash")
             await stack.enter_async_context(followers.running())
             assert await followers.follow("crash") is not None
-            meter = NullApiMeter()
+            meter = ApiMeter()
             answers = Answers(followers, reader, settings, clock=clock, meter=meter, zones=Zones())
             self._app = create_app(
                 answers,

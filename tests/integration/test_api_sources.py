@@ -77,10 +77,6 @@ class Question(NamedTuple):
         return client.post(url, headers=headers, json=self.body)
 
 
-def echoed(value: float, found: list[Any], **asked: Any) -> dict[str, Any]:
-    return {"min_value": value, **asked, "count": len(found), "intervals": found}
-
-
 @st.composite
 def thresholds(draw: st.DrawFn, kind: Kind) -> float:
     """As often as not one that is configured."""
@@ -141,15 +137,10 @@ def intervals(draw: st.DrawFn) -> Question:
         "hours": draw(st.sampled_from([24]) | st.integers(1, 72)),
     }
 
-    def found(oracle: Oracle) -> Any:
-        return echoed(value, oracle.intervals(value, oracle.utc_grid(*asked.values())), **asked)
-
-    def found_by_value(oracle: Oracle) -> Any:
-        return {"values": [value], **asked, "intervals_by_value": {str(value): found(oracle)["intervals"]}}
-
     if draw(st.booleans()):
-        return Question(f"{path}/{value}", asked, None, found, True)
-    return Question(f"{path}s", {}, {"values": [value], **asked}, found_by_value, True)
+        return Question(f"{path}/{value}", asked, None, lambda o: o.intervals(value, **asked), True)
+    body = {"values": [value], **asked}
+    return Question(f"{path}s", {}, body, lambda o: o.intervals_batch([value], **asked), True)
 
 
 @st.composite
@@ -158,14 +149,8 @@ def date_ranges(draw: st.DrawFn, day: date) -> Question:
     first = day + timedelta(days=draw(st.integers(-2, 2)))
     last = first + timedelta(days=draw(st.integers(0, 2)))
     asked = {"start_date": str(first), "end_date": str(last), "interval_minutes": minutes}
-
-    def found(oracle: Oracle) -> Any:
-        instants = {f"{name}_date": oracle.text(oracle.first_minute(day) * 60_000_000) for name, day in named}
-        lines = oracle.zone_grid(first, last, minutes)
-        return echoed(value, oracle.intervals(value, lines), **instants, interval_minutes=minutes)
-
-    named = (("start", first), ("end", last))
-    return Question(f"{ROOT}/intervals/min-crash-point/{value}/date-range", asked, None, found)
+    path = f"{ROOT}/intervals/min-crash-point/{value}/date-range"
+    return Question(path, asked, None, lambda o: o.date_range(value, first, last, minutes))
 
 
 @st.composite
@@ -176,7 +161,7 @@ def game_sets(draw: st.DrawFn) -> Question:
         "total_games": draw(st.integers(1, SETTINGS.window_games)),
     }
     path = f"{ROOT}/intervals/min-crash-point/{value}/game-sets"
-    return Question(path, asked, None, lambda o: echoed(value, o.game_sets(value, **asked), **asked))
+    return Question(path, asked, None, lambda o: o.game_sets(value, **asked))
 
 
 @st.composite
@@ -193,7 +178,7 @@ def last_games(draw: st.DrawFn) -> Question:
             return Question(path, {"limit": limit}, None, lambda o: o.last_games(kind, value, limit), False, of)
         case _:
             path, body = f"{ROOT}/last-games/{name}s", {"values": [value]}
-            return Question(path, {}, body, lambda o: {str(value): o.last_game(kind, value)}, False, of)
+            return Question(path, {}, body, lambda o: o.last_game_batch(kind, [value]), False, of)
 
 
 @st.composite

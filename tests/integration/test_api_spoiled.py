@@ -19,8 +19,8 @@ from crashfold.engine.errors import CrashfoldError
 from crashfold.engine.http.answers import Answers
 from crashfold.engine.http.replies import Reply
 from crashfold.engine.http.requests import ApiRequest
+from crashfold.engine.meter import ApiMeter
 from crashfold.engine.read.followers import Followers
-from crashfold.engine.read.meter import NullApiMeter
 from crashfold.engine.read.times import Zones
 from crashfold.engine.settings import Settings
 from crashfold.projections.settings import ProjectionSettings
@@ -88,7 +88,7 @@ class Noon(SystemClock):
 async def answering(url: str) -> AsyncIterator[Asked]:
     async with RedisReader(url) as reader, Followers(reader, Noon(), only_stream="crash").running() as followers:
         settings = Settings(projections=SETTINGS)
-        yield Asked(followers, Answers(followers, reader, settings, clock=Noon(), meter=NullApiMeter(), zones=Zones()))
+        yield Asked(followers, Answers(followers, reader, settings, clock=Noon(), meter=ApiMeter(), zones=Zones()))
 
 
 async def damages(redis: Redis) -> AsyncIterator[Damage]:

@@ -167,21 +167,10 @@ def test_intervals_are_those_that_plain_loops_count(data: st.DataObject) -> None
     case = Case(data)
     values = data.draw(st.lists(numbers, min_size=1, max_size=3))
     minutes, hours = data.draw(st.sampled_from(DIVISORS)), data.draw(st.integers(1, 72))
-    lines = case.oracle.utc_grid(minutes, hours)
-    found = [case.oracle.intervals(value, lines) for value in values]
     asked = {"interval_minutes": minutes, "hours": hours}
     path = "/api/analytics/intervals/min-crash-point"
-    assert case.get(f"{path}/{values[0]}", **asked) == {
-        "min_value": values[0],
-        **asked,
-        "count": len(found[0]),
-        "intervals": found[0],
-    }
-    assert case.post(f"{path}s", values=values, **asked) == {
-        "values": values,
-        **asked,
-        "intervals_by_value": {str(value): items for value, items in zip(values, found, strict=True)},
-    }
+    assert case.get(f"{path}/{values[0]}", **asked) == case.oracle.intervals(values[0], minutes, hours)
+    assert case.post(f"{path}s", values=values, **asked) == case.oracle.intervals_batch(values, minutes, hours)
 
 
 @given(st.data())
@@ -191,26 +180,12 @@ def test_date_ranges_follow_the_wall_clock_of_the_zone(data: st.DataObject) -> N
     minutes = data.draw(st.sampled_from(DIVISORS))
     first = case.day + timedelta(days=data.draw(st.integers(-3, 2)))
     last = first + timedelta(days=data.draw(st.integers(0, 2)))
-    lines = case.oracle.zone_grid(first, last, minutes)
-    found = [case.oracle.intervals(value, lines) for value in values]
     asked = {"start_date": str(first), "end_date": str(last), "interval_minutes": minutes}
-    echo = {
-        "start_date": case.oracle.text(case.oracle.first_minute(first) * 60_000_000),
-        "end_date": case.oracle.text(case.oracle.first_minute(last) * 60_000_000),
-        "interval_minutes": minutes,
-    }
     path = "/api/analytics/intervals/min-crash-point"
-    assert case.get(f"{path}/{values[0]}/date-range", **asked) == {
-        "min_value": values[0],
-        **echo,
-        "count": len(found[0]),
-        "intervals": found[0],
-    }
-    assert case.post(f"{path}s/date-range", values=values, **asked) == {
-        "values": values,
-        **echo,
-        "intervals_by_value": {str(value): items for value, items in zip(values, found, strict=True)},
-    }
+    served = case.get(f"{path}/{values[0]}/date-range", **asked)
+    assert served == case.oracle.date_range(values[0], first, last, minutes)
+    served = case.post(f"{path}s/date-range", values=values, **asked)
+    assert served == case.oracle.date_range_batch(values, first, last, minutes)
 
 
 @given(st.data())
@@ -218,19 +193,10 @@ def test_game_sets_are_those_that_plain_loops_count(data: st.DataObject) -> None
     case = Case(data)
     values = data.draw(st.lists(numbers, min_size=1, max_size=3))
     asked = {"games_per_set": data.draw(st.sampled_from(SET_SIZES)), "total_games": data.draw(st.integers(1, 80))}
-    found = [case.oracle.game_sets(value, **asked) for value in values]
     path = "/api/analytics/intervals/min-crash-point"
-    assert case.get(f"{path}/{values[0]}/game-sets", **asked) == {
-        "min_value": values[0],
-        **asked,
-        "count": len(found[0]),
-        "intervals": found[0],
-    }
-    assert case.post(f"{path}s/game-sets", values=values, **asked) == {
-        "values": values,
-        **asked,
-        "intervals_by_value": {str(value): items for value, items in zip(values, found, strict=True)},
-    }
+    assert case.get(f"{path}/{values[0]}/game-sets", **asked) == case.oracle.game_sets(values[0], **asked)
+    served = case.post(f"{path}s/game-sets", values=values, **asked)
+    assert served == case.oracle.game_sets_batch(values, **asked)
 
 
 @given(st.data())

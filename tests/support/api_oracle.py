@@ -1,13 +1,15 @@
 """The answers of the API by plain loops over a list of games: docs/rules.md, once more and without any tricks.
 
 Shares nothing with `crashfold.engine.read` and the fold. Crash points are compared as the doubles that they are, times
-are datetimes, and a grid is found by looking at the wall clock at every single minute.
+are datetimes, and a grid is found by looking at the wall clock at every single minute. The benchmarks hold answers
+against it too, and serve it as the system before worked: nothing is kept, each request walks through the games.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from functools import cache
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -21,11 +23,11 @@ Json = dict[str, Any]
 class Oracle:
     """The games that exist at a moment, seen from a zone."""
 
-    def __init__(self, window: Sequence[Game], zone: str, now_us: int, at_us: int | None) -> None:
+    def __init__(self, window: Sequence[Game], zone: str, now_us: int, at_us: int | None = None) -> None:
         self.window = list(window)
-        self.games = [game for game in window if at_us is None or game.end_time * 1000 <= at_us]
+        self.games = self.window if at_us is None else [game for game in window if game.end_time * 1000 <= at_us]
         self.now_us = now_us if at_us is None else at_us
-        self.zone = ZoneInfo(zone)
+        self.zone = UTC if zone == "UTC" else ZoneInfo(zone)
 
     def text(self, time_us: int) -> str:
         return (EPOCH + timedelta(microseconds=time_us)).astimezone(self.zone).isoformat()
@@ -99,6 +101,32 @@ class Oracle:
         found = self._series(value, self.last_hours(hours), sort_by)
         return {"min_value": value, "hours": hours, "sort_by": sort_by, "count": len(found), "series": found}
 
+    def intervals(self, value: float, interval_minutes: int, hours: int) -> Json:
+        found = self._buckets(value, self.utc_grid(interval_minutes, hours))
+        return echoed(value, found, interval_minutes=interval_minutes, hours=hours)
+
+    def intervals_batch(self, values: Sequence[float], interval_minutes: int, hours: int) -> Json:
+        lines = self.utc_grid(interval_minutes, hours)
+        found = [self._buckets(value, lines) for value in values]
+        return echoed_batch(values, found, interval_minutes=interval_minutes, hours=hours)
+
+    def date_range(self, value: float, first: date, last: date, interval_minutes: int) -> Json:
+        found = self._buckets(value, self.zone_grid(first, last, interval_minutes))
+        return echoed(value, found, **self._days(first, last), interval_minutes=interval_minutes)
+
+    def date_range_batch(self, values: Sequence[float], first: date, last: date, interval_minutes: int) -> Json:
+        lines = self.zone_grid(first, last, interval_minutes)
+        found = [self._buckets(value, lines) for value in values]
+        return echoed_batch(values, found, **self._days(first, last), interval_minutes=interval_minutes)
+
+    def game_sets(self, value: float, games_per_set: int, total_games: int) -> Json:
+        found = self._sets(value, games_per_set, total_games)
+        return echoed(value, found, games_per_set=games_per_set, total_games=total_games)
+
+    def game_sets_batch(self, values: Sequence[float], games_per_set: int, total_games: int) -> Json:
+        found = [self._sets(value, games_per_set, total_games) for value in values]
+        return echoed_batch(values, found, games_per_set=games_per_set, total_games=total_games)
+
     def _series(self, value: float, sample: list[Game], sort_by: str) -> list[Json]:
         all_series: list[list[Game]] = []
         is_open = False
@@ -137,42 +165,37 @@ class Oracle:
 
     def zone_grid(self, first: date, last: date, interval_minutes: int) -> list[int]:
         """Lines of the grid in epoch minutes, from the first instant of `first` to that of the day after `last`."""
-        begin, end = self.first_minute(first), self.first_minute(last + timedelta(days=1))
-        starts = {self.first_minute(first + timedelta(days=n)) for n in range((last - first).days + 2)}
-        lines = []
-        for minute in range(begin, end + 1):
-            wall = wall_clock(self.zone, minute)
-            if minute in starts or (wall.hour * 60 + wall.minute) % interval_minutes == 0 or minute == end:
-                lines.append(minute)
-        return lines
+        return grid(self.zone, first, last, interval_minutes)
 
-    def first_minute(self, day: date) -> int:
-        """The first minute whose date is that day, or a later one when the day was left out."""
-        minute = (datetime(day.year, day.month, day.day, tzinfo=UTC) - EPOCH) // timedelta(minutes=1) - 2 * 1440
-        while wall_clock(self.zone, minute).date() < day:
-            minute += 1
-        return minute
+    def _days(self, first: date, last: date) -> Json:
+        days = {"start_date": first, "end_date": last}
+        return {name: self.text(first_minute(self.zone, day) * 60_000_000) for name, day in days.items()}
 
-    def intervals(self, value: float, lines: list[int]) -> list[Json]:
+    def _buckets(self, value: float, lines: list[int]) -> list[Json]:
+        starts = [line * 60_000 for line in lines]
+        buckets: list[list[Game]] = [[] for _ in lines]
+        for game in self.games:
+            if starts[0] <= game.end_time < starts[-1]:
+                buckets[bisect_right(starts, game.end_time) - 1].append(game)
         found = []
-        for begin, end in pairwise(lines):
-            bucket = [game for game in self.games if begin * 60_000 <= game.end_time < end * 60_000]
+        for (begin, end), bucket in zip(pairwise(lines), buckets, strict=False):
             if bucket:
                 times = {"interval_start": self.text(begin * 60_000_000), "interval_end": self.text(end * 60_000_000)}
                 found.append({**times, **count(bucket, "min", value)})
         return found
 
-    def game_sets(self, value: float, games_per_set: int, total_games: int) -> list[Json]:
+    def _sets(self, value: float, games_per_set: int, total_games: int) -> list[Json]:
         sample = self.games[-total_games:]
         if not sample:
             return []
-        newest, oldest = sample[-1].game_id // games_per_set, sample[0].game_id // games_per_set
-        numbers = list(range(newest, oldest - 1, -1)) if newest - oldest + 1 <= 10_000 else []
-        if not numbers:
-            numbers = sorted({game.game_id // games_per_set for game in sample}, reverse=True)
+        sets: dict[int, list[Game]] = {}
+        for game in sample:
+            sets.setdefault(game.game_id // games_per_set, []).append(game)
+        newest, oldest = max(sets), min(sets)
+        numbers = range(newest, oldest - 1, -1) if newest - oldest + 1 <= 10_000 else sorted(sets, reverse=True)
         found = []
         for number in numbers:
-            games = [game for game in sample if game.game_id // games_per_set == number]
+            games = sets.get(number, [])
             found.append(
                 {
                     "set_id": newest - number + 1,
@@ -194,22 +217,26 @@ class Oracle:
                 return {"game": self.game_object(game), "games_since": since, "probability": chance}
         return None
 
+    def last_game_batch(self, kind: str, values: Sequence[float]) -> Json:
+        return {str(value): self.last_game(kind, value) for value in values}
+
     def last_games(self, kind: str, value: float, limit: int) -> Json:
-        found = [game for game in reversed(self.games) if matches(game, kind, value)][:limit]
+        found = [*islice((game for game in reversed(self.games) if matches(game, kind, value)), limit)]
         objects = [self.game_object(game) for game in found]
         return {f"{kind}_value": value, "limit": limit, "count": len(found), "games": objects}
 
     def page(self, page: int, per_page: int) -> Json:
-        newest_first = self.window[::-1]
-        total_pages = (len(newest_first) + per_page - 1) // per_page
-        found = newest_first[(page - 1) * per_page : page * per_page]
+        total = len(self.window)
+        total_pages = (total + per_page - 1) // per_page
+        newest = total - (page - 1) * per_page
+        found = self.window[max(0, newest - per_page) : max(0, newest)][::-1]
         return {
             "status": "success",
             "count": len(found),
             "pagination": {
                 "page": page,
                 "per_page": per_page,
-                "total_items": len(newest_first),
+                "total_items": total,
                 "total_pages": total_pages,
                 "has_next": page < total_pages,
                 "has_prev": page > 1,
@@ -219,6 +246,15 @@ class Oracle:
 
     def one_game(self, game_id: int) -> Json | None:
         return next((self.game_object(game) for game in self.window if game.game_id == game_id), None)
+
+
+def echoed(value: float, found: list[Json], **asked: Any) -> Json:
+    return {"min_value": value, **asked, "count": len(found), "intervals": found}
+
+
+def echoed_batch(values: Sequence[float], found: list[list[Json]], **asked: Any) -> Json:
+    by_value = {str(value): items for value, items in zip(values, found, strict=True)}
+    return {"values": [*values], **asked, "intervals_by_value": by_value}
 
 
 def matches(game: Game, kind: str, value: float) -> bool:
@@ -247,5 +283,26 @@ def probability(kind: str, value: float) -> float:
 
 
 @cache
-def wall_clock(zone: ZoneInfo, minute: int) -> datetime:
+def grid(zone: tzinfo, first: date, last: date, interval_minutes: int) -> list[int]:
+    begin, end = first_minute(zone, first), first_minute(zone, last + timedelta(days=1))
+    starts = {first_minute(zone, first + timedelta(days=n)) for n in range((last - first).days + 2)}
+    lines = []
+    for minute in range(begin, end + 1):
+        wall = wall_clock(zone, minute)
+        if minute in starts or (wall.hour * 60 + wall.minute) % interval_minutes == 0 or minute == end:
+            lines.append(minute)
+    return lines
+
+
+@cache
+def first_minute(zone: tzinfo, day: date) -> int:
+    """The first minute whose date is that day, or a later one when the day was left out."""
+    minute = (datetime(day.year, day.month, day.day, tzinfo=UTC) - EPOCH) // timedelta(minutes=1) - 2 * 1440
+    while wall_clock(zone, minute).date() < day:
+        minute += 1
+    return minute
+
+
+@cache
+def wall_clock(zone: tzinfo, minute: int) -> datetime:
     return (EPOCH + timedelta(minutes=minute)).astimezone(zone)

@@ -22,9 +22,10 @@ from crashfold.engine.adapters.process.clock import SystemClock
 from crashfold.engine.http.connections import connection_options
 from crashfold.engine.http.places import ConnectionBounds, Places
 from crashfold.engine.http.stream import live_routes
+from crashfold.engine.meter import ApiMeter, Transport
 from crashfold.engine.ports import Standing
 from crashfold.engine.read.fairness import DEFAULT
-from crashfold.engine.read.feed import Live, LiveLimits, Transport
+from crashfold.engine.read.feed import Live, LiveLimits
 from crashfold.engine.read.follower import Follower
 from crashfold.engine.read.held import HeldState
 from crashfold.engine.read.refusals import NotFound
@@ -105,7 +106,7 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-class CountingMeter:
+class CountingMeter(ApiMeter):
     """Counts."""
 
     def __init__(self) -> None:

@@ -1,7 +1,6 @@
 """The read side's metrics in Prometheus, all named `crashfold_api_…`.
 
-Implements the meters of the read side without importing them: they are protocols. What is always true: every instance
-has a registry of its own, and a label never holds what a client sent.
+What is always true: every instance has a registry of its own, and a label never holds what a client sent.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,6 +20,7 @@ from prometheus_client.exposition import choose_encoder
 
 from crashfold.engine.adapters.prometheus.engine import LogLinesLost
 from crashfold.engine.adapters.prometheus.shared import LEAVE_EVERY_S, SharedMetrics, SharedPlaces, Together
+from crashfold.engine.meter import ApiMeter, Cache, Comparison, Source, Transport
 from crashfold.engine.ports import Clock
 from crashfold.engine.version import VERSION, revision
 
@@ -40,7 +40,7 @@ TOGETHER: Final[Mapping[str, Together]] = {
 _ENDS: Final = ("stalled", "evicted", "refused")
 
 
-class ApiMetrics:
+class ApiMetrics(ApiMeter):
     """Counts what the read side says of itself. `worker` is the number of this process among those on one port, which
     leave what they count in `places`."""
 
@@ -112,7 +112,7 @@ class ApiMetrics:
         """Called before every scrape, to note what changes by itself."""
         self.shared = SharedMetrics(self.registry, places or SharedPlaces(1), worker, TOGETHER)
 
-    def answered(self, route: str, status: int, source: str, duration_s: float | None) -> None:
+    def answered(self, route: str, status: int, source: Source, duration_s: float | None) -> None:
         """A request was answered; None of a live client, who stays as long as it likes."""
         key = (route, status, source)
         counter = self._seen.get(key)
@@ -126,7 +126,7 @@ class ApiMetrics:
             histogram = self._timed[route] = self._duration_s.labels(route)
         histogram.observe(duration_s)
 
-    def cache_asked(self, cache: str, *, hit: bool) -> None:
+    def cache_asked(self, cache: Cache, *, hit: bool) -> None:
         """An answer was looked for."""
         self._cache[cache, hit].inc()
 
@@ -134,19 +134,19 @@ class ApiMetrics:
         """The read model lacked what it should hold."""
         self._missing.labels(aggregate).inc()
 
-    def compared(self, aggregate: str, comparison: str) -> None:
+    def compared(self, aggregate: str, comparison: Comparison) -> None:
         """Two sources were compared."""
         self._shadow.labels(aggregate, comparison).inc()
 
-    def live_clients(self, transport: str, clients: int) -> None:
+    def live_clients(self, transport: Transport, clients: int) -> None:
         """So many are connected now."""
         self._clients.labels(transport).set(clients)
 
-    def live_client_dropped(self, transport: str) -> None:
+    def live_client_dropped(self, transport: Transport) -> None:
         """One was too slow."""
         self._dropped.labels(transport).inc()
 
-    def live_client_refused(self, transport: str) -> None:
+    def live_client_refused(self, transport: Transport) -> None:
         """One came when all places were taken."""
         self._refused.labels(transport).inc()
 

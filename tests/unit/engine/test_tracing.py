@@ -24,9 +24,9 @@ from crashfold.engine.cli.bootstrap import open_tracer
 from crashfold.engine.http.answers import Answers
 from crashfold.engine.http.app import create_app
 from crashfold.engine.http.edge import Edge
+from crashfold.engine.meter import ApiMeter
 from crashfold.engine.read.followers import Followers
 from crashfold.engine.read.health import ApiHealth
-from crashfold.engine.read.meter import NullApiMeter
 from crashfold.engine.read.times import Zones
 from crashfold.engine.runtime.pacing import EngineLimits
 from crashfold.engine.settings import Settings, TracingSettings
@@ -95,7 +95,7 @@ async def test_a_commit_is_linked_to_every_step_that_it_makes_lasting(
 async def serving(tracer: OtelTracer) -> AsyncIterator[Edge]:
     clock, store, settings = SystemClock(), MemoryStore(), Settings()
     await Writer(store).commit(games_at(2.0, 3.0))
-    reader, meter = MemoryReader(store), NullApiMeter()
+    reader, meter = MemoryReader(store), ApiMeter()
     followers = Followers(reader, clock, only_stream="crash")
 
     async def no_metrics(_accept: str) -> tuple[bytes, str]:

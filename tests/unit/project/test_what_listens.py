@@ -18,10 +18,10 @@ from crashfold.engine.http.app import create_app
 from crashfold.engine.http.edge import Edge
 from crashfold.engine.http.routes import ROUTES
 from crashfold.engine.http.stream import live_routes
+from crashfold.engine.meter import ApiMeter
 from crashfold.engine.read.feed import Live
 from crashfold.engine.read.followers import Followers
 from crashfold.engine.read.health import ApiHealth
-from crashfold.engine.read.meter import NullApiMeter
 from crashfold.engine.read.times import Zones
 from crashfold.engine.runtime.health import HealthBoard
 from crashfold.engine.settings import ApiSettings, EngineSettings, Settings
@@ -49,7 +49,7 @@ async def api(token: str) -> AsyncIterator[Edge]:
     """The whole application over two games."""
     clock, store, settings = SystemClock(), MemoryStore(), Settings(api=ApiSettings(token=token))
     await Writer(store).commit(games_at(2.0, 3.0))
-    reader, meter, zones = MemoryReader(store), NullApiMeter(), Zones()
+    reader, meter, zones = MemoryReader(store), ApiMeter(), Zones()
     followers = Followers(reader, clock, only_stream="crash")
     async with followers.running():
         assert await followers.follow("crash") is not None
