@@ -66,10 +66,13 @@ def given(*games: Game, settings: ProjectionSettings | None = None) -> "Given":
 class Given:
     """Games that arrived, and what folds them. Immutable; `expect` gives it back, so that expectations form a chain."""
 
-    def __init__(self, games: Sequence[Game], settings: ProjectionSettings, folded_by: Plan) -> None:
+    def __init__(
+        self, games: Sequence[Game], settings: ProjectionSettings, folded_by: Plan, *, own: bool = False
+    ) -> None:
         self._games = tuple(games)
         self._settings = settings
         self._plan = folded_by
+        self._is_own = own
         self._model: dict[str, Value] | None = None
 
     def with_projection(self, projection: Projection[Any]) -> "Given":
@@ -78,7 +81,7 @@ class Given:
         bands, only = Bands(self._settings.predicates), (projection,)
         try:
             check(projection, self._settings, bands)
-            return Given(self._games, self._settings, Plan(self._settings, only, bands, own=only))
+            return Given(self._games, self._settings, Plan(self._settings, only, bands, own=only), own=True)
         except ProjectionFault as fault:
             raise AssertionError(str(fault)) from fault
 
@@ -119,6 +122,8 @@ class Given:
         if self._model is None:
             state = _in_one_batch(self._plan, plain.accept(self._settings, self._games))
             model = state.keys()
+            if self._is_own:
+                model.pop(keys.GAMES, None)  # the stream's, and not the projection's
             try:
                 state.create().keys()
                 state.dump()

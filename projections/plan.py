@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
+from crashfold.projections import window
 from crashfold.projections.check import ProjectionFault, check
 from crashfold.projections.games import Bands
 from crashfold.projections.gaps import Gaps
@@ -24,7 +25,6 @@ from crashfold.projections.projection import Incremental, Projection
 from crashfold.projections.records import RecordsProjection
 from crashfold.projections.series import SeriesProjection
 from crashfold.projections.settings import ALL_INSTALLED, ProjectionSettings
-from crashfold.projections.window import Window
 from crashfold.schemas import fields, keys
 from crashfold.schemas.predicate import KINDS
 
@@ -50,7 +50,6 @@ def plan(settings: ProjectionSettings, spacing: int | None = None, rule: str = "
         SeriesProjection(settings),
         LastGames(settings),
         RecordsProjection(settings, bands),
-        Window(),
         Gaps(),
     )
     own = own_projections(settings)
@@ -77,13 +76,13 @@ class Plan:
         names = [projection.name for projection in projections]
         if doubled := [name for name in names if names.count(name) > 1]:
             raise ProjectionFault(f"two projections have the name {doubled[0]}: give one of them another")
-        taken = [aggregate for projection in projections for aggregate in projection.aggregates]
+        self.projections = tuple(projections)
+        taken = self.aggregates
         if doubled := [name for name in taken if taken.count(name) > 1]:
             raise ProjectionFault(f"two projections have the aggregate {doubled[0]}: give one of them another")
         if reserved := keys.RESERVED.intersection(taken):
             raise ProjectionFault(f"an aggregate has a name that is taken: {', '.join(sorted(reserved))}")
         self.settings = settings
-        self.projections = tuple(projections)
         self.incremental: tuple[Incremental[Any] | None, ...] = tuple(
             projection if isinstance(projection, Incremental) else None for projection in projections
         )
@@ -96,8 +95,8 @@ class Plan:
 
     @property
     def aggregates(self) -> tuple[str, ...]:
-        """Return the aggregates of all projections (`Projection.aggregates`)."""
-        return tuple(aggregate for projection in self.projections for aggregate in projection.aggregates)
+        """The names of all keys, or their part before the first colon: the window's, and those of the projections."""
+        return (keys.GAMES, *(aggregate for projection in self.projections for aggregate in projection.aggregates))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -108,7 +107,8 @@ class Plan:
         # The list of one's own projections is left out: their names and versions say what is folded.
         sizes = msgspec.structs.asdict(msgspec.structs.replace(self.settings, **dict.fromkeys(KINDS, ())))
         del sizes["own"]
-        versions = [(projection.name, projection.version) for projection in self.projections]
+        own_versions = [(projection.name, projection.version) for projection in self.projections]
+        versions = [(keys.GAMES, window.VERSION), *own_versions]
         facts = msgspec.json.encode((predicates, sizes, versions, fields.NAMES, *([self.rule] if self.rule else [])))
         return hashlib.sha256(facts).hexdigest()[:16]
 

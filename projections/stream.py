@@ -27,6 +27,7 @@ from crashfold.projections.plan import Plan
 from crashfold.projections.projection import Moment, Totals
 from crashfold.projections.sift import Rejected, sift
 from crashfold.projections.stored import BASE, BLOCK, decode_state
+from crashfold.projections.window import window_delta, window_keys
 from crashfold.schemas import keys
 from crashfold.schemas.game import Game
 
@@ -141,10 +142,11 @@ class StreamState:
 
     def keys(self) -> ReadModel:
         """The whole read model of the stream, by name without the prefix."""
-        values = ReadModel()
-        for projection, moment in zip(self.plan.projections, self.settled()._moments, strict=True):
+        state = self.settled()
+        values = ReadModel(window_keys(state.window))
+        for projection, moment in zip(self.plan.projections, state._moments, strict=True):
             values.update(projection.keys(moment))
-        self.settled().window.forget_json()
+        state.window.forget_json()
         return values
 
     def delta(self, before: "StreamState", kept: int) -> Delta:
@@ -156,6 +158,10 @@ class StreamState:
         after, before = self.settled(), before.settled()
         if after.totals != before.totals or kept < after.games:
             plan = self.plan
+            if before.games:
+                delta |= window_delta(before.window, after.window, before.games - kept, after.games - kept)
+            else:
+                delta |= diff({}, window_keys(after.window))
             parts = zip(plan.projections, plan.incremental, plan.checked, before._moments, after._moments, strict=True)
             for projection, incremental, is_checked, old, new in parts:
                 if incremental is not None and before.games:
@@ -177,13 +183,15 @@ class StreamState:
     def create(self) -> Unfolding:
         """The writes that store this state where nothing is, made as somebody comes to them.
 
-        The writes of the last projection come first: the window's are made quickly and take the store longest.
+        The window's writes come first: they are made quickly and take the store longest.
         """
         return Unfolding(self._created())
 
     def _created(self) -> Iterator[Delta]:
-        parts = zip(self.plan.projections, self.plan.checked, self.settled()._moments, strict=True)
-        for projection, is_checked, moment in reversed([*parts]):
+        state = self.settled()
+        yield diff({}, window_keys(state.window))
+        parts = zip(self.plan.projections, self.plan.checked, state._moments, strict=True)
+        for projection, is_checked, moment in parts:
             model = projection.keys(moment)
             if is_checked:
                 check_keys(projection, model)

@@ -647,7 +647,7 @@ class Line:
             first_offset=0,
             mark=Mark(self.next_offset - 1, 1, "0" * 16),
             fingerprint=self.plan.fingerprint,
-            aggregates=tuple(name for projection in self.plan.projections for name in projection.aggregates),
+            aggregates=self.plan.aggregates,
         )
         totals = self.state.totals
         return Commit(STREAM, expected, checkpoint, delta, totals.games, totals.newest_id)

@@ -4,7 +4,7 @@ import pytest
 from crashfold.projections import Plan, ProjectionSettings, plan
 from crashfold.projections.games import Bands
 from crashfold.projections.gaps import Gaps
-from crashfold.projections.window import Window
+from crashfold.projections.series import SeriesProjection
 from tests.support.games import SMALL
 
 
@@ -12,7 +12,7 @@ class NewerGaps(Gaps):
     version = Gaps.version + 1
 
 
-def planned(*projections: Gaps | Window) -> Plan:
+def planned(*projections: Gaps | SeriesProjection) -> Plan:
     return Plan(SMALL, projections, Bands(SMALL.predicates))
 
 
@@ -41,9 +41,9 @@ def test_the_fingerprint_changes_with_every_setting(change: dict[str, object]) -
 
 
 def test_the_fingerprint_changes_with_the_projections_and_their_versions() -> None:
+    series = SeriesProjection(SMALL)
     fingerprints = [
-        planned(*projections).fingerprint
-        for projections in ((Gaps(),), (NewerGaps(),), (Window(),), (Gaps(), Window()))
+        planned(*projections).fingerprint for projections in ((Gaps(),), (NewerGaps(),), (series,), (Gaps(), series))
     ]
     assert len(set(fingerprints)) == 4
 
