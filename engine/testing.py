@@ -20,6 +20,7 @@ from crashfold.projections.delta import SortedSet, Value, apply
 from crashfold.projections.games import Bands
 from crashfold.projections.plan import Plan
 from crashfold.projections.projection import Projection
+from crashfold.projections.shown import Shown, shown
 from crashfold.schemas import keys
 from crashfold.schemas.game import Game
 
@@ -234,22 +235,20 @@ def _plain(value: object) -> object:
 
 
 def _decoded(stored: bytes) -> object:
-    try:
-        return msgspec.json.decode(stored)
-    except ValueError:
-        return stored.decode(errors="backslashreplace")
+    return _python(shown(stored))
 
 
 def _shown(value: Value | None) -> object:
     """A value as a test would write it."""
-    match value:
-        case None:
-            return None
-        case bytes():
-            return _decoded(value)
+    return None if value is None else _python(shown(value))
+
+
+def _python(told: Shown) -> object:
+    match told:
+        case msgspec.Raw():
+            return msgspec.json.decode(told)
         case dict():
-            return {field: _decoded(element) for field, element in value.items()}
+            return {name: _python(element) for name, element in told.items()}
         case list():
-            return [_decoded(element) for element in value]
-        case SortedSet(members):
-            return {score: _decoded(element) for score, element in members.items()}
+            return [_python(element) for element in told]
+    return told

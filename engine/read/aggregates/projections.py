@@ -17,6 +17,7 @@ from crashfold.engine.read.view import View
 from crashfold.projections.delta import SortedSet, Value
 from crashfold.projections.plan import AnyProjection, own_projections
 from crashfold.projections.settings import ProjectionSettings
+from crashfold.projections.shown import shown
 
 
 class ProjectionQuestion(Question, frozen=True, kw_only=True):
@@ -98,24 +99,8 @@ def _elements(value: Value) -> Sequence[Any] | Mapping[Any, Any]:
 
 
 def _shown(value: Value) -> Any:
-    match value:
-        case bytes():
-            return _decoded(value)
-        case dict():
-            return {field: _decoded(element) for field, element in value.items()}
-        case list():
-            return [_decoded(element) for element in value]
-        case SortedSet(members):
-            return [Member(score, _decoded(members[score])) for score in sorted(members)]
-
-
-def _decoded(stored: bytes) -> Any:
-    """What is stored as JSON as that, digit by digit; anything else as text."""
-    try:
-        msgspec.json.decode(stored)
-    except ValueError:
-        return stored.decode(errors="backslashreplace")
-    return msgspec.Raw(stored)
+    told: Any = shown(value)
+    return [*map(Member, told.keys(), told.values())] if isinstance(value, SortedSet) else told
 
 
 PROJECTIONS: Final = Aggregate(
