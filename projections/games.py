@@ -5,7 +5,7 @@ one more, the *band*: where the crash point lies among all the thresholds of the
 comparison is of small integers. See `Bands`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -41,7 +41,10 @@ _game: Final[Callable[..., Game]] = eval(  # as namedtuple does it: keywords fro
     f"lambda {', '.join(_ORDER)}: Game({', '.join(f'{name}={name}' for name in _ORDER)})", {"Game": Game}
 )
 _NO_HASH: Final = "0" * 64
-_EMPTY: Final[Ints] = np.empty(0, np.int64)
+
+NEWEST_FIRST: Final = 4096
+NEWEST_GROWTH: Final = 4
+"""Among so many of the newest games matches are looked for first, then among so many times as many."""
 
 
 class Bands:
@@ -66,6 +69,8 @@ class Bands:
         bands = np.arange(self.count).reshape(-1, 1)
         self.matches = (self.low <= bands) & (bands < self.high)
         """Which predicates match each band: bands × predicates."""
+        self.matched = np.ascontiguousarray(self.matches.T)
+        """Which bands each predicate matches."""
 
     def of(self, hundredths: Ints) -> Ints:
         """The band of each crash point."""
@@ -97,32 +102,30 @@ class Bands:
         found: Ints = np.maximum.reduceat(by_band, self._spans)[::2]
         return found
 
-    def positions(self, bands: Ints) -> list[Ints]:
-        """Per predicate the positions in `bands` that match it, ascending.
+    def positions(self, bands: Ints, predicates: Ints) -> Iterator[tuple[int, Ints]]:
+        """Each of these predicates with the positions in `bands` that match it, ascending.
 
-        Predicate by predicate, the lowest first: what lies below one need not be looked at for those that follow.
+        The lowest predicate first: what lies below one need not be looked at for those that follow.
         """
-        found = [_EMPTY] * len(self.predicates)
-        left, above, low = np.arange(len(bands)), bands.astype(np.int32), 0
-        for predicate in np.argsort(self.low, kind="stable").tolist():
+        above = bands.astype(np.min_scalar_type(self.count))
+        left, low = np.arange(len(bands)), 0
+        for predicate in predicates[np.argsort(self.low[predicates], kind="stable")].tolist():
             if self.low[predicate] > low:
                 low = int(self.low[predicate])
-                kept = above >= low
+                kept = np.flatnonzero(above >= low)
                 left, above = left[kept], above[kept]
             high = int(self.high[predicate])
-            found[predicate] = left if high == self.count else left[above < high]
-        return found
+            yield predicate, left if high == self.count else left[np.flatnonzero(above < high)]
 
 
 class Games:
     """Games in order of id, as columns. Immutable; `append` and `part` share memory."""
 
-    __slots__ = ("_json", "_positions", "bands", "columns")
+    __slots__ = ("_json", "bands", "columns")
 
     def __init__(self, bands: Bands, columns: Columns) -> None:
         self.bands = bands
         self.columns = columns
-        self._positions: list[Ints] | None = None
         self._json: list[bytes] = []
 
     @classmethod
@@ -179,11 +182,17 @@ class Games:
         """Those games for which `mask` is true."""
         return Games(self.bands, Columns.of(self.columns.cells[:, mask]))
 
-    def positions(self) -> list[Ints]:
-        """Per predicate the positions of the games that match it, ascending. Counted once, however often asked."""
-        if self._positions is None:
-            self._positions = self.bands.positions(self.band_numbers)
-        return self._positions
+    def each_newest(self, take: Callable[[int, Ints], bool]) -> None:
+        """Call `take` with each predicate and the positions of its matches among the newest games, ascending: of ever
+        more games, until it says that those were enough, or all were looked at."""
+        bands, missing = self.band_numbers, np.arange(len(self.bands.predicates))
+        looked_at = NEWEST_FIRST
+        while len(missing):
+            start = max(0, len(bands) - looked_at)
+            found = self.bands.positions(bands[start:], missing)
+            unsatisfied = [one for one, positions in found if not take(one, positions + start)]
+            missing = np.array(unsatisfied if start else [], np.int64)
+            looked_at *= NEWEST_GROWTH
 
     def merged(self, more: "Games") -> "Games":
         """These games and `more`, none of which is among them, in order."""

@@ -95,7 +95,13 @@ def _matches(games: Games) -> tuple[Ints, Ints]:
     if len(games) <= _FEW_GAMES:
         at, which = games.bands.matches[games.band_numbers].nonzero()
         return at, which
-    newest = [positions[-LAST_GAMES_KEPT:] for positions in games.positions()]
+    newest = [np.empty(0, np.int64)] * len(games.bands.predicates)
+
+    def take(predicate: int, positions: Ints) -> bool:
+        newest[predicate] = positions[-LAST_GAMES_KEPT:]
+        return len(positions) >= LAST_GAMES_KEPT
+
+    games.each_newest(take)
     positions = np.concatenate(newest) if newest else np.empty(0, np.int64)
     predicates = np.repeat(np.arange(len(newest)), [len(some) for some in newest])
     order = ascending(positions)

@@ -6,6 +6,9 @@ whose streak goes on. The runs of all predicates stand in common tables, and a f
 whether it is of one game or of a million. A streak is of consecutive games: where it begins says which they are.
 """
 
+from itertools import chain
+from typing import Final
+
 import msgspec
 import numpy as np
 
@@ -27,9 +30,14 @@ _SETTLED = 9
 _FOLLOW = 3
 """Of a game that follows: id, hundredths and end time, which are a game's first three columns."""
 
-_PAIRS_FEW = 20_000
-"""Up to so many pairs of a game and a predicate all are looked at together. Without this way a commit of 20 games takes
-1.4 times the CPU; without the other one a rebuild of 300,000 games takes 1.9 times."""
+_BEGIN: Final[Ints] = np.zeros(1, np.int64)
+_NONE: Final[Ints] = np.empty(0, np.int64)
+
+_Settled = tuple[Columns, int, int, Columns]
+"""`settled`, `trimmed`, `follow_total` and `follow` of a state."""
+
+_GAMES_FEW = 16_384
+"""Up to so many games it is quicker to look at all of every predicate, at once."""
 _ROOM = 1000
 """So many more rows than half as many again may stand in `settled` until it is trimmed."""
 
@@ -81,7 +89,7 @@ def _folded_one(state: Runs, game: Games) -> Runs:
     cells, around = game.columns.cells[:_FOLLOW], state.recent.cells
     matches = game.bands.matches[game.band_numbers[0]]
     has_run, follows = tails[TAIL_ORDINAL] > 0, tails[STREAK] > 0
-    settled, follow_total, follow = state.settled, state.follow_total, state.follow
+    more = state.settled, state.trimmed, state.follow_total, state.follow
     if before:
         goes_on = matches & has_run
         ended = (goes_on & ~follows).nonzero()[0]
@@ -93,44 +101,58 @@ def _folded_one(state: Runs, game: Games) -> Runs:
             runs = np.empty((_SETTLED, len(settles)), np.int64)
             runs[:_RUN], runs[SETTLED_PREDICATE], runs[SETTLED_AT] = tails[:_RUN, settles], settles, total
             starts = before - runs[STREAK]
-            settled, follow_total, follow = _more_settled(state, runs, starts, around)
+            more = _more_settled(state, runs, starts, around)
     opened = (~matches & (follows | ~has_run)).nonzero()[0]
     if len(opened):
         tails[:, opened] = 0
         tails[_START_ID, opened], tails[_START_TIME, opened] = cells[ID, 0], cells[END_TIME, 0]
         tails[TAIL_ORDINAL, opened] = total
-    return _kept(state, game, tails, settled, follow_total, follow)
+    return _kept(state, game, tails, *more)
 
 
 def _runs(state: Runs, games: Games) -> tuple[Ints, Ints, Ints]:
     """All runs that have a game among `games`, or are open before them: predicate, the position of the first game and
     that behind the last; a predicate's one after the other. Of those that settle, the newest 1,000 or more."""
     end, is_open = len(games), _is_open(state.tails)
-    if end * len(is_open) > _PAIRS_FEW:
-        return _runs_one_by_one(is_open, games)
-    matches = np.ones((end + 1, len(is_open)), np.bool_)  # as if behind the last game every predicate was matched
-    matches[:end] = games.bands.matches[games.band_numbers]
-    predicates, stops = np.nonzero(matches.T)
-    starts = np.empty_like(stops)
-    starts[0], starts[1:] = 0, stops[:-1] + 1
-    starts[starts > end] = 0
-    found = (stops > starts) | (is_open[predicates] & (starts == 0))
-    return predicates[found], starts[found], stops[found]
+    if end > _GAMES_FEW:
+        return _newest_runs(is_open, games)
+    matches = np.ones((len(is_open), end + 2), np.bool_)  # as if every predicate were matched before and behind them
+    matches[:, 1:-1] = games.bands.matched[:, games.band_numbers]
+    changes = np.flatnonzero(matches[:, 1:] != matches[:, :-1])  # one where a run begins, one where it ends, and so on
+    predicates, starts = np.divmod(changes[::2], end + 1)
+    stops = changes[1::2] - predicates * (end + 1)
+    ended = np.flatnonzero(is_open & matches[:, 1])  # what was open before has no game here
+    at = np.searchsorted(predicates, ended)
+    return np.insert(predicates, at, ended), np.insert(starts, at, 0), np.insert(stops, at, 0)
 
 
-def _runs_one_by_one(is_open: np.ndarray, games: Games) -> tuple[Ints, Ints, Ints]:
-    """`_runs`, one predicate after the other."""
-    end, counts = len(games), []
-    starts: list[Ints] = []
-    stops: list[Ints] = []
-    for goes_on, matches in zip(is_open.tolist(), games.positions(), strict=True):
-        breaks = np.flatnonzero(np.diff(matches) > 1)[-SERIES_KEPT - 1 :]
+def _newest_runs(is_open: np.ndarray, games: Games) -> tuple[Ints, Ints, Ints]:
+    """`_runs`, one predicate after the other, each from its newest games on until there are enough of its runs."""
+    end, opens = len(games), is_open.tolist()
+    starts: list[list[Ints]] = [[]] * len(opens)
+    stops: list[list[Ints]] = [[]] * len(opens)
+
+    def take(predicate: int, matches: Ints) -> bool:
+        breaks = np.flatnonzero(matches[1:] - matches[:-1] > 1)
+        is_enough = len(breaks) > SERIES_KEPT
+        breaks = breaks[-SERIES_KEPT - 1 :]
+        starts[predicate], stops[predicate] = [matches[breaks] + 1], [matches[breaks + 1]]
         first, behind = (int(matches[0]), int(matches[-1]) + 1) if len(matches) else (end, end)
-        has_first, has_last = [0] * (first > 0 or goes_on), [behind] * (behind < end)
-        starts += (np.array(has_first, np.int64), matches[breaks] + 1, np.array(has_last, np.int64))
-        stops += (np.array(has_first, np.int64) + first, matches[breaks + 1], np.array(has_last, np.int64) * 0 + end)
-        counts.append(len(has_first) + len(breaks) + len(has_last))
-    return np.repeat(np.arange(len(counts)), counts), np.concatenate(starts), np.concatenate(stops)
+        if not is_enough and (first > 0 or opens[predicate]):
+            starts[predicate].insert(0, _BEGIN)
+            stops[predicate].insert(0, np.array([first]))
+        if behind < end:
+            starts[predicate].append(np.array([behind]))
+            stops[predicate].append(np.array([end]))
+        return is_enough
+
+    games.each_newest(take)
+    counts = [sum(map(len, some)) for some in starts]
+    return (
+        np.repeat(np.arange(len(counts)), counts),
+        np.concatenate([*chain.from_iterable(starts)] or [_NONE]),
+        np.concatenate([*chain.from_iterable(stops)] or [_NONE]),
+    )
 
 
 def _folded(state: Runs, games: Games, predicates: Ints, starts: Ints, stops: Ints) -> Runs:
@@ -138,43 +160,57 @@ def _folded(state: Runs, games: Games, predicates: Ints, starts: Ints, stops: In
     end, before, tails = len(games), len(state.recent), state.tails.copy()
     around = np.concatenate((state.recent.cells, games.columns.cells[:_FOLLOW]), axis=1)
     is_last = np.append(predicates[1:] != predicates[:-1], np.ones(min(1, len(predicates)), np.bool_))
-    nexts = np.append(starts[1:], end)[: len(starts)]  # where the next run of the same predicate begins
-    nexts[is_last] = end
-
-    runs = np.empty((_SETTLED, len(predicates)), np.int64)
-    runs[_START_ID], runs[_START_TIME] = around[ID][before + starts], around[END_TIME][before + starts]
-    runs[_END_ID], runs[_END_TIME] = around[ID][before + stops - 1], around[END_TIME][before + stops - 1]
-    runs[_LENGTH], runs[STREAK] = stops - starts, nexts - stops
-    runs[SETTLED_PREDICATE], runs[SETTLED_AT] = predicates, state.total + nexts + 1
-    ordinals = state.total + starts + 1
-    joined = np.flatnonzero((starts == 0) & _is_open(tails)[predicates])
-    opened = tails[:, predicates[joined]]
-    runs[_START_ID, joined], runs[_START_TIME, joined] = opened[_START_ID], opened[_START_TIME]
-    runs[_LENGTH, joined] = state.total + stops[joined] + 1 - opened[TAIL_ORDINAL]
-    ordinals[joined] = opened[TAIL_ORDINAL]
+    settles, newest = np.flatnonzero(~is_last), np.flatnonzero(is_last)
 
     # The streaks that went on before: each ends where the first run begins.
     followed = np.flatnonzero(tails[STREAK])
     firsts = np.full(tails.shape[1], end)
     firsts[predicates[::-1]] = starts[::-1]
-    follows = before - tails[STREAK]  # where in `around` the streak of each tail begins; below 0 it stands in `long`
+    begins = before - tails[STREAK]  # where in `around` the streak of each tail begins; below 0 it stands in `long`
     tails[STREAK, followed] += firsts[followed]
     ended = followed[firsts[followed] < end]
-    streaks = np.empty((_SETTLED, len(ended)), np.int64)
-    streaks[:_RUN], streaks[SETTLED_PREDICATE] = tails[:_RUN, ended], ended
-    streaks[SETTLED_AT] = state.total + firsts[ended] + 1
 
-    ends = np.concatenate((streaks, runs[:, ~is_last]), axis=1)
-    order = ascending(ends[SETTLED_AT])
-    begins = np.concatenate((follows[ended], before + stops[~is_last]))[order]
-    settled, follow_total, follow = _more_settled(state, ends[:, order], begins, around)
-    newest = predicates[is_last]
-    tails[:_RUN, newest], tails[TAIL_ORDINAL, newest] = runs[:_RUN, is_last], ordinals[is_last]
-    return _kept(state, games, tails, settled, follow_total, follow)
+    # Those that settle, each where the next of its predicate begins, in that order: runs, and tails whose streak ended.
+    which, at = np.append(ended, predicates[settles]), np.append(firsts[ended], starts[settles + 1])
+    number = np.append(np.full(len(ended), -1), settles)
+    if len(at) > SERIES_KEPT:
+        is_newest = newest_of_each(which, SERIES_KEPT)
+        which, at, number = which[is_newest], at[is_newest], number[is_newest]
+    order = ascending(at)
+    which, at, number = which[order], at[order], number[order]
+    runs = np.empty((_SETTLED, len(at)), np.int64)
+    _describe(runs, state, around, which, starts[number], stops[number], at)
+    runs[SETTLED_PREDICATE], runs[SETTLED_AT] = which, at + (state.total + 1)
+    follows = stops[number] + before
+    of_tails = np.flatnonzero(number < 0)
+    runs[:_RUN, of_tails], follows[of_tails] = tails[:_RUN, which[of_tails]], begins[which[of_tails]]
+
+    which, starts, stops = predicates[newest], starts[newest], stops[newest]
+    opened = np.where((starts == 0) & _is_open(tails)[which], tails[TAIL_ORDINAL, which], state.total + 1 + starts)
+    described = np.empty((_TAIL, len(which)), np.int64)
+    _describe(described, state, around, which, starts, stops, np.full(len(which), end))
+    described[TAIL_ORDINAL] = opened
+    tails[:, which] = described
+    return _kept(state, games, tails, *_more_settled(state, runs, follows, around))
 
 
-def _kept(state: Runs, games: Games, tails: np.ndarray, settled: Columns, follow_total: int, follow: Columns) -> Runs:
-    """The state with `games` behind it, and of the newest games those that the streaks of the tails have."""
+def _describe(runs: Ints, state: Runs, around: Ints, which: Ints, starts: Ints, stops: Ints, ends: Ints) -> None:
+    """Set the rows that every run has, of runs of these predicates. `starts` and `stops` say where among the games
+    behind `state` they begin and end, `ends` where their streaks do; one that begins with those may go on with that
+    which was open."""
+    before, total, tails = len(state.recent), state.total, state.tails
+    runs[_START_ID], runs[_START_TIME] = around[ID, before + starts], around[END_TIME, before + starts]
+    runs[_END_ID], runs[_END_TIME] = around[ID, before + stops - 1], around[END_TIME, before + stops - 1]
+    runs[_LENGTH], runs[STREAK] = stops - starts, ends - stops
+    joined = np.flatnonzero((starts == 0) & _is_open(tails)[which])
+    opened = tails[:, which[joined]]
+    runs[_START_ID, joined], runs[_START_TIME, joined] = opened[_START_ID], opened[_START_TIME]
+    runs[_LENGTH, joined] = total + stops[joined] + 1 - opened[TAIL_ORDINAL]
+
+
+def _kept(state: Runs, games: Games, tails: np.ndarray, *more: *_Settled) -> Runs:
+    """The state with `games` behind it, `more` settled runs, and of the newest games those that the streaks of the
+    tails have."""
     streaks, cells = tails[STREAK], games.columns.cells[:_FOLLOW]
     longest, long = int(np.maximum.reduce(streaks)), state.long
     if long or longest >= FOLLOW_GAMES_KEPT:
@@ -189,17 +225,14 @@ def _kept(state: Runs, games: Games, tails: np.ndarray, settled: Columns, follow
     needed = max(1, longest)
     is_anew = needed <= len(games)
     recent = Columns.of(cells[:, -needed:].copy()) if is_anew else state.recent.append(cells).last(needed)
-    return _trimmed(Runs(state.total + len(games), tails, settled, state.trimmed, follow_total, follow, recent, long))
+    return Runs(state.total + len(games), tails, *more, recent, long)
 
 
-def _more_settled(state: Runs, runs: Ints, follows: Ints, around: Ints) -> tuple[Columns, int, Columns]:
-    """`settled`, `follow_total` and `follow` with these runs, which are in the order in which they settled and whose
-    streaks begin at `follows` in `around`."""
+def _more_settled(state: Runs, runs: Ints, follows: Ints, around: Ints) -> _Settled:
+    """With these runs, which are in the order in which they settled and whose streaks begin at `follows` in
+    `around`."""
     if not len(follows):
-        return state.settled, state.follow_total, state.follow
-    if len(follows) > SERIES_KEPT:
-        is_newest = newest_of_each(runs[SETTLED_PREDICATE], SERIES_KEPT)
-        runs, follows = runs[:, is_newest], follows[is_newest]
+        return state.settled, state.trimmed, state.follow_total, state.follow
     pieces, width = [around], around.shape[1]
     for row in (follows < 0).nonzero()[0].tolist():
         pieces.append(state.long[int(runs[SETTLED_PREDICATE, row])])
@@ -208,28 +241,31 @@ def _more_settled(state: Runs, runs: Ints, follows: Ints, around: Ints) -> tuple
     lengths = np.minimum(runs[STREAK], FOLLOW_GAMES_KEPT)
     runs[SETTLED_FOLLOW_END] = state.follow_total + lengths.cumsum()
     games = (np.concatenate(pieces, axis=1) if len(pieces) > 1 else around)[:, _positions(follows, lengths)]
-    return state.settled.append(runs), int(runs[SETTLED_FOLLOW_END, -1]), state.follow.append(games)
+    settled, trimmed, follow = _listed(state, runs[SETTLED_PREDICATE])
+    return settled.append(runs), trimmed, int(runs[SETTLED_FOLLOW_END, -1]), follow.append(games)
 
 
-def _trimmed(state: Runs) -> Runs:
-    """Without the settled runs that are no longer listed, when there may be many of them."""
-    if len(state.settled) <= state.trimmed + state.trimmed // 2 + _ROOM:
-        return state
-    is_listed = newest_of_each(state.settled[SETTLED_PREDICATE], SERIES_KEPT)
+def _listed(state: Runs, more: Ints) -> tuple[Columns, int, Columns]:
+    """`settled`, `trimmed` and `follow` without the runs that are no longer listed behind those of the predicates
+    `more`, when there may be many of them."""
+    settled, count = state.settled, len(state.settled) + len(more)
+    if count <= state.trimmed + state.trimmed // 2 + _ROOM:
+        return settled, state.trimmed, state.follow
+    is_listed = newest_of_each(np.append(settled[SETTLED_PREDICATE], more), SERIES_KEPT)
     if is_listed.mean() > LISTED_ENOUGH:
-        return msgspec.structs.replace(state, trimmed=len(state.settled))
-    runs = state.settled.cells[:, is_listed]
+        return settled, count, state.follow
+    runs = settled.cells[:, is_listed[: len(settled)]]
     lengths = np.minimum(runs[STREAK], FOLLOW_GAMES_KEPT)
     starts = runs[SETTLED_FOLLOW_END] - lengths - (state.follow_total - len(state.follow))
     games = state.follow.cells[:, _positions(starts, lengths)]
     runs[SETTLED_FOLLOW_END] = state.follow_total - games.shape[1] + np.cumsum(lengths)
-    return msgspec.structs.replace(state, settled=Columns.of(runs), trimmed=runs.shape[1], follow=Columns.of(games))
+    return Columns.of(runs), runs.shape[1] + len(more), Columns.of(games)
 
 
 def _positions(starts: Ints, lengths: Ints) -> Ints:
     """The positions from each start on, as many as its length says, one after the other."""
     stops = lengths.cumsum()
-    positions: Ints = (starts - stops + lengths).repeat(lengths) + np.arange(stops[-1])
+    positions: Ints = (starts - stops + lengths).repeat(lengths) + np.arange(lengths.sum())
     return positions
 
 
