@@ -37,7 +37,8 @@ _Settled = tuple[Columns, int, int, Columns]
 """`settled`, `trimmed`, `follow_total` and `follow` of a state."""
 
 _GAMES_FEW = 16_384
-"""Up to so many games it is quicker to look at all of every predicate, at once."""
+"""Up to so many games all of every predicate are looked at together. Without this way a commit of 20 games takes 1.4
+times the CPU; without the other one a rebuild of 400,000 games folds in 1.4 times."""
 _ROOM = 1000
 """So many more rows than half as many again may stand in `settled` until it is trimmed."""
 
