@@ -104,13 +104,35 @@ class Columns:
         return self._buffer is other._buffer
 
     def to_bytes(self) -> bytes:
-        """The cells, column after column, as little-endian 64-bit integers."""
-        return self.cells.astype("<i8", copy=False).tobytes()
+        """The table as bytes: the least value of each column (8 bytes), the size of each column's cells (1 byte), then
+        column after column what each cell has above the least, in as few bytes as the greatest of them needs.
+
+        Ids and times of neighbouring games take three bytes and not eight.
+        """
+        cells = self.cells
+        if not cells.size:
+            return b""
+        least = cells.min(axis=1)
+        above = np.subtract(cells, least[:, np.newaxis], order="C").astype("<u8")  # modulo 2^64, so right for any two
+        sizes = [max(1, (greatest.bit_length() + 7) // 8) for greatest in above.max(axis=1).tolist()]
+        digits = above.view(np.uint8).reshape(*cells.shape, 8)
+        columns = [column[:, :size].tobytes() for column, size in zip(digits, sizes, strict=True)]
+        return b"".join((least.astype("<i8").tobytes(), bytes(sizes), *columns))
 
     @classmethod
     def from_bytes(cls, width: int, data: bytes) -> Self:
-        """The table whose `to_bytes` is `data`."""
-        return cls.of(np.frombuffer(data, "<i8").astype(np.int64).reshape(width, -1))
+        """The table whose `to_bytes` is `data`. Raises ValueError when there is none."""
+        if not data:
+            return cls.empty(width)
+        sizes, at = data[8 * width : 9 * width], 9 * width
+        if len(sizes) < width or not all(1 <= size <= 8 for size in sizes) or (len(data) - at) % sum(sizes):
+            raise ValueError(f"no table of {width} columns")
+        least, rows = np.frombuffer(data, "<i8", width), (len(data) - at) // sum(sizes)
+        digits = np.zeros((width, rows, 8), np.uint8)
+        for column, size in zip(digits, sizes, strict=True):
+            column[:, :size] = np.frombuffer(data, np.uint8, rows * size, at).reshape(rows, size)
+            at += rows * size
+        return cls.of(digits.view("<i8").reshape(width, rows) + least[:, np.newaxis])
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Columns) and np.array_equal(self.cells, other.cells)
@@ -145,10 +167,11 @@ def firsts(values: Ints) -> Ints:
     return is_first.nonzero()[0]
 
 
-def newest_of_each(groups: Ints, count: int) -> NDArray[np.bool_]:
-    """Which rows are among the last `count` of their group; `groups` are small numbers from 0."""
+def newest_of_each(groups: Ints, count: int | Ints) -> NDArray[np.bool_]:
+    """Which rows are among the last `count` of their group, or among as many as `count` has of each group; `groups` are
+    small numbers from 0."""
     order = ascending(groups)
     behind = np.cumsum(np.bincount(groups))[groups[order]] - np.arange(len(order))
     is_newest = np.empty(len(order), np.bool_)
-    is_newest[order] = behind <= count
+    is_newest[order] = behind <= (count if isinstance(count, int) else count[groups[order]])
     return is_newest

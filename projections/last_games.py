@@ -64,6 +64,12 @@ class LastGames:
         matches, matched = state.matches.append(more), state.games.append(cells)
         return _trimmed(LastGamesState(state.total + len(games), matches, matched, state.trimmed))
 
+    def trimmed(self, state: LastGamesState, newest: LastGamesState) -> LastGamesState:
+        """Without the matches that are no longer listed."""
+        later = np.bincount(_since(newest.matches, _AT, state.total)[_PREDICATE], minlength=len(self._last_game))
+        listed = newest_of_each(state.matches[_PREDICATE], np.maximum(LAST_GAMES_KEPT - later, 0))
+        return _with_matches(state, listed)
+
     def keys(self, moment: Moment[LastGamesState]) -> dict[str, Value]:
         """Of every predicate that has a match the newest one and the list."""
         values: dict[str, Value] = {}
@@ -115,6 +121,11 @@ def _trimmed(state: LastGamesState) -> LastGamesState:
     is_listed = newest_of_each(state.matches[_PREDICATE], LAST_GAMES_KEPT)
     if is_listed.mean() > LISTED_ENOUGH:
         return msgspec.structs.replace(state, trimmed=len(state.matches))
+    return _with_matches(state, is_listed)
+
+
+def _with_matches(state: LastGamesState, is_listed: np.ndarray) -> LastGamesState:
+    """The state with those of its matches alone."""
     matches = state.matches.cells[:, is_listed]
     listed = matches[_AT, firsts(matches[_AT])]
     games = state.games.cells[:, np.searchsorted(state.games[_MATCH_ORDINAL], listed)]

@@ -25,6 +25,7 @@ from crashfold.projections.projection import Incremental, Projection
 from crashfold.projections.records import RecordsProjection
 from crashfold.projections.series import SeriesProjection
 from crashfold.projections.settings import ALL_INSTALLED, ProjectionSettings
+from crashfold.projections.stored import FORM
 from crashfold.schemas import fields, keys
 from crashfold.schemas.predicate import KINDS
 
@@ -100,8 +101,8 @@ class Plan:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits that change with the settings, the rule, the event's fields, and every projection's name and
-        version."""
+        """16 hex digits that change with the settings, the rule, the event's fields, the form of stored states, and the
+        name and version of each projection."""
         # As printed: the same threshold may be written 2 in one place and 2.0 in another.
         predicates = [str(predicate) for predicate in self.settings.predicates]
         # The list of one's own projections is left out: their names and versions say what is folded.
@@ -109,7 +110,8 @@ class Plan:
         del sizes["own"]
         own_versions = [(projection.name, projection.version) for projection in self.projections]
         versions = [(keys.GAMES, window.VERSION), *own_versions]
-        facts = msgspec.json.encode((predicates, sizes, versions, fields.NAMES, *([self.rule] if self.rule else [])))
+        rule = [self.rule] if self.rule else []
+        facts = msgspec.json.encode((predicates, sizes, versions, fields.NAMES, FORM, *rule))
         return hashlib.sha256(facts).hexdigest()[:16]
 
 

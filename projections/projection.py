@@ -69,6 +69,15 @@ class Projection(Protocol[S]):
 
 
 @runtime_checkable
+class Trimming(Projection[S], Protocol[S]):
+    """A projection that lists the newest of something, so an old state has much that newer games have pushed out."""
+
+    def trimmed(self, state: S, newest: S) -> S:
+        """The part of `state` that still matters: from it the same keys follow once the games that led from `state` to
+        `newest`, and any that come late among them, are folded."""
+
+
+@runtime_checkable
 class Incremental(Projection[S], Protocol[S]):
     """A projection that knows a quicker way from one moment to the next than comparing all its keys."""
 

@@ -76,6 +76,17 @@ def with_games(runs: Runs, games: Games) -> Runs:
     return _folded_one(runs, games) if len(games) == 1 else _folded(runs, games, *_runs(runs, games))
 
 
+def unlisted_left_out(runs: Runs, newest: Runs) -> Runs:
+    """The runs without those that are no longer listed once the games that lead to `newest` were folded.
+
+    However many games come late among these, no fewer runs settle: a game more never makes one run of two.
+    """
+    later = np.bincount(settled_since(newest, runs.total)[SETTLED_PREDICATE], minlength=runs.tails.shape[1])
+    is_listed = newest_of_each(runs.settled[SETTLED_PREDICATE], np.maximum(SERIES_KEPT - later, 0))
+    settled, follow = _chosen(runs, is_listed)
+    return msgspec.structs.replace(runs, settled=settled, trimmed=len(settled), follow=follow)
+
+
 def settled_since(runs: Runs, kept: int) -> Columns:
     """The runs that settled behind the first `kept` games."""
     return runs.settled.part(int(runs.settled[SETTLED_AT].searchsorted(kept, "right")), len(runs.settled))
@@ -255,12 +266,18 @@ def _listed(state: Runs, more: Ints) -> tuple[Columns, int, Columns]:
     is_listed = newest_of_each(np.append(settled[SETTLED_PREDICATE], more), SERIES_KEPT)
     if is_listed.mean() > LISTED_ENOUGH:
         return settled, count, state.follow
-    runs = settled.cells[:, is_listed[: len(settled)]]
+    settled, follow = _chosen(state, is_listed[: len(settled)])
+    return settled, len(settled) + len(more), follow
+
+
+def _chosen(state: Runs, is_chosen: np.ndarray) -> tuple[Columns, Columns]:
+    """`settled` and `follow` with those of the settled runs alone."""
+    runs = state.settled.cells[:, is_chosen]
     lengths = np.minimum(runs[STREAK], FOLLOW_GAMES_KEPT)
     starts = runs[SETTLED_FOLLOW_END] - lengths - (state.follow_total - len(state.follow))
     games = state.follow.cells[:, _positions(starts, lengths)]
     runs[SETTLED_FOLLOW_END] = state.follow_total - games.shape[1] + np.cumsum(lengths)
-    return Columns.of(runs), runs.shape[1] + len(more), Columns.of(games)
+    return Columns.of(runs), Columns.of(games)
 
 
 def _positions(starts: Ints, lengths: Ints) -> Ints:

@@ -19,6 +19,7 @@ from crashfold.projections.runs import (
     Runs,
     no_runs,
     settled_since,
+    unlisted_left_out,
     with_games,
 )
 from crashfold.projections.settings import FOLLOW_GAMES_KEPT, SERIES_KEPT, ProjectionSettings
@@ -47,6 +48,10 @@ class SeriesProjection:
     def fold(self, state: Runs, games: Games) -> Runs:
         """The runs with `games` behind them."""
         return with_games(state, games)
+
+    def trimmed(self, state: Runs, newest: Runs) -> Runs:
+        """Without the runs that are no longer listed."""
+        return unlisted_left_out(state, newest)
 
     def keys(self, moment: Moment[Runs]) -> dict[str, Value]:
         """Of every predicate that has a series the list of them."""

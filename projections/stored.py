@@ -14,6 +14,8 @@ from crashfold.projections.columns import Columns
 from crashfold.projections.games import BAND, ID
 from crashfold.projections.projection import Totals
 
+FORM: Final = 2
+"""Raise it when states are stored otherwise, so that no engine reads what it does not know."""
 BASE: Final = "base"
 BLOCK: Final = "before_window:"
 

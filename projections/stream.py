@@ -24,7 +24,7 @@ from crashfold.projections.columns import Columns, Ints
 from crashfold.projections.delta import Delta, ReadModel, Unfolding, WriteHash, diff
 from crashfold.projections.games import BAND, END_TIME, ID, Games, cells_of
 from crashfold.projections.plan import Plan
-from crashfold.projections.projection import Moment, Totals
+from crashfold.projections.projection import Moment, Totals, Trimming
 from crashfold.projections.sift import Rejected, sift
 from crashfold.projections.stored import BASE, BLOCK, decode_state
 from crashfold.projections.window import window_delta, window_keys
@@ -35,7 +35,7 @@ APART_MIN: Final = 64
 """Snapshots that are closer are not worth their memory: so many games are folded again in a millisecond."""
 SPACINGS_UNFOLDED_MAX: Final = 16
 """So many spacings of games may wait to be folded: by default 200,000 games, some 20 MB."""
-BLOCK_GAMES: Final = 64
+BLOCK_GAMES: Final = 32
 """Games that left the window but are not in the base are stored in blocks of so many, one field each."""
 
 
@@ -64,10 +64,11 @@ class Folded(msgspec.Struct, frozen=True):
 class StreamState:
     """The state of one stream after some prefix of its games. Immutable."""
 
-    def __init__(self, plan: Plan, held: Games, snapshots: tuple[Snapshot, ...]) -> None:
+    def __init__(self, plan: Plan, held: Games, snapshots: tuple[Snapshot, ...], *, is_loaded: bool = False) -> None:
         self.plan = plan
         self._held = held
         self._snapshots = snapshots
+        self._is_loaded = is_loaded
         self._settled: StreamState | None = None
 
     @classmethod
@@ -129,7 +130,7 @@ class StreamState:
             held = held.append(accepted)
         state = StreamState(self.plan, held, snapshots)
         if state.games - snapshots[-1].totals.games > SPACINGS_UNFOLDED_MAX * self.plan.spacing:
-            state = state._folded_to(state._unspaced)
+            state = state._folded_to(state._unspaced)._rebased()
         return Folded(state, len(accepted), sifted.duplicates, late, sifted.rejected, kept, accepted)
 
     def settled(self) -> "StreamState":
@@ -137,7 +138,9 @@ class StreamState:
         if self.games == self._snapshots[-1].totals.games:
             return self
         if self._settled is None:
-            self._settled = self._folded_to(self.games)
+            folded = self._folded_to(self.games)
+            # The base of a state that was loaded is the stored one: the next delta says how another differs from it.
+            self._settled = folded if self._is_loaded else folded._rebased()
         return self._settled
 
     def keys(self) -> ReadModel:
@@ -202,7 +205,7 @@ class StreamState:
         """Return the fields of the checkpoint that a restart needs beside the games of the window."""
         state = self.settled()
         base, window = state._snapshots[0].totals.games, state._window_start
-        return {BASE: _encode(state.plan, state._snapshots[0])} | state._blocks(base, window)
+        return {BASE: _encode(state.plan, state._snapshots[0], state._snapshots[-1])} | state._blocks(base, window)
 
     @classmethod
     def load(cls, plan: Plan, stored: dict[str, bytes], window: Sequence[Game]) -> "StreamState":
@@ -218,7 +221,7 @@ class StreamState:
             held = Games.of_cells(plan.bands, cells).append(held)
         if any(b <= a for a, b in pairwise(held.ids.tolist())):
             raise ValueError("the games stored before the window do not fit the window")
-        return cls(plan, held, (base,))
+        return cls(plan, held, (base,), is_loaded=True)
 
     def dump(self) -> bytes:
         """The whole state as bytes, for `loads`."""
@@ -257,7 +260,7 @@ class StreamState:
             piece = self._held.part(start - base, end - base)
             snapshots = self._thinned((*snapshots, self._next(snapshots[-1], piece)))
             start = end
-        return StreamState(self.plan, self._held, snapshots)._rebased()
+        return StreamState(self.plan, self._held, snapshots)
 
     def _next(self, snapshot: Snapshot, games: Games) -> Snapshot:
         totals = snapshot.totals
@@ -293,9 +296,9 @@ class StreamState:
         return tuple(kept)
 
     def _rebased(self) -> "StreamState":
-        """The same state with a newer base, when more games than two spacings are held before the window."""
+        """The same state with a newer base, when more games than a spacing are held before the window."""
         base, window = self._snapshots[0].totals.games, self._window_start
-        if window - base <= 2 * self.plan.spacing:
+        if window - base <= self.plan.spacing:
             return self
         snapshots = self._snapshots
         first = max(i for i, snapshot in enumerate(snapshots) if snapshot.totals.games <= window)
@@ -309,7 +312,7 @@ class StreamState:
         fields = self._blocks(max(base, old_window), window) if window > old_window else {}
         gone: tuple[str, ...] = ()
         if base > old_base or before.games == 0:
-            fields[BASE] = _encode(self.plan, self._snapshots[0])
+            fields[BASE] = _encode(self.plan, self._snapshots[0], self._snapshots[-1])
             stop = min(base // BLOCK_GAMES, -(-old_window // BLOCK_GAMES))
             gone = tuple(f"{BLOCK}{block}" for block in range(old_base // BLOCK_GAMES, stop))
         return WriteHash(fields, gone)
@@ -325,7 +328,7 @@ class StreamState:
             low, high = max(base, block * BLOCK_GAMES), min(window, (block + 1) * BLOCK_GAMES)
             if low < high:
                 cells = self._held.columns.cells[:BAND, low - base : high - base]
-                fields[f"{BLOCK}{block}"] = Columns.of(np.ascontiguousarray(cells)).to_bytes()
+                fields[f"{BLOCK}{block}"] = Columns.of(cells).to_bytes()
         return fields
 
 
@@ -347,8 +350,12 @@ def _arrays_in(value: object) -> Iterator[np.ndarray]:
                 yield from _arrays_in(one)
 
 
-def _encode(plan: Plan, snapshot: Snapshot) -> bytes:
-    states = [stored_state(one, state) for one, state in zip(plan.projections, snapshot.states, strict=True)]
+def _encode(plan: Plan, snapshot: Snapshot, newest: Snapshot) -> bytes:
+    """The snapshot without what the games that lead to the newest have pushed out of every list."""
+    states = [
+        stored_state(one, one.trimmed(state, last) if isinstance(one, Trimming) else state)
+        for one, state, last in zip(plan.projections, snapshot.states, newest.states, strict=True)
+    ]
     return msgspec.msgpack.encode((snapshot.totals, states))
 
 

@@ -71,8 +71,8 @@ def test_runs_are_found_predicate_by_predicate_as_all_at_once(seed: int, monkeyp
     games, plan_ = _stream(random.Random(seed)), plan(SETTINGS)
     expected = plain.read_model(SETTINGS, games)
     for games_few in (0, 16_384):
-        monkeypatch.setattr("projections.runs._GAMES_FEW", games_few)
-        monkeypatch.setattr("projections.games.NEWEST_FIRST", 512)
+        monkeypatch.setattr("crashfold.projections.runs._GAMES_FEW", games_few)
+        monkeypatch.setattr("crashfold.projections.games.NEWEST_FIRST", 512)
         for batch_games in (2, 83, 1_201, 6_000):
             state = StreamState.empty(plan_)
             for start in range(0, len(games), batch_games):

@@ -16,7 +16,7 @@ from crashfold.projections.delta import SortedSet, Value, apply, create
 from crashfold.projections.sift import Rejected
 from crashfold.schemas import keys
 from crashfold.schemas.game import Game
-from tests.support.games import SMALL, arrivals, late_arrivals, ordered_games, small_settings
+from tests.support.games import SMALL, arrivals, game, late_arrivals, ordered_games, small_settings
 
 SPACINGS = (1, 2, 3, 5, 50)
 """So small that snapshots, the base and the blocks move with every few games."""
@@ -153,7 +153,7 @@ def _sizes(chosen: tuple[float, ...]) -> Iterator[None]:
     with ExitStack() as stack:
         for names, size in zip(_SIZES, chosen, strict=True):
             for name in names.split():
-                stack.enter_context(mock.patch(f"projections.{name}", size))
+                stack.enter_context(mock.patch(f"crashfold.projections.{name}", size))
         yield
 
 
@@ -210,6 +210,23 @@ def test_a_restart_stores_what_was_stored(games: list[Game], settings: Projectio
     loaded = StreamState.loads(state.plan, state.dump())
     assert loaded.stored() == state.stored()
     assert loaded.dump() == state.dump()
+
+
+@pytest.mark.parametrize("batch", range(1, 12))
+@pytest.mark.parametrize("restarts_every", [1, 2, 5])
+def test_a_restart_behind_any_commit_loses_nothing(batch: int, restarts_every: int) -> None:
+    settings = structs.replace(SMALL, window_games=10)
+    plan_, games, store = plan(settings, spacing=4), [game(i + 1, 1 + i % 7) for i in range(150)], Store()
+    state = StreamState.empty(plan_)
+    for step, start in enumerate(range(0, len(games), batch), 1):
+        after = state.fold(games[start : start + batch]).state
+        store.commit(after, state, start)
+        state = store.load(plan_) if step % restarts_every == 0 else after
+        assert store.load(plan_).keys() == store.read_model == after.keys()
+        blocks, needed = store.model[keys.CHECKPOINT], after.stored()
+        assert isinstance(blocks, dict)
+        assert needed.keys() <= blocks.keys()
+        assert len(blocks) <= len(needed) + 1, "blocks are let go with the base"
 
 
 @given(arrivals())

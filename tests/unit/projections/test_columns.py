@@ -80,3 +80,31 @@ def test_a_table_is_the_list_of_its_rows(appended: list[list[int]], data: st.Dat
     for columns, known in made:
         assert columns[0].tolist() == known
         assert Columns.from_bytes(1, columns.to_bytes()) == columns
+
+
+INT64 = st.one_of(st.integers(-(2**63), 2**63 - 1), st.integers(-3, 300))
+
+
+@given(st.integers(1, 4).flatmap(lambda width: st.lists(st.lists(INT64, min_size=width, max_size=width), min_size=1)))
+def test_a_table_is_read_back_from_its_bytes_whatever_its_columns_reach_over(rows: list[list[int]]) -> None:
+    table = Columns.of(np.array(rows, np.int64).T)
+    assert Columns.from_bytes(table.width, table.to_bytes()) == table
+
+
+def test_a_column_takes_as_many_bytes_as_it_reaches_over() -> None:
+    table = Columns.of(np.array([range(100), range(2**40, 2**40 + 100_000, 1_000), [-5] * 100]))
+    assert len(table.to_bytes()) == 3 * 9 + 100 * (1 + 3 + 1)
+
+
+@pytest.mark.parametrize(
+    "spoiled",
+    [
+        b"\0",  # no least
+        b"\0" * 18,  # cells of no bytes
+        b"\0" * 16 + b"\1\x09" + b"\0" * 10,  # of nine
+        b"\0" * 16 + b"\2\1" + b"\0" * 4,  # a row that is torn
+    ],
+)
+def test_bytes_that_are_no_table_are_refused(spoiled: bytes) -> None:
+    with pytest.raises(ValueError, match="no table of 2 columns"):
+        Columns.from_bytes(2, spoiled)
