@@ -16,8 +16,7 @@ from crashfold.projections.columns import LISTED_ENOUGH, Columns, Ints, ascendin
 from crashfold.projections.games import END_TIME, ID, Games
 from crashfold.projections.settings import FOLLOW_GAMES_KEPT, SERIES_KEPT
 
-_START_ID, _START_TIME, _END_ID, _END_TIME, _LENGTH = 0, 1, 2, 3, 4
-STREAK = 5
+START_ID, _START_TIME, END_ID, _END_TIME, _LENGTH, STREAK = 0, 1, 2, 3, 4, 5
 """A run begins with the games it begins and ends with, how many it has, and how many matches follow it."""
 _RUN = 6
 TAIL_ORDINAL = 6
@@ -105,7 +104,7 @@ def _folded_one(state: Runs, game: Games) -> Runs:
     if before:
         goes_on = matches & has_run
         ended = (goes_on & ~follows).nonzero()[0]
-        tails[_END_ID, ended], tails[_END_TIME, ended] = around[ID, -1], around[END_TIME, -1]
+        tails[END_ID, ended], tails[_END_TIME, ended] = around[ID, -1], around[END_TIME, -1]
         tails[_LENGTH, ended] = total - tails[TAIL_ORDINAL, ended]
         tails[STREAK] += goes_on
         settles = (follows & ~matches).nonzero()[0]
@@ -117,7 +116,7 @@ def _folded_one(state: Runs, game: Games) -> Runs:
     opened = (~matches & (follows | ~has_run)).nonzero()[0]
     if len(opened):
         tails[:, opened] = 0
-        tails[_START_ID, opened], tails[_START_TIME, opened] = cells[ID, 0], cells[END_TIME, 0]
+        tails[START_ID, opened], tails[_START_TIME, opened] = cells[ID, 0], cells[END_TIME, 0]
         tails[TAIL_ORDINAL, opened] = total
     return _kept(state, game, tails, *more)
 
@@ -211,12 +210,12 @@ def _describe(runs: Ints, state: Runs, around: Ints, which: Ints, starts: Ints, 
     behind `state` they begin and end, `ends` where their streaks do; one that begins with those may go on with that
     which was open."""
     before, total, tails = len(state.recent), state.total, state.tails
-    runs[_START_ID], runs[_START_TIME] = around[ID, before + starts], around[END_TIME, before + starts]
-    runs[_END_ID], runs[_END_TIME] = around[ID, before + stops - 1], around[END_TIME, before + stops - 1]
+    runs[START_ID], runs[_START_TIME] = around[ID, before + starts], around[END_TIME, before + starts]
+    runs[END_ID], runs[_END_TIME] = around[ID, before + stops - 1], around[END_TIME, before + stops - 1]
     runs[_LENGTH], runs[STREAK] = stops - starts, ends - stops
     joined = np.flatnonzero((starts == 0) & _is_open(tails)[which])
     opened = tails[:, which[joined]]
-    runs[_START_ID, joined], runs[_START_TIME, joined] = opened[_START_ID], opened[_START_TIME]
+    runs[START_ID, joined], runs[_START_TIME, joined] = opened[START_ID], opened[_START_TIME]
     runs[_LENGTH, joined] = total + stops[joined] + 1 - opened[TAIL_ORDINAL]
 
 
@@ -252,7 +251,7 @@ def _more_settled(state: Runs, runs: Ints, follows: Ints, around: Ints) -> _Sett
         width += FOLLOW_GAMES_KEPT
     lengths = np.minimum(runs[STREAK], FOLLOW_GAMES_KEPT)
     runs[SETTLED_FOLLOW_END] = state.follow_total + lengths.cumsum()
-    games = (np.concatenate(pieces, axis=1) if len(pieces) > 1 else around)[:, _positions(follows, lengths)]
+    games = (np.concatenate(pieces, axis=1) if len(pieces) > 1 else around)[:, positions(follows, lengths)]
     settled, trimmed, follow = _listed(state, runs[SETTLED_PREDICATE])
     return settled.append(runs), trimmed, int(runs[SETTLED_FOLLOW_END, -1]), follow.append(games)
 
@@ -275,15 +274,15 @@ def _chosen(state: Runs, is_chosen: np.ndarray) -> tuple[Columns, Columns]:
     runs = state.settled.cells[:, is_chosen]
     lengths = np.minimum(runs[STREAK], FOLLOW_GAMES_KEPT)
     starts = runs[SETTLED_FOLLOW_END] - lengths - (state.follow_total - len(state.follow))
-    games = state.follow.cells[:, _positions(starts, lengths)]
+    games = state.follow.cells[:, positions(starts, lengths)]
     runs[SETTLED_FOLLOW_END] = state.follow_total - games.shape[1] + np.cumsum(lengths)
     return Columns.of(runs), Columns.of(games)
 
 
-def _positions(starts: Ints, lengths: Ints) -> Ints:
+def positions(starts: Ints, lengths: Ints) -> Ints:
     """The positions from each start on, as many as its length says, one after the other."""
     stops = lengths.cumsum()
-    positions: Ints = (starts - stops + lengths).repeat(lengths) + np.arange(lengths.sum())
+    positions: Ints = (starts - stops + lengths).repeat(lengths) + np.arange(stops[-1] if len(stops) else 0)
     return positions
 
 

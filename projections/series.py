@@ -4,20 +4,25 @@ A run opens at the first game that does not match and ends before the next match
 follow streak, which goes on until the next run opens. `runs` keeps them; here they become JSON.
 """
 
+import re
+
 import msgspec
 import numpy as np
 
-from crashfold.projections.columns import Ints
+from crashfold.projections.columns import Ints, newest_of_each
 from crashfold.projections.delta import Delta, Value, WriteList
 from crashfold.projections.games import END_TIME, ID, Games
 from crashfold.projections.projection import Moment
 from crashfold.projections.runs import (
+    END_ID,
     SETTLED_FOLLOW_END,
     SETTLED_PREDICATE,
+    START_ID,
     STREAK,
     TAIL_ORDINAL,
     Runs,
     no_runs,
+    positions,
     settled_since,
     unlisted_left_out,
     with_games,
@@ -29,6 +34,9 @@ from crashfold.schemas.aggregates import FollowGame, FollowStreak, Series
 _PRINTED_AT_ONCE = 4096
 
 _encode = msgspec.json.Encoder().encode
+_RUN = re.sub(rb"\d", b"%d", _encode(Series(1, 2, 3, 4, 5, FollowStreak(6, [])))).replace(b"[]", b"[%b]")
+"""The JSON of a `Series`: its numbers, and the games that follow."""
+_COMMA = b","
 
 
 class SeriesProjection:
@@ -101,7 +109,7 @@ def _tails_json(state: Runs) -> list[list[bytes]]:
     if not state.total:
         return [[] for _ in state.tails[0]]
     end_id, end_time = state.recent.cells[[ID, END_TIME], -1].tolist()
-    recent, listed = _follow_games(state.recent.cells), dict[tuple[int, int], list[bytes]]()
+    recent, listed = _games_json(state.recent.cells), dict[tuple[int, int], list[bytes]]()
     printed: list[list[bytes]] = []
     places = zip(state.tails[TAIL_ORDINAL].tolist(), state.tails[STREAK].tolist(), strict=True)
     for predicate, tail in enumerate(places):
@@ -112,10 +120,11 @@ def _tails_json(state: Runs) -> list[list[bytes]]:
             elif not streak:
                 start_id, start_time = state.tails[:2, predicate].tolist()
                 run = [start_id, start_time, end_id, end_time, state.total + 1 - ordinal]
-                listed[tail] = [_run_json(run, 0, [])]
+                listed[tail] = [_RUN % (*run, 0, b"")]
             else:
-                games = recent[-streak:] if streak < FOLLOW_GAMES_KEPT else _follow_games(state.long[predicate])
-                listed[tail] = [_run_json(state.tails[:STREAK, predicate].tolist(), streak, games)]
+                games = recent[-streak:] if streak < FOLLOW_GAMES_KEPT else _games_json(state.long[predicate])
+                run = state.tails[: STREAK + 1, predicate].tolist()
+                listed[tail] = [_RUN % (*run, _COMMA.join(games))]
         printed.append(listed[tail])
     return printed
 
@@ -123,27 +132,43 @@ def _tails_json(state: Runs) -> list[list[bytes]]:
 def _settled_json(state: Runs, kept: int) -> dict[int, list[bytes]]:
     """By predicate the JSON of the runs that settled behind the first `kept` games, at most the newest 1,000, newest
     first."""
-    printed: dict[int, list[bytes]] = {}
-    runs, skipped = settled_since(state, kept), state.follow_total - len(state.follow)
-    for stop in range(len(runs), 0, -_PRINTED_AT_ONCE):
-        rows = runs.part(max(0, stop - _PRINTED_AT_ONCE), stop)
-        first = int(rows[SETTLED_FOLLOW_END][0]) - min(int(rows[STREAK][0]), FOLLOW_GAMES_KEPT)
-        follow = _follow_games(state.follow.part(first - skipped, int(rows[SETTLED_FOLLOW_END][-1]) - skipped).cells)
-        for *run, streak, predicate, _, follow_end in reversed(rows.cells.T.tolist()):
-            listed = printed.setdefault(predicate, [])
-            if len(listed) < SERIES_KEPT:
-                games = follow[follow_end - first - min(streak, FOLLOW_GAMES_KEPT) : follow_end - first]
-                listed.append(_run_json(run, streak, games))
-    return printed
+    runs = settled_since(state, kept).cells[:, ::-1]
+    if not runs.shape[1]:
+        return {}
+    if runs.shape[1] > SERIES_KEPT:
+        runs = runs[:, newest_of_each(runs[SETTLED_PREDICATE, ::-1], SERIES_KEPT)[::-1]]
+    # Predicates that are close together have many runs in common, which settled together: each is printed once.
+    is_other = np.ones(runs.shape[1], np.bool_)
+    is_other[1:] = runs[START_ID, 1:] != runs[START_ID, :-1]
+    is_other[1:] |= runs[END_ID, 1:] != runs[END_ID, :-1]
+    is_other[1:] |= runs[STREAK, 1:] != runs[STREAK, :-1]
+    others, printed = runs[:, is_other], list[bytes]()
+    for start in range(0, others.shape[1], _PRINTED_AT_ONCE):
+        printed += _runs_json(state, others[:, start : start + _PRINTED_AT_ONCE])
+    listed: dict[int, list[bytes]] = {}
+    for predicate, number in zip(runs[SETTLED_PREDICATE].tolist(), is_other.cumsum().tolist(), strict=True):
+        listed.setdefault(predicate, []).append(printed[number - 1])
+    return listed
 
 
-def _run_json(run: list[int], streak: int, games: list[FollowGame]) -> bytes:
-    start_game, start_time, end_game, end_time, length = run
-    return _encode(Series(start_game, start_time, end_game, end_time, length, FollowStreak(streak, games)))
-
-
-def _follow_games(cells: Ints) -> list[FollowGame]:
-    """Games that follow, from their cells."""
+def _runs_json(state: Runs, runs: Ints) -> list[bytes]:
+    """The JSON of settled runs."""
+    lengths = np.minimum(runs[STREAK], FOLLOW_GAMES_KEPT)
+    stops = runs[SETTLED_FOLLOW_END] - (state.follow_total - len(state.follow))
+    cells = state.follow.cells[:, positions(stops - lengths, lengths)]
+    ids = cells[ID].tolist()
+    games = dict(zip(ids, zip(*cells[1:].tolist(), strict=True), strict=True))  # many runs are followed by the same
+    printed = {game_id: _encode(FollowGame(game_id, number / 100, time)) for game_id, (number, time) in games.items()}
+    follow, ends = [printed[game_id] for game_id in ids], lengths.cumsum().tolist()
     return [
-        FollowGame(game_id, hundredths / 100, time) for game_id, hundredths, time in zip(*cells.tolist(), strict=True)
+        _RUN % (*run, _COMMA.join(follow[start:end]))
+        for run, start, end in zip(runs[: STREAK + 1].T.tolist(), [0, *ends], ends, strict=False)
+    ]
+
+
+def _games_json(cells: Ints) -> list[bytes]:
+    """The JSON of games that follow, from their cells."""
+    return [
+        _encode(FollowGame(game_id, hundredths / 100, time))
+        for game_id, hundredths, time in zip(*cells.tolist(), strict=True)
     ]
