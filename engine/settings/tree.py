@@ -429,7 +429,10 @@ class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="Where occurrences come from; `shadow`: computed, and compared with precomputed."),
     ] = "precomputed"
     source_intervals: Annotated[AnswerSource, Meta(description="The same for intervals.")] = "precomputed"
-    source_series: Annotated[AnswerSource, Meta(description="The same for series.")] = "computed"
+    source_series: Annotated[
+        AnswerSource,
+        Meta(description="The same for series. `computed` is the quicker one for the default of 1,000 games."),
+    ] = "computed"
     source_last_games: Annotated[AnswerSource, Meta(description="The same for last games.")] = "precomputed"
     cache_ttl_s: Annotated[
         int, Meta(ge=0, le=86_400, description="How long a computed answer is kept in Redis, in s; 0: not at all.")

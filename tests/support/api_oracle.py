@@ -9,7 +9,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from functools import cache
-from itertools import islice, pairwise
+from itertools import compress, islice, pairwise
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -24,8 +24,8 @@ class Oracle:
     """The games that exist at a moment, seen from a zone."""
 
     def __init__(self, window: Sequence[Game], zone: str, now_us: int, at_us: int | None = None) -> None:
-        self.window = list(window)
-        self.games = self.window if at_us is None else [game for game in window if game.end_time * 1000 <= at_us]
+        self.window = window
+        self.games = window if at_us is None else [game for game in window if game.end_time * 1000 <= at_us]
         self.now_us = now_us if at_us is None else at_us
         self.zone = UTC if zone == "UTC" else ZoneInfo(zone)
 
@@ -47,17 +47,17 @@ class Oracle:
             "beginTime": None if game.begin_time is None else self.text(game.begin_time * 1000),
         }
 
-    def last_hours(self, hours: int, skip_hours: int = 0) -> list[Game]:
-        """[now − H, now], or with hours skipped [now − skip − H, now − skip)."""
+    def in_last_hours(self, hours: int, skip_hours: int = 0) -> list[bool]:
+        """Whether each game ended in [now − H, now], or with hours skipped in [now − skip − H, now − skip)."""
         hour_us = 3600 * 1_000_000
         end = self.now_us - skip_hours * hour_us
         begin = end - hours * hour_us
-        sample = []
-        for game in self.games:
-            ended = game.end_time * 1000
-            if begin <= ended and (ended < end or (ended == end and not skip_hours)):
-                sample.append(game)
-        return sample
+        if skip_hours:
+            return [begin <= game.end_time * 1000 < end for game in self.games]
+        return [begin <= game.end_time * 1000 <= end for game in self.games]
+
+    def last_hours(self, hours: int, skip_hours: int = 0) -> list[Game]:
+        return [*compress(self.games, self.in_last_hours(hours, skip_hours))]
 
     def occurrences(self, kind: str, value: float, games: int, by_time: bool, hours: int) -> Json:
         return {
@@ -89,16 +89,17 @@ class Oracle:
             end = self.now_us - skipped * 3_600_000_000
             times = {"start_time": self.text(end - hours * 3_600_000_000), "end_time": self.text(end)}
             return {**count(sample, kind, value), **times}
-        sample = self.games[-2 * games : -games] if earlier else self.games[-games:]
+        sample = [*(self.games[-2 * games : -games] if earlier else self.games[-games:])]
         first, last = (self.time(sample[0]), self.time(sample[-1])) if sample else (None, None)
         return {**count(sample, kind, value), "first_game_time": first, "last_game_time": last}
 
     def series(self, value: float, limit: int, sort_by: str) -> Json:
-        found = self._series(value, self.games[-limit:], sort_by)
+        games = len(self.games)
+        found = self._series(value, [False] * (games - limit) + [True] * min(games, limit), sort_by)
         return {"min_value": value, "limit": limit, "sort_by": sort_by, "count": len(found), "series": found}
 
     def series_by_time(self, value: float, hours: int, sort_by: str) -> Json:
-        found = self._series(value, self.last_hours(hours), sort_by)
+        found = self._series(value, self.in_last_hours(hours), sort_by)
         return {"min_value": value, "hours": hours, "sort_by": sort_by, "count": len(found), "series": found}
 
     def intervals(self, value: float, interval_minutes: int, hours: int) -> Json:
@@ -127,30 +128,28 @@ class Oracle:
         found = [self._sets(value, games_per_set, total_games) for value in values]
         return echoed_batch(values, found, games_per_set=games_per_set, total_games=total_games)
 
-    def _series(self, value: float, sample: list[Game], sort_by: str) -> list[Json]:
-        all_series: list[list[Game]] = []
-        is_open = False
-        for game in self.games:
-            if not is_open:
-                all_series.append([])
-            all_series[-1].append(game)
-            is_open = game.crash_point < value
-        sampled = {game.game_id for game in sample}
-        chosen = [series for series in all_series if any(game.game_id in sampled for game in series)]
+    def _series(self, value: float, is_sampled: list[bool], sort_by: str) -> list[Json]:
+        """A series ends with a game that reaches the value, and another begins; the last one may be open."""
+        games = self.games
+        ends = [row for row, game in enumerate(games) if game.crash_point >= value]
+        if games and (not ends or ends[-1] < len(games) - 1):
+            ends.append(len(games) - 1)
+        firsts = [0, *(end + 1 for end in ends)]
+        rows = [(first, last) for first, last in zip(firsts, ends, strict=False) if any(is_sampled[first : last + 1])]
         if sort_by == "time":
-            chosen.reverse()
+            rows.reverse()
         else:
-            chosen.sort(key=lambda series: (-len(series), series[0].game_id))
+            rows.sort(key=lambda row: (row[0] - row[1], row[0]))
         return [
             {
-                "start_game_id": str(series[0].game_id),
-                "start_time": self.time(series[0]),
-                "end_game_id": str(series[-1].game_id),
-                "end_time": self.time(series[-1]),
-                "length": len(series),
-                "crash_point": series[-1].crash_point if series[-1].crash_point >= value else None,
+                "start_game_id": str(games[first].game_id),
+                "start_time": self.time(games[first]),
+                "end_game_id": str(games[last].game_id),
+                "end_time": self.time(games[last]),
+                "length": last - first + 1,
+                "crash_point": games[last].crash_point if games[last].crash_point >= value else None,
             }
-            for series in chosen
+            for first, last in rows
         ]
 
     def utc_grid(self, interval_minutes: int, hours: int) -> list[int]:
