@@ -12,7 +12,7 @@ from crashfold.engine.adapters.redis.client import Call, RedisClient
 from crashfold.engine.adapters.redis.store import RedisShadowStore, RedisStore
 from crashfold.engine.errors import StateError, StoreRefused
 from crashfold.engine.ports import Applied, Commit, Conflict, Position, Promoted
-from crashfold.projections.delta import Delta, SetString, WriteList, apply
+from crashfold.projections.delta import Delta, SetString, Write, WriteHash, WriteList, apply
 from tests.contract.state_store import (
     PATIENCE_S,
     TOPIC_ID,
@@ -421,6 +421,35 @@ async def test_shadows_of_many_streams_are_cleared_and_promoted_by_three_scans(
             assert await shadow.promote(stream) == Promoted(2)
         assert scans == ["test:*:shadow:*", "test:*:checkpoint", "test:*:*"]
         assert [await model(store, stream) for stream in streams] == [model_of(1)] * 40
+
+
+@pytest.mark.parametrize(
+    ("created", "expected_scans"),
+    [
+        pytest.param(("fields:a",), 2, id="one that the shadow has too"),
+        pytest.param(("elements:a", "fields:a"), 2, id="two that the shadow has too"),
+        pytest.param(("text:new", "fields:a"), 4, id="one of two that the shadow has not"),
+    ],
+)
+async def test_keys_that_the_shadow_has_too_may_be_created_meanwhile_without_a_scan(
+    created: tuple[str, ...], expected_scans: int, scans: list[str], store: RedisStore, redis: Redis
+) -> None:
+    live = commit("b", None, 1, {"text:a": SetString(b"live")})
+    await store.commit([numbered("a", 1), live])
+    shadow = store.shadow()
+    await shadow.commit([rebuilt("a", 1), rebuilt("b", 1)])
+    await shadow.commit([rebuilt("b", 2)])
+    assert await shadow.promote("a") == Promoted(2)
+    writes: dict[str, Write] = {
+        "fields:a": WriteHash({"number": b"live"}),
+        "elements:a": WriteList(0, [b"live"], 5),
+        "text:new": SetString(b"live"),
+    }
+    await store.commit([commit("b", live.checkpoint.position, 2, {name: writes[name] for name in created})])
+    assert await shadow.promote("b") == Promoted(3)
+    assert len(scans) == expected_scans
+    assert await redis.exists("test:{b}:text:new") == 0
+    assert await model(store, "b") == model_of(2)
 
 
 async def test_a_key_that_was_created_since_all_were_listed_is_not_left_behind(

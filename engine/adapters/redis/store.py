@@ -581,7 +581,8 @@ class RedisShadowStore(RedisStore):
                     assert live is not None
                     return Behind(live)
                 case [b"moved"]:
-                    self._forget_listings(stream)
+                    if not await self._knows_new_keys(stream, shadow):
+                        self._forget_listings(stream)
                     continue
             raise _unexpected(reply)
         raise StoreRefused(f"the keys of stream {stream} change faster than they can be listed: try again")
@@ -640,19 +641,52 @@ class RedisShadowStore(RedisStore):
         """List the keys in the place of the live state, with its marks as they were before the listing.
 
         With many streams all are listed at once when the first is promoted, by two scans instead of one for each. A key
-        that an engine creates later raises `keys_created`, so promoting this stream answers `moved`, and it is listed
-        again alone.
+        that an engine creates later raises `keys_created`, so promoting this stream answers `moved`: see
+        `_knows_new_keys`.
         """
         live = self._live(stream)
         if STREAM_PLACE in self._key_prefix:
             if self._live_listings is None:
                 self._live_listings = await self._list_all_live()
-            if stream not in self._promoted:
+            if stream in self._live_listings or stream not in self._promoted:
                 return self._live_listings.get(stream, _listing(_NO_MARKS))
         marks = await self._marks_of_whatever_stands_there(live)
         start = live.key("")
         found = await (await self._client.at(live.checkpoint)).scan(glob_escaped(start) + "*")
-        return msgspec.structs.replace(marks, names=tuple(key.removeprefix(start) for key in found))
+        listing = msgspec.structs.replace(marks, names=tuple(key.removeprefix(start) for key in found))
+        if self._live_listings is not None:
+            self._live_listings[stream] = listing
+        return listing
+
+    async def _knows_new_keys(self, stream: str, shadow: _Listing) -> bool:
+        """Whether every key that an engine has created since the listing of the live state is one of the shadow's; the
+        listing is up to date then, without a scan.
+
+        In order: the marks say how many keys were created; then those of the shadow's names that were not listed are
+        looked for. When as many stand there, no other key was created: each of them accounts for one. A key that is
+        created between the two looks may be counted for another one, but it raises `keys_created` again, and the next
+        call of `promote.lua` answers `moved`.
+        """
+        before = (self._live_listings or {}).get(stream)
+        if before is None:
+            return False
+        live = self._live(stream)
+        marks = await self._marks_of_whatever_stands_there(live)
+        counts = (before.keys_created, marks.keys_created)
+        if marks.generation != before.generation or not all(map(str.isdigit, counts)):
+            return False
+        created = int(counts[1]) - int(counts[0])
+        unlisted = sorted({*shadow.names}.difference(before.names))
+        if not 0 < created <= len(unlisted):
+            return False
+        server = await self._client.at(live.checkpoint)
+        stand = await server.ask(lambda pipeline: [pipeline.exists(live.key(name)) for name in unlisted])
+        new = [name for name, stands in zip(unlisted, stand, strict=True) if stands]
+        if len(new) < created:
+            return False
+        assert self._live_listings is not None
+        self._live_listings[stream] = msgspec.structs.replace(marks, names=(*before.names, *new))
+        return True
 
     async def _list_all_live(self) -> dict[str, _Listing]:
         """By stream the listing of its live state, of every stream that has a key."""
