@@ -672,10 +672,10 @@ class RedisShadowStore(RedisStore):
             return False
         live = self._live(stream)
         marks = await self._marks_of_whatever_stands_there(live)
-        counts = (before.keys_created, marks.keys_created)
-        if marks.generation != before.generation or not all(map(str.isdigit, counts)):
+        known, now = _count(before.keys_created), _count(marks.keys_created)
+        if marks.generation != before.generation or known is None or now is None:
             return False
-        created = int(counts[1]) - int(counts[0])
+        created = now - known
         unlisted = sorted({*shadow.names}.difference(before.names))
         if not 0 < created <= len(unlisted):
             return False
@@ -765,6 +765,7 @@ class RedisShadowStore(RedisStore):
 _MARKS: Final = ("generation", "keys_created", "next_offset", "commit", "aggregates")
 
 
+_COUNT_DIGITS_MAX: Final = 18
 _NO_MARKS: Final[list[bytes | None]] = [None] * len(_MARKS)
 
 
@@ -796,6 +797,11 @@ def _marks(checkpoint: str, reply: list[bytes | None]) -> _Listing:
     listing = _listing(reply)
     packing.offset(checkpoint, listing.next_offset)
     return listing
+
+
+def _count(text: str) -> int | None:
+    """The count that the commit script writes; None for anything else."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _COUNT_DIGITS_MAX else None
 
 
 def _listing(reply: list[bytes | None]) -> _Listing:
