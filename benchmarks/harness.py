@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from benchmarks import api, api_live, curves, live, micro, profiles, tables, topic
+from benchmarks import api, api_live, capacity, curves, live, micro, profiles, tables, topic
 from benchmarks import guard as guards
 from benchmarks.curves import GrowthReport
 from benchmarks.growth import DIMENSIONS, Dimension
@@ -153,6 +153,39 @@ def guard(*, rebase: bool = False, embedded: bool = False) -> int:
     return 1 if any(one.is_lost for one in verdicts) else 0
 
 
+@app.command(name="capacity")
+def capacity_(
+    *,
+    load: Sequence[tuple[int, float]] = (),
+    games: int = capacity.FULL_GAMES,
+    seed: int = 1,
+    embedded: bool = False,
+    out: Annotated[Path | None, Parameter(help="Where the JSON report goes.")] = None,
+) -> int:
+    """Measure what commits cost here, and work out what loads ask for.
+
+    Parameters
+    ----------
+    load
+        Streams, and the games of all of them in a second; may be given several times. Some examples by default.
+    games
+        That each stream has had, which decides how much memory it takes.
+    seed
+        Of the chain of games.
+    embedded
+        On the embedded Valkey, although redis-server could be had.
+    """
+    loads = [capacity.Load(*one) for one in load] or capacity.LOADS
+    if any(one.streams < 1 or one.games_per_s <= 0 for one in loads):
+        raise CrashfoldError("--load takes a number of streams and a number of games a second, both above 0")
+    report = options.run(_capacity, loads, games, seed, embedded)
+    capacity.show(report)
+    path = out or RESULTS / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-capacity.json"
+    write(report, path)
+    output.print_error(f"report: {path}")
+    return 0
+
+
 @app.command
 def draw(*reports: Path, to: Path) -> int:
     """Draw the curves of growth reports as SVG; of two curves of the same name the later one.
@@ -189,6 +222,19 @@ async def _grow(
     async with running_servers(embedded) as servers:
         found = await curves_of(servers, dimensions, games, runs, seed, long)
         return GrowthReport(machine=machine(servers.names), seed=seed, runs=runs, curves=tuple(found))
+
+
+async def _capacity(loads: Sequence[capacity.Load], games: int, seed: int, embedded: bool) -> capacity.CapacityReport:
+    quiet()
+    async with running_servers(embedded) as servers:
+        prices = await capacity.measured(servers, list(chain_of_games(seed, games)), seed)
+        return capacity.CapacityReport(
+            machine=machine(servers.names),
+            seed=seed,
+            runs=1,
+            prices=prices,
+            needs=tuple(capacity.needs(one, prices) for one in loads),
+        )
 
 
 async def _guard(rebase: bool, embedded: bool) -> list[guards.Verdict]:

@@ -1,4 +1,4 @@
-"""Many tables in one engine: the line over a topic in memory and a real Redis, one game a table and commit.
+"""Many tables in one engine: the line over a topic in memory and a real Redis, some games a table and commit.
 
 What is measured is the engine and Redis alone: no broker takes part.
 """
@@ -64,6 +64,7 @@ class Tables:
         service: Service,
         seed: int,
         count: int,
+        games_each: int,
     ) -> None:
         self._settings = settings
         self._topic = topic
@@ -71,6 +72,7 @@ class Tables:
         self._service = service
         self._count = count
         self._at_once = min(AT_ONCE_MAX, count)
+        self._games_each = games_each
         self._values = [encode(game) for game in chain_of_games(seed, GAMES_MAX)]
         self._played = [FIRST_GAMES] * count
         self._next = 0
@@ -78,41 +80,48 @@ class Tables:
 
     @classmethod
     @asynccontextmanager
-    async def opened(cls, servers: Servers, seed: int, count: int) -> AsyncIterator[Self]:
-        """`count` tables of `FIRST_GAMES` games, all in memory and in Redis."""
+    async def opened(cls, servers: Servers, seed: int, count: int, games_each: int = 1) -> AsyncIterator[Self]:
+        """`count` tables of `FIRST_GAMES` games, all in memory and in Redis; a poll brings `games_each` of a table."""
         given = assignments(servers, "tables") | {
             "redis.key_prefix": "bench:{stream}",
-            "engine.batch_games_max": str(AT_ONCE_MAX + 1),
+            "engine.batch_games_max": str(AT_ONCE_MAX * games_each + 1),
         }
         settings = load(None, {}, given).settings
         topic = MemoryTopic(settings.kafka.topic)
-        async with open_store(settings) as store, Rounds(topic, min(AT_ONCE_MAX, count)) as event_log:
+        async with open_store(settings) as store, Rounds(topic, min(AT_ONCE_MAX, count) * games_each) as event_log:
             service = new_service(settings, event_log, store, MemoryDeadLetters())
-            tables = cls(settings, topic, event_log, service, seed, count)
+            tables = cls(settings, topic, event_log, service, seed, count, games_each)
             for number in range(count):
                 topic.extend(tables._values[:FIRST_GAMES], key=tables._name(number))
             await tables._catch_up()
             yield tables
 
     async def play(self, servers: Servers) -> Costs:
-        """`POLLS` polls of games, one table after the other; no two games of a poll are of the same table."""
+        """`POLLS` polls of games, one table after the other. A commit has the games that a poll brings of a table."""
         first = (await self._event_log.bounds(0)).end
         for _ in range(self._at_once * POLLS):
             number, self._next = self._next, (self._next + 1) % self._count
-            self._topic.append(self._values[self._played[number]], key=self._name(number))
-            self._played[number] += 1
+            played = self._played[number]
+            self._topic.extend(self._values[played : played + self._games_each], key=self._name(number))
+            self._played[number] += self._games_each
+        redis_before = await _redis_counts(servers)
         began_s, cpu_began_s = time.perf_counter(), time.process_time()
         games = 0
-        while games < self._at_once * (POLLS - 1):  # behind the last poll a step would wait for more
+        while games < self._at_once * self._games_each * (POLLS - 1):  # behind the last poll a step would wait for more
             await self._service.step()
             games = self._service.next_offsets[0] - first
         cpu_s, clock_s = time.process_time() - cpu_began_s, time.perf_counter() - began_s
+        redis_cpu_s, redis_bytes = (
+            after - before for after, before in zip(await _redis_counts(servers), redis_before, strict=True)
+        )
         await self._catch_up()
         async with Redis.from_url(servers.redis_url) as client:
             redis_kib = int((await client.info("memory"))["used_memory"]) / 1024
         return {
             "CPU of the engine": cpu_s * 1e6 / games,
             "by the clock, Redis included": clock_s * 1e6 / games,
+            "CPU of Redis": redis_cpu_s * 1e6 / games,
+            "bytes to Redis": redis_bytes / games,
             "engine": (_resident_kib() - self._memory_before) / self._count,
             "Redis": redis_kib / self._count,
         }
@@ -133,6 +142,13 @@ class Tables:
 
     def _name(self, number: int) -> bytes:
         return b"table-%d" % number
+
+
+async def _redis_counts(servers: Servers) -> tuple[float, int]:
+    """CPU seconds of Redis, and the bytes that it was sent."""
+    async with Redis.from_url(servers.redis_url) as client:
+        info = await client.info()
+    return float(info["used_cpu_user"]) + float(info["used_cpu_sys"]), int(info["total_net_input_bytes"])
 
 
 def _resident_kib() -> float:

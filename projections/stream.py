@@ -205,7 +205,9 @@ class StreamState:
         """Return the fields of the checkpoint that a restart needs beside the games of the window."""
         state = self.settled()
         base, window = state._snapshots[0].totals.games, state._window_start
-        return {BASE: _encode(state.plan, state._snapshots[0], state._snapshots[-1])} | state._blocks(base, window)
+        return {
+            BASE: _encode(state.plan, _trimmed(state.plan, state._snapshots[0], state._snapshots[-1]))
+        } | state._blocks(base, window)
 
     @classmethod
     def load(cls, plan: Plan, stored: dict[str, bytes], window: Sequence[Game]) -> "StreamState":
@@ -251,15 +253,22 @@ class StreamState:
         One spacing less, for the base to stand there."""
         return self._window_start - self.plan.spacing
 
+    @property
+    def _old(self) -> int:
+        """The games behind a snapshot that is old."""
+        return max(1, self.plan.spacing // 4)
+
     def _folded_to(self, stop: int) -> "StreamState":
         """The state with the first `stop` games folded by the projections, and a snapshot wherever one is due."""
         snapshots, base = self._snapshots, self._snapshots[0].totals.games
-        start = snapshots[-1].totals.games
+        first = start = snapshots[-1].totals.games
         while start < stop:
             end = min(stop, max(start + self.plan.spacing, self._unspaced))
             piece = self._held.part(start - base, end - base)
             snapshots = self._thinned((*snapshots, self._next(snapshots[-1], piece)))
             start = end
+        if first // self._old < stop // self._old:
+            snapshots = self._lightened(snapshots)
         return StreamState(self.plan, self._held, snapshots)
 
     def _next(self, snapshot: Snapshot, games: Games) -> Snapshot:
@@ -295,6 +304,17 @@ class StreamState:
                 kept.append(snapshot)
         return tuple(kept)
 
+    def _lightened(self, snapshots: tuple[Snapshot, ...]) -> tuple[Snapshot, ...]:
+        """The snapshots, the old ones without what newer games have pushed out of every list.
+
+        A young one shares the tables of the newest.
+        """
+        newest = snapshots[-1]
+        return tuple(
+            one if newest.totals.games - one.totals.games < self._old else _trimmed(self.plan, one, newest)
+            for one in snapshots
+        )
+
     def _rebased(self) -> "StreamState":
         """The same state with a newer base, when more games than a spacing are held before the window."""
         base, window = self._snapshots[0].totals.games, self._window_start
@@ -312,7 +332,7 @@ class StreamState:
         fields = self._blocks(max(base, old_window), window) if window > old_window else {}
         gone: tuple[str, ...] = ()
         if base > old_base or before.games == 0:
-            fields[BASE] = _encode(self.plan, self._snapshots[0], self._snapshots[-1])
+            fields[BASE] = _encode(self.plan, _trimmed(self.plan, self._snapshots[0], self._snapshots[-1]))
             stop = min(base // BLOCK_GAMES, -(-old_window // BLOCK_GAMES))
             gone = tuple(f"{BLOCK}{block}" for block in range(old_base // BLOCK_GAMES, stop))
         return WriteHash(fields, gone)
@@ -350,12 +370,17 @@ def _arrays_in(value: object) -> Iterator[np.ndarray]:
                 yield from _arrays_in(one)
 
 
-def _encode(plan: Plan, snapshot: Snapshot, newest: Snapshot) -> bytes:
+def _trimmed(plan: Plan, snapshot: Snapshot, newest: Snapshot) -> Snapshot:
     """The snapshot without what the games that lead to the newest have pushed out of every list."""
-    states = [
-        stored_state(one, one.trimmed(state, last) if isinstance(one, Trimming) else state)
+    states = tuple(
+        one.trimmed(state, last) if isinstance(one, Trimming) else state
         for one, state, last in zip(plan.projections, snapshot.states, newest.states, strict=True)
-    ]
+    )
+    return Snapshot(snapshot.totals, states)
+
+
+def _encode(plan: Plan, snapshot: Snapshot) -> bytes:
+    states = [stored_state(one, state) for one, state in zip(plan.projections, snapshot.states, strict=True)]
     return msgspec.msgpack.encode((snapshot.totals, states))
 
 

@@ -23,7 +23,7 @@ _FENCE = re.compile(r"^( *)```")
 TUTORIAL = ["runbooks/tour.md", "own-projection.md"]
 HOW_TO = ["rollout.md", "migrating.md", "operations.md", "tuning.md", "security.md", "extending.md"]
 REFERENCE = ["api.md", "settings.md", "keys.md", "rules.md", "glossary.md", "changelog.md"]
-MEASURED = ["performance.md", "benchmarks-api.md", "benchmarks-live.md", "benchmarks-peers.md"]
+MEASURED = ["performance.md", *(f"benchmarks-{name}.md" for name in ("api", "live", "capacity", "peers"))]
 EXPLANATION = ["architecture.md", "roadmap.md"]
 """And every page that is on none of these lists."""
 
