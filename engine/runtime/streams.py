@@ -141,6 +141,8 @@ class Streams:
         """Drop the streams of that partition."""
         for name in [name for name, stream in self._held.items() if stream.partition == number]:
             self.forget(name)
+        for name in [name for name, conflict in self.fallen.items() if conflict.partition == number]:
+            del self.fallen[name]
 
     def forget_idle(self, games_held_max: int) -> None:
         """Let go of the streams that were used longest ago when too many games are held; the store has them."""

@@ -416,6 +416,7 @@ async def _awaits(count: int) -> None:
 )
 @given(st.builds(story_of, st.integers(0, 2**64), st.integers(1, MOMENTS_MAX)))
 @example(story_of(497, 9))  # the store was emptied while a partition was being gained
+@example(story_of(2300, 15))  # a partition was lost when the store had less of its stream than was committed
 @example(story_of(410, 7))  # a poll that brought nothing but a hole took long
 def test_whatever_happens_the_store_ends_up_with_what_the_topic_says(story: Story) -> None:
     anyio.run(Teller(story).tell)
