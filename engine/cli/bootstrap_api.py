@@ -23,8 +23,8 @@ from crashfold.engine.http.answers import Answers
 from crashfold.engine.http.app import create_app
 from crashfold.engine.http.clients import Proxies, is_own_machine
 from crashfold.engine.http.connections import connection_options
+from crashfold.engine.http.live import live_routes
 from crashfold.engine.http.places import ConnectionBounds, Places
-from crashfold.engine.http.stream import live_routes
 from crashfold.engine.read.feed import Live, LiveLimits
 from crashfold.engine.read.followers import Followers
 from crashfold.engine.read.health import ApiHealth

@@ -44,9 +44,9 @@ DEFECTS_EVERY_S: Final = 10.0
 
 PROBES: Final = frozenset(("/livez", "/readyz", "/startupz"))
 """No token, no host and no limit for these: whoever restarts processes asks them, and they tell nothing."""
-STREAM: Final = "/api/stream"
+LIVE_EVENTS: Final = "/api/stream"
 WEBSOCKET: Final = "/ws"
-LIVE: Final = frozenset((STREAM, WEBSOCKET))
+LIVE: Final = frozenset((LIVE_EVENTS, WEBSOCKET))
 """These may take as long as they like."""
 
 SECURITY: Final = (

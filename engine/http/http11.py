@@ -23,10 +23,10 @@ from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 
 from crashfold.engine.http import problems
 from crashfold.engine.http.edge import HEADERS_BYTES_MAX, SECURITY, TARGET_BYTES_MAX, send_reply
+from crashfold.engine.http.live import ABORT
 from crashfold.engine.http.places import Places, host_of_peer
 from crashfold.engine.http.problems import Problem
 from crashfold.engine.http.replies import Reply, problem_reply
-from crashfold.engine.http.stream import ABORT
 
 HEAD_BYTES_MAX: Final = TARGET_BYTES_MAX + 2 * HEADERS_BYTES_MAX
 """Of a request whose headers do not end, so much is looked at: enough for the edge to say itself what is too long."""

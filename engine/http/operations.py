@@ -217,7 +217,7 @@ def operation_of(route: Route, window_games: int) -> type[Operation]:
 
 
 @dataclass
-class StreamOperation(Operation):
+class LiveOperation(Operation):
     """The operation of the live stream."""
 
     def __post_init__(self) -> None:

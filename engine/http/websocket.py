@@ -13,9 +13,9 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 from crashfold.engine.http import problems
 from crashfold.engine.http.http11 import Message, printed
+from crashfold.engine.http.live import ABORT
 from crashfold.engine.http.places import Places, host_of_peer
 from crashfold.engine.http.replies import Reply, problem_reply
-from crashfold.engine.http.stream import ABORT
 
 VERSION: Final = b"13"
 """The only one that there is (RFC 6455)."""

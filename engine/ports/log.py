@@ -183,8 +183,8 @@ class EventLog(AbstractAsyncContextManager["EventLog"], Protocol):
         gained then the id is another one.
         """
 
-    async def poll(self, games_max: int, wait_s: float) -> Polled:
-        """Records of the partitions held, at most `games_max` in all, as soon as there are any or `wait_s` is over."""
+    async def poll(self, records_max: int, wait_s: float) -> Polled:
+        """Up to `records_max` records of the partitions held, as soon as there are any or `wait_s` is over."""
 
     async def seek(self, partition: int, next_offset: int) -> None:
         """Read the partition from there on. What was fetched before and not yet polled is forgotten."""

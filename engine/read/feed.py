@@ -29,7 +29,7 @@ FULL_RETRY_S: Final = 10
 CATCH_UP_S: Final = 2.0
 """How long a client that has seen a later state elsewhere waits for this process to be as far."""
 GOODBYE_S: Final = 2.0
-"""How long a client may take to hear that the stream ends."""
+"""How long a client may take to hear that its events end."""
 
 
 _log = structlog.get_logger()
@@ -129,7 +129,7 @@ class Live:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Listen to followers while the block runs; on leaving it every stream ends."""
+        """Listen to followers while the block runs; on leaving it every client is told to go."""
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks
             try:
@@ -140,8 +140,8 @@ class Live:
                 tasks.cancel_scope.cancel()
 
     def stop(self) -> None:
-        """End every stream. Call it from the event loop as soon as the process is told to go: servers wait for open
-        connections before they do anything else."""
+        """End the events of every client. Call it from the event loop as soon as the process is told to go: servers
+        wait for open connections before they do anything else."""
         self.stopping = True
         for feed in self._feeds.values():
             feed.end()

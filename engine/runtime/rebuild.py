@@ -566,8 +566,8 @@ class Rebuild:
         self._folder.bring_up(stream)
         return stream
 
-    async def _poll(self, games_max: int) -> Polled:
-        return await self._from_log(lambda: self._log.poll(max(1, games_max), self._poll_wait_s))
+    async def _poll(self, records_max: int) -> Polled:
+        return await self._from_log(lambda: self._log.poll(max(1, records_max), self._poll_wait_s))
 
     async def _from_log(self, ask: Callable[[], Awaitable[T]]) -> T:
         return await self._retry.with_log(ask)

@@ -65,9 +65,9 @@ class Reader:
         self.values: dict[int, list[bytes | None]] = {}
         self.next_offsets: dict[int, int] = {}
 
-    async def poll(self, games_max: int = 1000, wait_s: float = WAIT_S, *, seek: bool = True) -> Polled:
+    async def poll(self, records_max: int = 1000, wait_s: float = WAIT_S, *, seek: bool = True) -> Polled:
         """Poll once; note what came; seek what was gained to where this reader stands, or to the beginning."""
-        polled = await self.log.poll(games_max, wait_s)
+        polled = await self.log.poll(records_max, wait_s)
         assert polled.lost <= self.held, "only what was held can be lost"
         self.held -= polled.lost
         assert not polled.gained & self.held, "only what was not held can be gained"
@@ -96,11 +96,11 @@ class Reader:
             while self.held != set(partitions):
                 await self.poll(seek=seek)
 
-    async def until_read(self, *values: bytes | None, partition: int = 0, games_max: int = 1000) -> None:
+    async def until_read(self, *values: bytes | None, partition: int = 0, records_max: int = 1000) -> None:
         """Poll until the partition has brought exactly these values, in this order."""
         with anyio.fail_after(DEADLINE_S):
             while len(self.values.get(partition, ())) < len(values):
-                await self.poll(games_max)
+                await self.poll(records_max)
         assert self.values.get(partition, []) == list(values)
 
     async def until_fault(self) -> None:
@@ -187,7 +187,7 @@ class EventLogContract:
         async with topic.log() as log:
             reader = await self.reader(log)
             while sum(map(len, reader.values.values())) < 50:
-                polled = await reader.poll(games_max=7)
+                polled = await reader.poll(records_max=7)
                 assert sum(len(records) for records in polled.records) <= 7
             assert reader.values == {0: numbered(50)}
             assert not polled.has_more
@@ -196,7 +196,7 @@ class EventLogContract:
         await topic.append(*numbered(50))
         async with topic.log() as log:
             reader = await self.reader(log)
-            await reader.until_read(b"0", b"1", b"2", games_max=1)
+            await reader.until_read(b"0", b"1", b"2", records_max=1)
             await reader.seek(0, 40)
             reader.values.clear()
             await reader.until_read(*numbered(10, start=40))
@@ -228,7 +228,7 @@ class EventLogContract:
                 if number % 5 == 0:
                     await topic.append(*numbered(5, start=number))
                 with anyio.move_on_after(number % 10 / 1000):
-                    await reader.poll(games_max=3, wait_s=DEADLINE_S)
+                    await reader.poll(records_max=3, wait_s=DEADLINE_S)
             await reader.until_read(*numbered(50))
 
     async def test_bounds_are_where_the_records_are(self, topic: Topic) -> None:
@@ -268,9 +268,9 @@ class EventLogContract:
         await topic.append(*numbered(10))
         async with topic.log() as log:
             reader = await self.reader(log)
-            await reader.until_read(b"0", b"1", games_max=1)
+            await reader.until_read(b"0", b"1", records_max=1)
             assert await log.record(0, 7) is not None
-            await reader.until_read(*numbered(10), games_max=1)
+            await reader.until_read(*numbered(10), records_max=1)
 
     async def test_reporting_changes_nothing_that_is_read(self, topic: Topic) -> None:
         await topic.append(*numbered(10))
@@ -367,7 +367,7 @@ class HolesContract:
         await topic.append(b"2")
         async with topic.log(None) as log:
             reader = Reader(log)
-            await reader.until_read(b"0", b"1", b"2", games_max=1)
+            await reader.until_read(b"0", b"1", b"2", records_max=1)
             assert reader.next_offsets[0] == await end_of(log, 0, at_least=6)
 
     async def test_a_topic_of_holes_is_read_to_its_end(self, topic: Topic) -> None:
@@ -445,7 +445,7 @@ class RetentionContract:
             await topic.append(b"10")
             with suppress(LostRange):
                 # What had been fetched before it went away may still come, and then there is no fault.
-                await reader.until_read(*numbered(11), games_max=1)
+                await reader.until_read(*numbered(11), records_max=1)
             assert reader.values[0] == numbered(len(reader.values[0])), "there is no jump"
 
     async def test_a_partition_not_yet_sought_has_no_lost_range(self, topic: Topic) -> None:
@@ -527,8 +527,8 @@ class PartitionsContract:
         async with topic.log() as log:
             reader = Reader(log)
             await reader.until_holding(0, 1)
-            await reader.until_read(*numbered(20), partition=0, games_max=4)
-            await reader.until_read(*numbered(30, start=100), partition=1, games_max=4)
+            await reader.until_read(*numbered(20), partition=0, records_max=4)
+            await reader.until_read(*numbered(30, start=100), partition=1, records_max=4)
 
     async def test_a_busy_partition_does_not_starve_the_other(self, topic: Topic) -> None:
         await topic.append(*numbered(2000), partition=0)
@@ -538,7 +538,7 @@ class PartitionsContract:
             await reader.until_holding(0, 1)
             with anyio.fail_after(DEADLINE_S):
                 while 1 not in reader.values:
-                    await reader.poll(games_max=10)
+                    await reader.poll(records_max=10)
             assert len(reader.values.get(0, ())) < 2000
 
     async def test_a_partition_that_was_not_sought_does_not_hold_up_the_other(self, topic: Topic) -> None:

@@ -230,7 +230,7 @@ async def test_a_poll_says_whether_the_topic_goes_on(each_kafka: str, unique: Un
         async with topic.log(None) as log:
             reader, said = Reader(log), list[bool]()
             while len(reader.values.get(0, ())) < 5:
-                polled = await reader.poll(games_max=2)
+                polled = await reader.poll(records_max=2)
                 said += [polled.has_more] if polled.records else []
             assert said == [True, True, False]
 

@@ -91,7 +91,7 @@ async def test_a_topic_that_is_away_raises_and_goes_on_where_it_was() -> None:
     topic.extend(numbered(4))
     async with MemoryLog(topic) as log:
         reader = Reader(log)
-        await reader.until_read(b"0", b"1", games_max=1)
+        await reader.until_read(b"0", b"1", records_max=1)
         topic.available = False
         with pytest.raises(LogUnavailable):
             await reader.poll()

@@ -56,13 +56,13 @@ def test_a_lost_connection_is_not_handed_over(redis_url: str, use_uvloop: bool) 
             connection.connect = connect_and_lose
             return connection
 
-        line = client.line(1)
+        connection = client.pipelined(1)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(pool, "make_connection", make_and_lose)
             with pytest.raises(ConnectionError):
-                await line.ask([("PING",)])
-        assert await line.ask([("PING",)]) == [b"PONG"]
-        line.cut()
+                await connection.ask([("PING",)])
+        assert await connection.ask([("PING",)]) == [b"PONG"]
+        connection.cut()
         await client.aclose()
 
     anyio.run(hand_over, backend_options={"use_uvloop": use_uvloop})

@@ -569,7 +569,7 @@ async def test_requests_are_measured_by_route_status_and_source(client: httpx.As
     assert metrics['crashfold_api_cache_requests_total{cache="process",outcome="hit"}'] >= 2
     assert metrics['crashfold_api_window_version{stream="crash"}'] == 1
     assert 0 <= metrics['crashfold_api_window_age_seconds{stream="crash"}'] < 3
-    assert 'crashfold_api_stream_clients{transport="sse"}' in metrics
+    assert 'crashfold_api_live_clients{transport="sse"}' in metrics
     assert not any("script" in name for name in metrics)
 
 
@@ -795,7 +795,7 @@ async def test_a_thousand_streams_do_not_keep_it_from_stopping(each_redis_url: s
         with api_server(each_redis_url, open_files=1_024) as server:
             open_sockets = [await _asking_for_the_stream(server.port) for _ in range(clients)]
             async with server.client() as client:
-                connected = 'crashfold_api_stream_clients{transport="sse"}'
+                connected = 'crashfold_api_live_clients{transport="sse"}'
 
                 async def all_there() -> bool:
                     return (await _metrics(client))[connected] == clients
@@ -818,7 +818,7 @@ async def test_there_are_as_many_places_for_live_clients_as_the_setting_says(red
             told = await client.get("/api/stream")
             assert (told.status_code, told.headers["content-type"]) == (503, PROBLEM)
             assert (await client.get("/api/games")).status_code == 200
-            refused = 'crashfold_api_stream_clients_refused_total{transport="sse"}'
+            refused = 'crashfold_api_live_clients_refused_total{transport="sse"}'
             assert (await _metrics(client))[refused] == 1
         assert "files_allowed" in server.log()
     with api_server(redis.url, "--api.live_clients_max=60000", open_files=1_024) as server:

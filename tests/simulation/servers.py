@@ -249,12 +249,12 @@ class SimulatedLog:
         await self._network.live()
         await self.twin.__aexit__(kind, error, trace)
 
-    async def poll(self, games_max: int, wait_s: float) -> Polled:
+    async def poll(self, records_max: int, wait_s: float) -> Polled:
         """See `EventLog`."""
         if self.listener_failed:
             self.listener_failed = False
             raise LogUnavailable("the listener failed; the log connects anew")
-        polled = await self._network.call("log", "poll", lambda: self.twin.poll(games_max, wait_s), is_read=True)
+        polled = await self._network.call("log", "poll", lambda: self.twin.poll(records_max, wait_s), is_read=True)
         if polled.gained or polled.lost:
             self._network.note("polled", f"gained {sorted(polled.gained)}, lost {sorted(polled.lost)}")
         for records in polled.records:

@@ -20,8 +20,8 @@ from crashfold.engine.adapters.memory.reader import MemoryReader
 from crashfold.engine.adapters.memory.store import MemoryStore
 from crashfold.engine.adapters.process.clock import SystemClock
 from crashfold.engine.http.connections import connection_options
+from crashfold.engine.http.live import live_routes
 from crashfold.engine.http.places import ConnectionBounds, Places
-from crashfold.engine.http.stream import live_routes
 from crashfold.engine.meter import ApiMeter, Transport
 from crashfold.engine.ports import Standing
 from crashfold.engine.read.fairness import DEFAULT

@@ -125,18 +125,18 @@ class FileLog:
         if self._file is not None:
             self._file.close()
 
-    async def poll(self, games_max: int, wait_s: float) -> Polled:
+    async def poll(self, records_max: int, wait_s: float) -> Polled:
         """Partition 0 as gained, and its lines once it was sought."""
         await anyio.lowlevel.checkpoint()
         if self._handover.pending:
             gained, lost = self._handover.report()
             return Polled(gained, lost)
-        records = self._read(games_max)
+        records = self._read(records_max)
         with anyio.move_on_after(wait_s):
             while records is None:
                 await anyio.sleep(_LOOK_AGAIN_S)
                 # No await from here on: whoever is cancelled has been given nothing.
-                records = self._read(games_max)
+                records = self._read(records_max)
         return Polled(records=() if records is None else (records,))
 
     async def seek(self, partition: int, next_offset: int) -> None:
@@ -178,7 +178,7 @@ class FileLog:
         """A file keeps no books."""
         await anyio.lowlevel.checkpoint()
 
-    def _read(self, games_max: int) -> Records | None:
+    def _read(self, records_max: int) -> Records | None:
         """The next lines; None when there is none."""
         if self._file is None or self._parse is None or 0 not in self._handover.positions:
             return None
@@ -186,7 +186,7 @@ class FileLog:
         read: list[Record] = []
         with self._errors():
             self._file.seek(self._place)  # somewhere else only after an error
-            while len(read) < games_max and (line := self._file.readline(LINE_BYTES_MAX)):
+            while len(read) < records_max and (line := self._file.readline(LINE_BYTES_MAX)):
                 if line[-1:] != b"\n":
                     begin = self._file.tell() - len(line)
                     if not _skip_to_line_feed(self._file) and self._follow:

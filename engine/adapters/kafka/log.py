@@ -177,21 +177,21 @@ class KafkaLog:
         self._entered = False
         await self._disconnect()
 
-    async def poll(self, games_max: int, wait_s: float) -> Polled:
+    async def poll(self, records_max: int, wait_s: float) -> Polled:
         """Changes of hands if there are any, else records.
 
         Raises LostRange while a sought partition's position is not, or no longer, within the topic; LogUnavailable,
         connecting anew by itself when it has to; and LogRefused when the brokers refuse for good.
         """
         try:
-            return await self._poll(games_max, wait_s)
+            return await self._poll(records_max, wait_s)
         except LogUnavailable:
             if self._consumer is not None:  # a client that is connected fails in silence
                 brokers = [(broker.host, broker.port) for broker in self._consumer._client.cluster.brokers()]
                 await self._probe.look(f"reading {self._topic}", brokers)
             raise
 
-    async def _poll(self, games_max: int, wait_s: float) -> Polled:
+    async def _poll(self, records_max: int, wait_s: float) -> Polled:
         # Records may be there already; without this the loop would serve nobody else.
         await anyio.lowlevel.checkpoint()
         with kafka_errors(f"reading {self._topic}"):
@@ -210,7 +210,7 @@ class KafkaLog:
             if self._handover.pending:
                 gained, lost = self._handover.report()
                 return Polled(gained, lost)
-            records = self._take(consumer, games_max)
+            records = self._take(consumer, records_max)
             self._listen(consumer, began_s, records)
             return Polled(records=records, has_more=self._has_more(consumer))
 
@@ -380,8 +380,8 @@ class KafkaLog:
         buffers = consumer._fetcher._records
         return any(TopicPartition(self._topic, partition) in buffers for partition in self._handover.positions)
 
-    def _take(self, consumer: AIOKafkaConsumer, games_max: int) -> tuple[Records, ...]:
-        """At most `games_max` records, or enough bytes, the partitions in turn, beginning behind the one that was
+    def _take(self, consumer: AIOKafkaConsumer, records_max: int) -> tuple[Records, ...]:
+        """At most `records_max` records, or enough bytes, the partitions in turn, beginning behind the one that was
         served last.
 
         Raises an error found in a buffer only when there are no records to return: then nothing is lost by it.
@@ -391,7 +391,7 @@ class KafkaLog:
         positions = self._handover.positions
         for partition in sorted(positions, key=lambda partition: (partition <= self._served_last, partition)):
             try:
-                records = self._take_from(consumer, partition, games_max)
+                records = self._take_from(consumer, partition, records_max)
             except (KafkaError, LostRange):
                 if taken:
                     break
@@ -400,14 +400,14 @@ class KafkaLog:
                 continue
             positions[partition] = records.next_offset
             taken.append(records)
-            games_max -= len(records)
+            records_max -= len(records)
             room -= records.bytes_held
             self._served_last = partition
-            if games_max <= 0 or room <= 0:
+            if records_max <= 0 or room <= 0:
                 break
         return tuple(taken)
 
-    def _take_from(self, consumer: AIOKafkaConsumer, partition: int, games_max: int) -> Records | None:
+    def _take_from(self, consumer: AIOKafkaConsumer, partition: int, records_max: int) -> Records | None:
         """What the partition's buffer has; None when that is nothing, or of another position than ours."""
         tp = TopicPartition(self._topic, partition)
         fetcher = consumer._fetcher
@@ -419,7 +419,7 @@ class KafkaLog:
             if isinstance(buffer, FetchError):
                 raise buffer._error
             fetched = self._opened(buffer, tp, position)
-            records = None if fetched is None else fetched.take(partition, games_max)
+            records = None if fetched is None else fetched.take(partition, records_max)
         except KafkaError as error:
             # Fetch from here again. After some errors the client would go on elsewhere.
             consumer.seek(tp, position)

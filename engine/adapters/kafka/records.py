@@ -133,10 +133,10 @@ class FetchedRecords:
         """Whether everything has been taken."""
         return self._taken == len(self._rows) and not self._batches_left and self._fault is None
 
-    def take(self, partition: int, games_max: int) -> Records:
-        """The next records, at most `games_max`; sometimes none, although there are more, when very much was passed
+    def take(self, partition: int, records_max: int) -> Records:
+        """The next records, at most `records_max`; sometimes none, although there are more, when very much was passed
         over. Raises CorruptRecordException when the next one cannot be read."""
-        taken, missing, is_small = list[Records](), games_max, True
+        taken, missing, is_small = list[Records](), records_max, True
         while missing > 0 and is_small and self._find_more():
             start = self._taken
             stop = self._taken = min(start + missing, len(self._rows))

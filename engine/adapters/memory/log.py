@@ -196,7 +196,7 @@ class MemoryLog:
             self._topic._leave(self)
         self._handover.lose(set(self._handover.held))
 
-    async def poll(self, games_max: int, wait_s: float) -> Polled:
+    async def poll(self, records_max: int, wait_s: float) -> Polled:
         """Changes of hands if there are any, else records; None of either once `wait_s` is over."""
         await anyio.lowlevel.checkpoint()
         if self._entered and not self._topic._joined(self):
@@ -215,7 +215,7 @@ class MemoryLog:
             if gained:
                 self._topic_id = self._topic.topic_id
             return Polled(gained, lost)
-        records = self._take(games_max)
+        records = self._take(records_max)
         return Polled(records=records, has_more=self._readable())
 
     async def seek(self, partition: int, next_offset: int) -> None:
@@ -267,18 +267,18 @@ class MemoryLog:
             for partition, position in self._handover.positions.items()
         )
 
-    def _take(self, games_max: int) -> tuple[Records, ...]:
-        """At most `games_max` records, the partitions in turn, beginning behind the one that was served last."""
+    def _take(self, records_max: int) -> tuple[Records, ...]:
+        """At most `records_max` records, the partitions in turn, beginning behind the one that was served last."""
         positions = self._handover.positions
         order = sorted(positions, key=lambda partition: (partition <= self._served_last, partition))
         taken = []
         for partition in order:
-            records = self._topic._partition(partition).read(partition, positions[partition], games_max)
+            records = self._topic._partition(partition).read(partition, positions[partition], records_max)
             if records.next_offset != positions[partition]:
                 taken.append(records)
-                games_max -= len(records)
+                records_max -= len(records)
                 self._served_last = partition
-            if games_max <= 0:
+            if records_max <= 0:
                 break
         for records in taken:
             positions[records.partition] = records.next_offset
@@ -345,14 +345,14 @@ class _Partition:
             return None
         return Record(offset, self._timestamps_ms[index], self._keys[index], self._values[index])
 
-    def read(self, partition: int, position: int, games_max: int) -> Records:
+    def read(self, partition: int, position: int, records_max: int) -> Records:
         if not self.begin <= position <= self.end:
             raise LostRange(
                 f"partition {partition} has no offset {position} any more, only {self.begin} up to {self.end}; "
                 "accept the gap or rebuild"
             )
         start = bisect.bisect_left(self._offsets, position)
-        stop = min(start + games_max, len(self._offsets))
+        stop = min(start + records_max, len(self._offsets))
         return Records(
             partition,
             self.end if stop == len(self._offsets) else self._offsets[stop],

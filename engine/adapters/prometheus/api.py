@@ -31,7 +31,7 @@ _AGGREGATES: Final = ("occurrences", "intervals", "series", "last_games")
 TOGETHER: Final[Mapping[str, Together]] = {
     "crashfold_api_connections": "sum",
     "crashfold_api_unsent_bytes": "sum",
-    "crashfold_api_stream_clients": "sum",
+    "crashfold_api_live_clients": "sum",
     "crashfold_api_window_age_seconds": "max",
     "crashfold_api_window_version": "min",
     "crashfold_api_replica": "max",
@@ -86,11 +86,9 @@ class ApiMetrics(ApiMeter):
         self._replica = self._gauge(
             "replica", "1 while the store is away and answers come from what is held.", "stream"
         )
-        self._clients = self._gauge("stream_clients", "Live clients connected.", "transport")
-        self._dropped = self._counter("stream_clients_dropped", "Live clients that were too slow.", "transport")
-        self._refused = self._counter(
-            "stream_clients_refused", "Live clients for whom there was no place.", "transport"
-        )
+        self._clients = self._gauge("live_clients", "Live clients connected.", "transport")
+        self._dropped = self._counter("live_clients_dropped", "Live clients that were too slow.", "transport")
+        self._refused = self._counter("live_clients_refused", "Live clients for whom there was no place.", "transport")
         self._connections = self._gauge("connections", "Connections open.")
         self._ended = self._counter(
             "connections_ended",

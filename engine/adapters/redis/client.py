@@ -268,7 +268,7 @@ class RedisClient:
             replies = await pipeline.execute(raise_on_error=False)
             return [self.translated(reply) if isinstance(reply, RedisError) else reply for reply in replies]
 
-    def line(self, timeout_s: float) -> PipelinedConnection:
+    def pipelined(self, timeout_s: float) -> PipelinedConnection:
         """Return a pipelined connection to the server. `timeout_s` is for a call and its answer."""
 
         async def connect(protocol: asyncio.BaseProtocol) -> tuple[asyncio.Transport, object]:

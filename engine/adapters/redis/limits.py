@@ -47,7 +47,7 @@ class RedisRateLimits:
         self._timeout_s = timeout_s
         self._key_prefix = key_prefix
         self._script = Script.named("limit")
-        self._lines: dict[RedisClient, PipelinedConnection] = {}
+        self._connections: dict[RedisClient, PipelinedConnection] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -55,26 +55,26 @@ class RedisRateLimits:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for line in self._lines.values():
-            line.cut()
+        for connection in self._connections.values():
+            connection.cut()
         await self._client.aclose()
 
     async def take(self, client: str, per_minute: int) -> float:
         """See `RateLimits`."""
         key = keys.rate_limit(self._key_prefix, client)
         server = await self._client.at(key)
-        line = self._lines.get(server)
-        if line is None:
-            line = self._lines[server] = server.line(self._timeout_s)
+        connection = self._connections.get(server)
+        if connection is None:
+            connection = self._connections[server] = server.pipelined(self._timeout_s)
         try:
-            (reply,) = await line.ask([("EVALSHA", self._script.sha, 1, key, per_minute)])
+            (reply,) = await connection.ask([("EVALSHA", self._script.sha, 1, key, per_minute)])
             if isinstance(reply, ResponseError) and code_of(reply) == "NOSCRIPT":
-                (reply,) = await line.ask([("EVAL", self._script.source, 1, key, per_minute)])
+                (reply,) = await connection.ask([("EVAL", self._script.source, 1, key, per_minute)])
         except (RedisError, OSError) as error:
             raise server.translated(error) from error
         if isinstance(reply, ResponseError):
             if code_of(reply) == "READONLY":
-                line.cut()  # after a failover the name may lead to another server
+                connection.cut()  # after a failover the name may lead to another server
             fault = server.translated(reply)
             if isinstance(fault, StoreForbidden):
                 raise StoreForbidden(f"{fault} (the limit runs GET, SET and TIME by EVALSHA and EVAL on {key})")

@@ -1,8 +1,9 @@
-"""A line to Redis: one connection on which many callers ask at once, each answered in turn.
+"""Pipelined connections to Redis: one connection on which many callers ask at once, each answered in turn.
 
 Imports asyncio, hiredis and redis. For short reads, thousands a second: a pool gives every caller a connection of its
 own, and takes ten times as long to hand it out as Redis takes to answer. What is always true: replies are matched to
-what was asked by their order alone, so a line of which one reply is late is cut, and whoever waited on it is told.
+what was asked by their order alone, so a connection of which one reply is late is cut, and those who waited on it are
+told.
 """
 
 import asyncio

@@ -1,7 +1,8 @@
 """`RedisReader`: reading streams on Redis or Valkey while an engine writes to them, for the read side.
 
-Imports the client, its line and the packing beside it. Every read is one MULTI, so nothing of another version comes in
-between; all reads share one line to their server, but for whole windows, which have another: nobody waits for them.
+Imports the client, its pipelined connection and the packing beside it. Every read is one MULTI, so nothing of another
+version comes in between. All reads of a server share one connection, except whole windows: they have another, so that
+nobody waits for them.
 """
 
 import re
@@ -139,7 +140,7 @@ class RedisReader:
             for client, some in (await by_server(self._client, names)).items():
                 server = self._of(client)
                 with server.seam():
-                    replies = await server.line.ask([("HKEYS", name) for name in some])
+                    replies = await server.reads.ask([("HKEYS", name) for name in some])
                 for reply in replies:
                     found.update(packing.streams_of_manifest(server.good(reply)))
             if len(found) == before:
@@ -185,7 +186,7 @@ class RedisReader:
         key = self._keys(stream).cache(version, request)
         server = self._of(await self._client.at(key))
         with server.seam():
-            (answer,) = await server.line.ask([("GET", key)])
+            (answer,) = await server.reads.ask([("GET", key)])
         found: bytes | None = server.good(answer)
         return found
 
@@ -195,12 +196,12 @@ class RedisReader:
         for client, some in (await by_server(self._client, by_key)).items():
             server = self._of(client)
             with server.seam():
-                replies = await server.line.ask(
+                replies = await server.reads.ask(
                     [("SET", key, by_key[key].answer, "EX", by_key[key].ttl_s) for key in some]
                 )
             for reply in replies:
                 if isinstance(reply, ResponseError) and code_of(reply) == "READONLY":
-                    server.line.cut()  # after a failover the name may lead to another server
+                    server.reads.cut()  # after a failover the name may lead to another server
                 server.good(reply)
 
     def _keys(self, stream: str) -> Keys:
@@ -209,8 +210,8 @@ class RedisReader:
     def _of(self, client: RedisClient) -> "_Server":
         server = self._servers.get(client)
         if server is None:
-            lines = client.line(self._timeout_s), client.line(WINDOW_TIMEOUT_S)
-            server = self._servers[client] = _Server(client, *lines)
+            connections = client.pipelined(self._timeout_s), client.pipelined(WINDOW_TIMEOUT_S)
+            server = self._servers[client] = _Server(client, *connections)
         return server
 
     async def _read(
@@ -219,23 +220,23 @@ class RedisReader:
         """Where the stream stands, and the replies to the commands, of the same moment; errors are among these."""
         server = self._of(await self._client.at(names.checkpoint))
         with server.seam():
-            fields, version, *replies = await (server.bulk if is_bulk else server.line).ask_at_once(
+            fields, version, *replies = await (server.bulk if is_bulk else server.reads).ask_at_once(
                 [("HMGET", names.checkpoint, *_STANDING), ("GET", names.version), *commands]
             )
         return _standing(names, server.good(fields), server.good(version)), replies
 
 
 class _Server:
-    """One server, with a line for short reads and one for whole windows."""
+    """One server, with a connection for short reads and one for whole windows."""
 
-    def __init__(self, client: RedisClient, line: PipelinedConnection, bulk: PipelinedConnection) -> None:
+    def __init__(self, client: RedisClient, reads: PipelinedConnection, bulk: PipelinedConnection) -> None:
         self._client = client
-        self.line = line
+        self.reads = reads
         self.bulk = bulk
 
     def cut(self) -> None:
         """End both."""
-        self.line.cut()
+        self.reads.cut()
         self.bulk.cut()
 
     def good(self, reply: Any) -> Any:

@@ -16,8 +16,8 @@ from crashfold.engine.http import page
 from crashfold.engine.http.answers import Answers
 from crashfold.engine.http.app import create_app
 from crashfold.engine.http.edge import Edge
+from crashfold.engine.http.live import live_routes
 from crashfold.engine.http.routes import ROUTES
-from crashfold.engine.http.stream import live_routes
 from crashfold.engine.meter import ApiMeter
 from crashfold.engine.read.feed import Live
 from crashfold.engine.read.followers import Followers

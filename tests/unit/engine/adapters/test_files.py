@@ -227,7 +227,7 @@ async def test_every_line_of_a_large_file_can_be_found(tmp_path: Path, name: str
             assert record.value == values[offset]
             await reader.seek(0, offset)
             reader.values.clear()
-            await reader.until_read(*values[offset : offset + 5], games_max=5)
+            await reader.until_read(*values[offset : offset + 5], records_max=5)
         assert (await log.bounds(0)).end == 20_000
 
 

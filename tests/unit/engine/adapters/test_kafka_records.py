@@ -59,13 +59,13 @@ def test_every_compression_is_read(codec: int) -> None:
     assert set(records.keys) == {b"key"}
 
 
-@pytest.mark.parametrize("games_max", [1, 2, 3, 7, 10, 29, 30, 31])
-def test_however_many_are_taken_at_a_time_all_come_once(games_max: int) -> None:
+@pytest.mark.parametrize("records_max", [1, 2, 3, 7, 10, 29, 30, 31])
+def test_however_many_are_taken_at_a_time_all_come_once(records_max: int) -> None:
     source = fetched(batch(0, range(10)), batch(10, range(10)), batch(20, range(10)))
     taken: list[int] = []
     while not source.exhausted:
-        records = source.take(0, games_max)
-        assert len(records) <= games_max
+        records = source.take(0, records_max)
+        assert len(records) <= records_max
         taken += offsets_of(records)
         assert records.next_offset == (taken[-1] + 1)
     assert taken == list(range(30))
@@ -193,9 +193,9 @@ def test_what_was_written_broken_is_there_with_nothing_in_it(codec: int, damage:
 
 
 @pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
-@pytest.mark.parametrize("games_max", [1, 5, 1000])
+@pytest.mark.parametrize("records_max", [1, 5, 1000])
 def test_a_batch_that_unpacks_to_much_is_read_record_by_record(
-    codec: str, games_max: int, monkeypatch: pytest.MonkeyPatch
+    codec: str, records_max: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("crashfold.engine.adapters.kafka.records.WHOLE_BYTES", 300_000)
     monkeypatch.setattr("crashfold.engine.adapters.kafka.records.PASSED_BYTES", 1_000_000)
@@ -214,8 +214,8 @@ def test_a_batch_that_unpacks_to_much_is_read_record_by_record(
     source = fetched(batch(0, range(3)), rebased(packed_batch(codec, entries), 3), batch(3 + len(entries), range(2)))
     taken = []
     while not source.exhausted:
-        records = source.take(0, games_max)
-        assert len(records) <= games_max
+        records = source.take(0, records_max)
+        assert len(records) <= records_max
         assert records.bytes_held < 1_000_000
         taken.append(records)
     records = Records.joined(taken)

@@ -63,7 +63,7 @@ async def test_of_a_stream_the_oldest_answer_counts_and_of_clients_the_sum(worke
     assert told['crashfold_api_window_age_seconds{stream="crash"}'] == 1.5
     assert told['crashfold_api_replica{stream="crash"}'] == 1
     assert told['crashfold_api_window_version{stream="other"}'] == 3
-    assert told['crashfold_api_stream_clients{transport="sse"}'] == 21
+    assert told['crashfold_api_live_clients{transport="sse"}'] == 21
     assert told["crashfold_api_connections"] == 41
     assert told["crashfold_api_unsent_bytes"] == 200
     assert told['crashfold_api_connections_ended_total{cause="stalled"}'] == 2
@@ -90,7 +90,7 @@ async def test_a_process_that_is_started_again_goes_on_from_what_its_predecessor
     answered(again)
     told = await samples(again)
     assert told[REQUESTS] == 5
-    assert told['crashfold_api_stream_clients{transport="sse"}'] == 0
+    assert told['crashfold_api_live_clients{transport="sse"}'] == 0
     third = ApiMetrics(1, places)
     assert (await samples(third))[REQUESTS] == 5
     for name, value in before.items():

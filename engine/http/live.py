@@ -47,7 +47,7 @@ _SSE_HEADERS: Final = (
 )
 _DESCRIPTION: Final = """Server-sent events. On connecting `snapshot`, the newest 100 games; then `commit` after every
 commit, with the games that it brought. The id of an event begins with `<generation>-<version>` and names one state:
-sent back as `Last-Event-ID`, the stream goes on from there, or with a snapshot where that is too long ago or was lost.
+sent back as `Last-Event-ID`, the events go on from there, or with a snapshot where that is too long ago or was lost.
 A comment comes every 15 s."""
 _EXAMPLE: Final = (
     "event: commit\nid: 6f1c-1742-91d3b6a70c25e84f-20117\n"
@@ -58,13 +58,13 @@ _EXAMPLE: Final = (
 
 
 class LiveQuestion(Question, frozen=True, kw_only=True):
-    """The live stream, with `limit` games an event at most."""
+    """Live events, with at most `limit` games each."""
 
     limit: int = LIVE_GAMES
 
 
-class StreamEvent(msgspec.Struct, frozen=True):
-    """One event of the stream. `data` is JSON: `version`, `total_games`, `games` and `skipped`."""
+class LiveEvent(msgspec.Struct, frozen=True):
+    """One live event. `data` is JSON: `version`, `total_games`, `games` and `skipped`."""
 
     event: EventName
     id: str
@@ -83,15 +83,15 @@ def live_routes(live: Live) -> Sequence[HTTPRouteHandler | WebsocketRouteHandler
         status_code=200,
         responses={
             200: ResponseSpec(
-                StreamEvent,
+                LiveEvent,
                 generate_examples=False,
-                description="The stream; it ends when the client goes, or the server stops",
+                description="Live events, until the client goes or the server stops",
                 media_type="text/event-stream",
                 examples=[Example(summary="A commit of one game", value=_EXAMPLE)],
             ),
             **{status: operations.refusal_of(status) for status in (400, 401, 404, 422, 429, 500, 503)},
         },
-        operation_class=operations.StreamOperation,
+        operation_class=operations.LiveOperation,
     )
     async def stream(request: Request[Any, Any, Any]) -> ASGIResponse:
         try:
@@ -101,7 +101,7 @@ def live_routes(live: Live) -> Sequence[HTTPRouteHandler | WebsocketRouteHandler
         except Refusal as refusal:
             return _problem_response(problem_of(refusal))
         known = Cursor.parse(request.headers.get("last-event-id"))
-        return _EventStream(live, *asked, known, question.limit)
+        return _LiveEvents(live, *asked, known, question.limit)
 
     @websocket("/ws")
     async def ws(socket: WebSocket[Any, Any, Any]) -> None:
@@ -115,7 +115,7 @@ def live_routes(live: Live) -> Sequence[HTTPRouteHandler | WebsocketRouteHandler
     return stream, ws
 
 
-class _EventStream(ASGIResponse):
+class _LiveEvents(ASGIResponse):
     """The answer of `/api/stream`."""
 
     def __init__(self, live: Live, feed: Feed, zone: Zone, known: Cursor | None, games_max: int) -> None:
