@@ -33,7 +33,8 @@ class CrashfoldError(Exception):
 
 
 class Defect(CrashfoldError):
-    """This program or a client library met what cannot be. A restart may help; a report mends it."""
+    """A defect of this program or of a client library: a case that should not exist. A restart may help; a report mends
+    it."""
 
 
 class ConfigurationError(CrashfoldError):
@@ -85,7 +86,7 @@ class TopicCompacted(StateError):
 
     @classmethod
     def of(cls, topic: str) -> "TopicCompacted":
-        """The error for that topic."""
+        """Make the error for that topic."""
         return cls(
             f"the topic {topic} is compacted (its cleanup.policy has `compact`): of the records of a stream only the "
             "newest stay, so the state could never be rebuilt. Set cleanup.policy=delete on it, or go on with what it "
@@ -98,7 +99,7 @@ class StreamMoved(StateError):
 
 
 class Unavailable(CrashfoldError):
-    """A server cannot be reached or refuses for now. Trying again is right."""
+    """A server cannot be reached or refuses for now; the same call may succeed later. Trying again is right."""
 
     exit_code = 75
 

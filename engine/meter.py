@@ -100,87 +100,87 @@ class ApiMeter:
 
 
 class Meters(Meter):
-    """Several meters as one."""
+    """A meter that passes everything on to several others."""
 
     def __init__(self, *meters: Meter) -> None:
         self._meters = meters
 
     def step_took(self, duration_s: float, games: int) -> None:
-        """To each."""
+        """Pass on to each meter."""
         for meter in self._meters:
             meter.step_took(duration_s, games)
 
     def folded(self, accepted: int, duplicates: int, late: int) -> None:
-        """To each."""
+        """Pass on to each meter."""
         for meter in self._meters:
             meter.folded(accepted, duplicates, late)
 
     def committed(self, duration_s: float, outcomes: Sequence[Outcome]) -> None:
-        """To each."""
+        """Pass on to each meter."""
         for meter in self._meters:
             meter.committed(duration_s, outcomes)
 
     def stands(self, stream: str, newest_end_time_ms: int | None) -> None:
-        """To each."""
+        """Pass on to each meter."""
         for meter in self._meters:
             meter.stands(stream, newest_end_time_ms)
 
     def moved(self, partition: int, now_ms: int) -> None:
-        """To each."""
+        """Pass on to each meter."""
         for meter in self._meters:
             meter.moved(partition, now_ms)
 
     def commit_failed(self, error: Unavailable) -> None:
-        """To each."""
+        """Pass on to each meter."""
         for meter in self._meters:
             meter.commit_failed(error)
 
     def rejected(self, reason: str, count: int = 1) -> None:
-        """To each."""
+        """Pass on to each meter."""
         for meter in self._meters:
             meter.rejected(reason, count)
 
     def buried(self, reason: str, count: int = 1) -> None:
-        """To each."""
+        """Pass on to each meter."""
         for meter in self._meters:
             meter.buried(reason, count)
 
     def unfair(self, fault: FairnessFault, games: int = 1) -> None:
-        """To each."""
+        """Pass on to each meter."""
         for meter in self._meters:
             meter.unfair(fault, games)
 
     def rebalanced(self) -> None:
-        """To each."""
+        """Pass on to each meter."""
         for meter in self._meters:
             meter.rebalanced()
 
     def holding(self, *, partitions: int, streams: int) -> None:
-        """To each."""
+        """Pass on to each meter."""
         for meter in self._meters:
             meter.holding(partitions=partitions, streams=streams)
 
     def lagging(self, partition: int, next_offset: int, bounds: Bounds, freshness_s: float = 0.0) -> None:
-        """To each."""
+        """Pass on to each meter."""
         for meter in self._meters:
             meter.lagging(partition, next_offset, bounds, freshness_s)
 
     def store_used(self, servers: Sequence[ServerUsage]) -> None:
-        """To each."""
+        """Pass on to each meter."""
         for meter in self._meters:
             meter.store_used(servers)
 
     def stream_takes(self, stream: str, memory_bytes: int) -> None:
-        """To each."""
+        """Pass on to each meter."""
         for meter in self._meters:
             meter.stream_takes(stream, memory_bytes)
 
     def released(self, partition: int) -> None:
-        """To each."""
+        """Pass on to each meter."""
         for meter in self._meters:
             meter.released(partition)
 
     def loop_lagged(self, duration_s: float) -> None:
-        """To each."""
+        """Pass on to each meter."""
         for meter in self._meters:
             meter.loop_lagged(duration_s)

@@ -75,5 +75,5 @@ class GamePublisher:
 
 
 def open_sink(settings: KafkaSettings) -> KafkaSink:
-    """A sink by these settings, for `kafka.topic`."""
+    """Open a producer for `kafka.topic` with these settings."""
     return KafkaSink(connection_options(settings), settings.topic, idempotent=settings.enable_idempotence)

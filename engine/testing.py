@@ -42,7 +42,8 @@ def game(
     hash: str | None = None,
     **optional: int | None,
 ) -> Game:
-    """A game. Times are epoch milliseconds; by default it ends 20 seconds after the one whose id is one less.
+    """Make a game for a test. Times are epoch milliseconds; by default it ends 20 seconds after the one whose id is one
+    less.
 
     `optional` are fields that were added to `Game`.
     """
@@ -58,14 +59,15 @@ def game(
 
 
 def given(*games: Game, settings: ProjectionSettings | None = None) -> "Given":
-    """A stream to which `games` arrived, in that order. Say next which projection is looked at; otherwise all of the
-    built-in ones are, under `settings`."""
+    """Begin a test with a stream to which `games` arrived, in that order. Say next which projection is looked at;
+    otherwise all of the built-in ones are, under `settings`."""
     settings = settings or ProjectionSettings()
     return Given(games, settings, plan(settings))
 
 
 class Given:
-    """Games that arrived, and what folds them. Immutable; `expect` gives it back, so that expectations form a chain."""
+    """Games that arrived at a stream, and the projections that fold them: the start of a chain of expectations.
+    Immutable; `expect` gives it back, so that expectations form a chain."""
 
     def __init__(
         self, games: Sequence[Game], settings: ProjectionSettings, folded_by: Plan, *, own: bool = False
@@ -77,7 +79,8 @@ class Given:
         self._model: dict[str, Value] | None = None
 
     def with_projection(self, projection: Projection[Any]) -> "Given":
-        """The same games, folded by `projection` alone. Raises AssertionError for one that the engine would refuse."""
+        """Return the same games, folded by `projection` alone. Raises AssertionError for one that the engine would
+        refuse."""
         __tracebackhide__ = True
         bands, only = Bands(self._settings.predicates), (projection,)
         try:
@@ -114,7 +117,7 @@ class Given:
         return self
 
     def keys(self) -> dict[str, object]:
-        """All keys, decoded, for what `expect` cannot say. Checks the laws as well."""
+        """Return all keys, decoded, for assertions that `expect` cannot make. Checks the laws as well."""
         __tracebackhide__ = True
         return {name: _shown(value) for name, value in self._checked_model().items()}
 

@@ -27,7 +27,7 @@ class Span(Protocol):
 
 
 class Tracer(Protocol):
-    """Begins spans."""
+    """The maker of spans."""
 
     def span(self, name: str, links: Sequence[Span] = ()) -> Span:
         """A piece of work, to be entered. `links` are earlier ones that it goes on with."""
@@ -37,7 +37,7 @@ class Tracer(Protocol):
 
 
 class NullSpan:
-    """Records nothing."""
+    """Does nothing: the span of `NullTracer`."""
 
     __slots__ = ()
 
@@ -47,10 +47,10 @@ class NullSpan:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def note(self, name: str, value: Attribute) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 NULL_SPAN: Final = NullSpan()
@@ -60,9 +60,9 @@ class NullTracer:
     """Records nothing."""
 
     def span(self, name: str, links: Sequence[Span] = ()) -> Span:
-        """Nothing."""
+        """Do nothing."""
         return NULL_SPAN
 
     def request(self, name: str, headers: Mapping[str, str]) -> Span:
-        """Nothing."""
+        """Do nothing."""
         return NULL_SPAN

@@ -59,14 +59,14 @@ class ReadModel(dict[str, Value]):
 
 
 class SetString(msgspec.Struct, frozen=True, gc=False):
-    """The string is now `value`."""
+    """The write that sets a string to `value`."""
 
     value: bytes
     known: int = 0
 
 
 class WriteHash(msgspec.Struct, frozen=True, gc=False):
-    """The fields in `set` have these values now; those in `delete` are gone."""
+    """The write to a hash: the fields in `set` get these values, those in `delete` are removed."""
 
     set: dict[str, bytes]
     delete: tuple[str, ...] = ()
@@ -74,7 +74,7 @@ class WriteHash(msgspec.Struct, frozen=True, gc=False):
 
 
 class WriteList(msgspec.Struct, frozen=True, gc=False):
-    """The newest `drop` elements are replaced by `push` (newest first); no more than `keep` remain."""
+    """The write to a list: `push` (newest first) replaces the newest `drop` elements, and at most `keep` remain."""
 
     drop: int
     push: list[bytes]
@@ -83,7 +83,8 @@ class WriteList(msgspec.Struct, frozen=True, gc=False):
 
 
 class WriteSortedSet(msgspec.Struct, frozen=True, gc=False):
-    """The members in `add` stand at their scores now; those with a score below `remove_below` are gone."""
+    """The write to a sorted set: the members in `add` get their scores, those with a score below `remove_below` are
+    removed."""
 
     add: dict[int, bytes]
     remove_below: int = 0
@@ -91,7 +92,7 @@ class WriteSortedSet(msgspec.Struct, frozen=True, gc=False):
 
 
 class Remove(msgspec.Struct, frozen=True, gc=False):
-    """The key is gone."""
+    """The write that removes a key."""
 
 
 Write = SetString | WriteHash | WriteList | WriteSortedSet | Remove
@@ -139,7 +140,7 @@ _ALL: Final = 2**31 - 1
 
 
 def apply(model: Model, delta: Mapping[str, Write]) -> dict[str, Value]:
-    """The read model after `delta`; a hash, list or sorted set without elements does not exist.
+    """Return the read model after `delta`; a hash, list or sorted set without elements does not exist.
 
     Raises TypeError when a write meets a value of another kind, or one with fewer elements than are `known`.
     """
@@ -154,12 +155,12 @@ def apply(model: Model, delta: Mapping[str, Write]) -> dict[str, Value]:
 
 
 def create(model: Model) -> Delta:
-    """The delta that makes `model` out of nothing."""
+    """Make the delta that creates `model` where nothing is."""
     return diff({}, model)
 
 
 def diff(before: Model, after: Model) -> Delta:
-    """The delta between two read models: what is enough for a projection whose values are small."""
+    """Make the delta between two read models; it is all that a projection with small values needs."""
     delta: Delta = {name: Remove() for name in before.keys() - after.keys()}
     for name, value in after.items():
         old = before.get(name)
@@ -169,7 +170,7 @@ def diff(before: Model, after: Model) -> Delta:
 
 
 def changed_fields(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> WriteHash:
-    """The write that turns one hash into another."""
+    """Make the write that turns one hash into another."""
     return WriteHash(
         {field: value for field, value in after.items() if before.get(field) != value},
         tuple(sorted(before.keys() - after.keys())),

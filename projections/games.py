@@ -48,7 +48,8 @@ NEWEST_GROWTH: Final = 4
 
 
 class Bands:
-    """The predicates as ranges of bands.
+    """The ranges of crash points between all thresholds: each predicate is a range of bands, and one histogram counts
+    for all.
 
     All thresholds, sorted, cut the crash points into bands, and each predicate matches the bands from `low` to `high`
     (exclusive), one run of them. So one histogram over bands answers how many games match, for every predicate at once.
@@ -73,37 +74,38 @@ class Bands:
         """Which bands each predicate matches."""
 
     def of(self, hundredths: Ints) -> Ints:
-        """The band of each crash point."""
+        """Return the band of each crash point."""
         return np.searchsorted(self._edges, hundredths, "right").astype(np.int64)
 
     def histogram(self, bands: Ints) -> Ints:
-        """How many of `bands` there are of each, an array of `self.count`."""
+        """Count how often each band occurs: an array of `self.count`."""
         found: Ints = np.bincount(bands, minlength=self.count)
         return found
 
     def counts(self, histogram: Ints) -> Ints:
-        """Matches per predicate, from a histogram (bands along the last axis)."""
+        """Count the matches of each predicate, from a histogram (bands along the last axis)."""
         below = np.zeros((*histogram.shape[:-1], self.count + 1), np.int64)
         histogram.cumsum(axis=-1, out=below[..., 1:])
         return below[..., self.high] - below[..., self.low]
 
     def firsts(self, bands: Ints) -> Ints:
-        """Per predicate the position in `bands` of its first match; their number where there is none."""
+        """Find for each predicate the position in `bands` of its first match; `len(bands)` where there is none."""
         return -self.highest(bands, -np.arange(len(bands)), -len(bands))
 
     def lasts(self, bands: Ints) -> Ints:
-        """Per predicate the position in `bands` of its last match; -1 where there is none."""
+        """Find for each predicate the position in `bands` of its last match; -1 where there is none."""
         return self.highest(bands, np.arange(len(bands)), -1)
 
     def highest(self, bands: Ints, values: Ints, least: int = 0) -> Ints:
-        """Per predicate the highest of the values, one for each of `bands`, that it matches; `least` without one."""
+        """Find for each predicate the highest of the values that it matches, one value for each of `bands`; `least`
+        without one."""
         by_band = np.full(self.count + 1, least, np.int64)
         np.maximum.at(by_band, bands, values)
         found: Ints = np.maximum.reduceat(by_band, self._spans)[::2]
         return found
 
     def positions(self, bands: Ints, predicates: Ints) -> Iterator[tuple[int, Ints]]:
-        """Each of these predicates with the positions in `bands` that match it, ascending.
+        """Yield each predicate with the positions in `bands` that match it, ascending.
 
         The lowest predicate first: what lies below one need not be looked at for those that follow.
         """
@@ -119,7 +121,7 @@ class Bands:
 
 
 class Games:
-    """Games in order of id, as columns. Immutable; `append` and `part` share memory."""
+    """A table of games in order of id, one column a field. Immutable; `append` and `part` share memory."""
 
     __slots__ = ("_json", "bands", "columns")
 
@@ -130,12 +132,12 @@ class Games:
 
     @classmethod
     def empty(cls, bands: Bands) -> "Games":
-        """No games."""
+        """Return a table without games."""
         return cls(bands, Columns.empty(WIDTH))
 
     @classmethod
     def of(cls, bands: Bands, games: Sequence[Game]) -> "Games":
-        """The columns of `games`, which must be in order of id."""
+        """Make columns of `games`, which must be in order of id."""
         return cls(bands, Columns.of(cells_of(bands, games)))
 
     @classmethod
@@ -145,41 +147,41 @@ class Games:
 
     @property
     def ids(self) -> Ints:
-        """Game ids, ascending."""
+        """The game ids, ascending."""
         return self.columns[ID]
 
     @property
     def hundredths(self) -> Ints:
-        """Crash points in hundredths."""
+        """The crash points in hundredths."""
         return self.columns[HUNDREDTHS]
 
     @property
     def end_times(self) -> Ints:
-        """Epoch milliseconds."""
+        """The end times in epoch milliseconds."""
         return self.columns[END_TIME]
 
     @property
     def band_numbers(self) -> Ints:
-        """The band of each crash point."""
+        """Return the band of each crash point."""
         return self.columns[BAND]
 
     def __len__(self) -> int:
         return len(self.columns)
 
     def append(self, more: "Games") -> "Games":
-        """These games and behind them `more`, all of whose ids are higher."""
+        """Return these games followed by `more`, all of whose ids are higher."""
         return Games(self.bands, self.columns.append(more.columns.cells))
 
     def part(self, start: int, stop: int) -> "Games":
-        """The games from position `start` to `stop` (exclusive)."""
+        """Return the games from position `start` to `stop` (exclusive)."""
         return Games(self.bands, self.columns.part(start, stop))
 
     def last(self, count: int) -> "Games":
-        """The newest `count` games."""
+        """Return the newest `count` games."""
         return Games(self.bands, self.columns.last(count))
 
     def where(self, mask: NDArray[np.bool_]) -> "Games":
-        """Those games for which `mask` is true."""
+        """Return the games for which `mask` is true."""
         return Games(self.bands, Columns.of(self.columns.cells[:, mask]))
 
     def each_newest(self, take: Callable[[int, Ints], bool]) -> None:
@@ -195,13 +197,13 @@ class Games:
             looked_at *= NEWEST_GROWTH
 
     def merged(self, more: "Games") -> "Games":
-        """These games and `more`, none of which is among them, in order."""
+        """Return these games and `more` in one order of ids; no id is in both."""
         cells = np.concatenate((self.columns.cells, more.columns.cells), axis=1)
         return Games(self.bands, Columns.of(cells[:, np.argsort(cells[ID], kind="stable")]))
 
     def newest_json(self, count: int) -> list[bytes]:
-        """The newest `count` games, or all when there are fewer, as JSON, oldest first. Printed once, however often
-        asked."""
+        """Return the newest `count` games, or all when there are fewer, as JSON, oldest first. Printed once, however
+        often asked."""
         count = min(count, len(self))
         if len(self._json) < count:
             missing = self.part(len(self) - count, len(self) - len(self._json))
@@ -209,11 +211,11 @@ class Games:
         return self._json[len(self._json) - count :]
 
     def forget_json(self) -> None:
-        """Let go of what was printed: it takes more memory than the games."""
+        """Drop the JSON that `newest_json` keeps: it takes more memory than the games."""
         self._json = []
 
     def to_games(self) -> list[Game]:
-        """The games as structs, in order."""
+        """Convert the columns to `Game` structs, in order."""
         return games_of(self.columns.cells)
 
 
@@ -235,7 +237,7 @@ def cells_of(bands: Bands, games: Sequence[Game]) -> Ints:
 
 
 def games_of(cells: Ints) -> list[Game]:
-    """The games whose cells those are, in the same order."""
+    """Make games of their cells, in the same order."""
     digits = np.ascontiguousarray(cells[HASH + 1 : HASH + 5].T).tobytes().hex()
     ids, hundredths, ends, *optional, has_hash = cells[: HASH + 1].tolist()
     hashes = [digits[64 * i : 64 * i + 64] if has else None for i, has in enumerate(has_hash)]

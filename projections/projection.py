@@ -39,7 +39,8 @@ class Moment(Generic[S]):
 
 
 class Projection(Protocol[S]):
-    """One aggregate type. `S` is its state: a `msgspec.Struct` or a plain value, never changed in place.
+    """The protocol of an aggregate: a pure fold over games, and the keys that its state stands for. `S` is its state: a
+    `msgspec.Struct` or a plain value, never changed in place.
 
     Two sentences are all the engine asks for. `fold` sees every game once and in order of id: when a late game arrives,
     the engine folds again from a state before it. And `keys` is true of the state it is given and of nothing else.
@@ -51,7 +52,8 @@ class Projection(Protocol[S]):
 
     @property
     def version(self) -> int:
-        """Raise it when states or keys change their meaning: the engine then asks for a rebuild."""
+        """The projection's version, to be raised when states or keys change their meaning: the engine then asks for a
+        rebuild."""
 
     @property
     def aggregates(self) -> tuple[str, ...]:
@@ -59,13 +61,13 @@ class Projection(Protocol[S]):
         projections share one."""
 
     def empty(self) -> S:
-        """The state before the first game."""
+        """Return the state before the first game."""
 
     def fold(self, state: S, games: Games) -> S:
-        """The state after `games` too, all of which are newer than every game folded before."""
+        """Return the state after `games`, all of which are newer than every game folded before."""
 
     def keys(self, moment: Moment[S]) -> dict[str, Value]:
-        """All keys with their values, by name without the stream's prefix."""
+        """Return all keys with their values, by name without the stream's prefix."""
 
 
 @runtime_checkable
@@ -73,8 +75,8 @@ class Trimming(Projection[S], Protocol[S]):
     """A projection that lists the newest of something, so an old state has much that newer games have pushed out."""
 
     def trimmed(self, state: S, newest: S) -> S:
-        """The part of `state` that still matters: from it the same keys follow once the games that led from `state` to
-        `newest`, and any that come late among them, are folded."""
+        """Return `state` without what can no longer show in a key: once the games from `state` to `newest`, and any late
+        ones among them, are folded again, the keys are the same."""
 
 
 @runtime_checkable

@@ -87,12 +87,12 @@ class ProjectionSettings(msgspec.Struct, frozen=True, dict=True, forbid_unknown_
 
     @cached_property
     def kept(self) -> frozenset[Predicate]:
-        """The same, to look one up."""
+        """The predicates of the settings as a set."""
         return frozenset(self.predicates)
 
     @property
     def intervals_kept(self) -> int:
-        """How many buckets stand before the one of the event time."""
+        """Count the buckets of time that are kept before the newest one."""
         return -(-self.interval_hours * 60 // self.interval_minutes)
 
     def _of_kind(self, kind: Kind) -> list[Predicate]:

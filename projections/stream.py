@@ -73,18 +73,18 @@ class StreamState:
 
     @classmethod
     def empty(cls, plan: Plan) -> "StreamState":
-        """A stream without games."""
+        """Return the state of a stream without games."""
         base = Snapshot(Totals(), tuple(projection.empty() for projection in plan.projections))
         return cls(plan, Games.empty(plan.bands), (base,))
 
     @property
     def games(self) -> int:
-        """How many games the stream has had."""
+        """Count the games of the stream."""
         return self._snapshots[0].totals.games + len(self._held)
 
     @property
     def totals(self) -> Totals:
-        """The totals of all games."""
+        """The totals over all games of the stream."""
         return self.settled()._snapshots[-1].totals
 
     @property
@@ -94,7 +94,7 @@ class StreamState:
 
     @property
     def games_held(self) -> int:
-        """How many games are in memory."""
+        """Count the games in memory."""
         return len(self._held)
 
     @property
@@ -105,7 +105,7 @@ class StreamState:
 
     @cached_property
     def window(self) -> Games:
-        """The newest games."""
+        """The window: the newest games."""
         return self._held.last(self.plan.settings.window_games)
 
     def fold(self, arrived: Sequence[Game]) -> Folded:
@@ -134,7 +134,7 @@ class StreamState:
         return Folded(state, len(accepted), sifted.duplicates, late, sifted.rejected, kept, accepted)
 
     def settled(self) -> "StreamState":
-        """This state with every game folded by the projections; worked out once."""
+        """Return this state with every game folded by the projections; worked out once."""
         if self.games == self._snapshots[-1].totals.games:
             return self
         if self._settled is None:
@@ -144,7 +144,7 @@ class StreamState:
         return self._settled
 
     def keys(self) -> ReadModel:
-        """The whole read model of the stream, by name without the prefix."""
+        """Return all keys of the stream with their values, by name without the prefix."""
         state = self.settled()
         values = ReadModel(window_keys(state.window))
         for projection, moment in zip(self.plan.projections, state._moments, strict=True):
@@ -211,7 +211,8 @@ class StreamState:
 
     @classmethod
     def load(cls, plan: Plan, stored: dict[str, bytes], window: Sequence[Game]) -> "StreamState":
-        """The state whose `stored()` fields and window those are. Raises ValueError when they do not fit together."""
+        """Load a state from the fields that `stored()` made and the games of its window. Raises ValueError when they do
+        not fit together."""
         base = _decode(plan, stored[BASE])
         held = Games.of(plan.bands, window)
         blocks = sorted(
@@ -226,13 +227,13 @@ class StreamState:
         return cls(plan, held, (base,), is_loaded=True)
 
     def dump(self) -> bytes:
-        """The whole state as bytes, for `loads`."""
+        """Encode the whole state as bytes, for `loads`."""
         cells = self.window.columns.cells[:BAND]
         return msgspec.msgpack.encode((self.stored(), Columns.of(cells).to_bytes()))
 
     @classmethod
     def loads(cls, plan: Plan, data: bytes) -> "StreamState":
-        """The state that `dump` wrote. Raises ValueError when `data` is no dump."""
+        """Decode the state that `dump` wrote. Raises ValueError when `data` is no dump."""
         stored, cells = msgspec.msgpack.decode(data, type=tuple[dict[str, bytes], bytes])
         window = Games.of_cells(plan.bands, Columns.from_bytes(BAND, cells).cells)
         return cls.load(plan, stored, window.to_games())

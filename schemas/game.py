@@ -82,7 +82,7 @@ def decode(value: bytes | None) -> Game | Unreadable:
 
 
 def decode_all(values: Sequence[bytes | None]) -> list[Game | Unreadable]:
-    """`decode` for each of many values, at half the price when most are games."""
+    """Decode many values, each as `decode` does, in half the time when most are games."""
     verdicts: list[Game | Unreadable] = []
     for start in range(0, len(values), _AT_ONCE):
         some = values[start : start + _AT_ONCE]
@@ -91,7 +91,7 @@ def decode_all(values: Sequence[bytes | None]) -> list[Game | Unreadable]:
 
 
 def encode(game: Game) -> bytes:
-    """The JSON object that `decode` reads back into an equal game."""
+    """Encode a game as the JSON object that `decode` reads back into an equal game."""
     return msgspec.json.encode(game)
 
 

@@ -4,13 +4,13 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Time, so that simulation can bring its own."""
+    """The source of time; a simulation brings its own."""
 
     def now_ms(self) -> int:
-        """Epoch milliseconds."""
+        """Return the time now in epoch milliseconds."""
 
     def monotonic_s(self) -> float:
         """Seconds since some moment; never goes back."""
 
     async def sleep(self, seconds: float) -> None:
-        """Wait."""
+        """Wait so many seconds."""

@@ -23,7 +23,7 @@ Rejection: TypeAlias = tuple[int, str, str]
 
 
 class DecodedRecords(msgspec.Struct, frozen=True):
-    """Some records, decoded: the record of row `rows[i]`, ascending, holds the event `cells[:, i]`. The others are
+    """Decoded records: the record of row `rows[i]`, ascending, holds the event `cells[:, i]`. The others are
     `rejected`, by row."""
 
     rows: Ints
@@ -36,15 +36,15 @@ class RejectedGame(Protocol):
 
     @property
     def position(self) -> int:
-        """Its position among those that arrived."""
+        """The event's position among those that arrived."""
 
     @property
     def reason(self) -> str:
-        """The reason of its dead letter."""
+        """The reason that its dead letter states."""
 
     @property
     def detail(self) -> str:
-        """The same, in words."""
+        """The reason in words."""
 
 
 class StreamTotals(Protocol):
@@ -52,7 +52,7 @@ class StreamTotals(Protocol):
 
     @property
     def games(self) -> int:
-        """How many there are."""
+        """The number of events."""
 
     @property
     def event_time(self) -> int | None:
@@ -68,27 +68,27 @@ class FoldResult(Protocol):
 
     @property
     def state(self) -> "State":
-        """The state afterwards."""
+        """Return the state after the fold."""
 
     @property
     def accepted(self) -> int:
-        """How many events took their place, those that came late included."""
+        """Count the events that were accepted, late ones included."""
 
     @property
     def duplicates(self) -> int:
-        """How many had been folded before."""
+        """Count the duplicates: events that had been folded before."""
 
     @property
     def late_accepted(self) -> int:
-        """How many took a place before others."""
+        """Count the late events that were accepted: those that took a place before others."""
 
     @property
     def rejected(self) -> Sequence[RejectedGame]:
-        """Those that are dead letters."""
+        """List the events that are rejected, and so dead letters."""
 
     @property
     def kept(self) -> int:
-        """The first so many events of the stream are the same before and after."""
+        """Count the first events of the stream that are the same before and after the fold."""
 
 
 class State(Protocol):
@@ -96,7 +96,7 @@ class State(Protocol):
 
     @property
     def games(self) -> int:
-        """How many events the stream has had. Cheap; `totals` may not be."""
+        """Count the events of the stream. Cheap; `totals` may not be."""
 
     @property
     def totals(self) -> StreamTotals:
@@ -108,17 +108,17 @@ class State(Protocol):
 
     @property
     def games_held(self) -> int:
-        """How many events are in memory."""
+        """Count the events in memory."""
 
     @property
     def bytes_held(self) -> int:
-        """How many bytes of memory the state takes, as far as they grow with the events."""
+        """Return the bytes of memory that the state takes, as far as they grow with the events."""
 
     def fold_cells(self, arrived: Cells) -> FoldResult:
         """Fold events in the order in which they came."""
 
     def keys(self) -> Mapping[str, Value]:
-        """The whole read model of the stream, by name without the prefix."""
+        """Return all keys of the stream with their values, by name without the prefix."""
 
     def delta(self, before: Self, kept: int) -> Writes:
         """The writes that turn the keys of `before` into those of this state, and bring along what `load` needs.
@@ -127,7 +127,7 @@ class State(Protocol):
         """
 
     def create(self) -> Writes:
-        """The writes that store this state where nothing is."""
+        """Make the writes that store this state where nothing is stored."""
 
 
 class Newest(msgspec.Struct, frozen=True):
@@ -147,17 +147,19 @@ class Recounted(msgspec.Struct, frozen=True):
 
 
 class Recount(Protocol):
-    """One stream, recomputed. It shares nothing with `State` but the decoding of records."""
+    """The recomputation of one stream, fed record by record. It shares nothing with `State` but the decoding of
+    records."""
 
     def take(self, record: Record) -> None:
         """Take the stream's next record."""
 
     def result(self) -> Recounted:
-        """What the records come to. Called once, after the last one."""
+        """Return the events, the rejected records and the keys that follow from the records taken. Called once, after
+        the last one."""
 
 
 class Folding(Protocol):
-    """What is folded, and how: one for all streams of a deployment."""
+    """The domain that the engine folds: decoder, rules, states and fingerprint, one for all streams of a deployment."""
 
     @property
     def fingerprint(self) -> str:
@@ -165,23 +167,23 @@ class Folding(Protocol):
 
     @property
     def aggregates(self) -> tuple[str, ...]:
-        """The names of the keys, or their part before the first colon."""
+        """Return the names of the keys, or their part before the first colon."""
 
     @property
     def window_games(self) -> int:
-        """How many events the key `games`, the window, has once it is full; 0 when there is none."""
+        """The size of a full window, the key `games`, in events; 0 when there is no such key."""
 
     def decode(self, records: Records) -> DecodedRecords:
-        """Decode the values. The verdict on a record depends on that record alone."""
+        """Decode the values of records into events. The verdict on a record depends on that record alone."""
 
     def unfit(self, stream: str, cells: Cells) -> Sequence[Rejection]:
-        """Those events that are not folded by a rule of their stream, by position in `cells`."""
+        """Find the events that a rule of their stream keeps from the fold, by position in `cells`."""
 
     def empty(self) -> State:
-        """A stream without events."""
+        """Return the state of a stream without events."""
 
     def load(self, state: Mapping[str, bytes], window: Sequence[bytes]) -> State:
-        """The state that was stored as those fields of the checkpoint and those members of the window.
+        """Load a state from the stored fields of its checkpoint and the members of its window.
 
         Raises ValueError, KeyError, TypeError, IndexError, OverflowError or a MsgspecError when they do not fit."""
 
@@ -190,7 +192,7 @@ class Folding(Protocol):
         read."""
 
     def recount(self, stream: str) -> Recount:
-        """Recompute the stream, from its first record on."""
+        """Begin to recompute the stream from its first record, by the plain definition."""
 
 
 class StreamFold(msgspec.Struct, frozen=True):
@@ -202,7 +204,8 @@ class StreamFold(msgspec.Struct, frozen=True):
 
 
 class FoldObserver(Protocol):
-    """Is shown what a live engine has folded, to count what it finds there. Changes nothing, and never waits."""
+    """An observer of the records that a live engine has folded, such as a counter of faults. Changes nothing, and never
+    waits."""
 
     def observe(self, partition: int, rejected: Sequence[Rejection], folds: Sequence[StreamFold]) -> None:
-        """These records of the partition were sorted out and folded; `rejected` are those that were put aside."""
+        """Take note of records of the partition that were folded; `rejected` are those that were put aside."""

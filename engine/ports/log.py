@@ -42,7 +42,7 @@ class Records(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, partition: int, next_offset: int, records: Sequence[Record]) -> "Records":
-        """These records of that partition."""
+        """Make the columns of these records of one partition."""
         return cls(
             partition,
             next_offset,
@@ -54,7 +54,7 @@ class Records(msgspec.Struct, frozen=True):
 
     @classmethod
     def joined(cls, pieces: "Sequence[Records]") -> "Records":
-        """Pieces of one partition, read one after the other, as one. There must be one at least."""
+        """Join pieces of one partition that were read one after the other. There must be one at least."""
         if len(pieces) == 1:
             return pieces[0]
         return cls(
@@ -72,15 +72,15 @@ class Records(msgspec.Struct, frozen=True):
 
     @property
     def bytes_held(self) -> int:
-        """How large the buffer is in which the values stand, and as a rule the keys."""
+        """Return the bytes of the buffer that holds the values, and as a rule the keys."""
         return len(self.values.buffer)
 
     def record(self, row: int) -> Record:
-        """The record of that row."""
+        """Return the record of that row."""
         return Record(int(self.offsets[row]), int(self.timestamps_ms[row]), self.keys[row], self.values[row])
 
     def part(self, start: int, stop: int) -> "Records":
-        """Rows `start` to `stop` (exclusive); reading goes on where it did."""
+        """Return rows `start` to `stop` (exclusive); `next_offset` stays."""
         return Records(
             self.partition,
             self.next_offset,
@@ -92,7 +92,7 @@ class Records(msgspec.Struct, frozen=True):
         )
 
     def rows(self, rows: Ints | Sequence[int]) -> "Records":
-        """Those rows, which must ascend; reading goes on where it did."""
+        """Return these rows, which must ascend; `next_offset` stays."""
         return Records(
             self.partition,
             self.next_offset,
@@ -118,16 +118,17 @@ class Polled(msgspec.Struct, frozen=True):
 
     @property
     def count(self) -> int:
-        """How many records there are."""
+        """Count the records."""
         return sum(map(len, self.records))
 
     @property
     def bytes_held(self) -> int:
-        """How large the buffers of the records are."""
+        """Return the bytes that the buffers of the records take."""
         return sum(records.bytes_held for records in self.records)
 
     def with_more(self, more: "Polled") -> "Polled":
-        """This and what the next poll brought. Partitions have changed hands in one of the two at most."""
+        """Return this result joined with that of the next poll. Partitions have changed hands in one of the two at
+        most."""
         records = (*self.records, *more.records)
         return Polled(self.gained | more.gained, self.lost | more.lost, records, more.has_more)
 
@@ -149,7 +150,7 @@ class Mark(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, record: Record) -> "Mark":
-        """The mark of that record."""
+        """Return the mark of a record."""
         digest = hashlib.sha256()
         for part in (record.key, record.value):
             digest.update(b"\0" if part is None else b"\1%d:%b" % (len(part), part))
@@ -172,7 +173,7 @@ class EventLog(AbstractAsyncContextManager["EventLog"], Protocol):
 
     @property
     def topic(self) -> str:
-        """The topic's name; for a file its path."""
+        """Return the topic's name; for a file its path."""
 
     @property
     def topic_id(self) -> str | None:
@@ -187,30 +188,34 @@ class EventLog(AbstractAsyncContextManager["EventLog"], Protocol):
         """Up to `records_max` records of the partitions held, as soon as there are any or `wait_s` is over."""
 
     async def seek(self, partition: int, next_offset: int) -> None:
-        """Read the partition from there on. What was fetched before and not yet polled is forgotten."""
+        """Set the offset from which the partition is read next. What was fetched before and not yet polled is
+        forgotten."""
 
     async def bounds(self, partition: int) -> Bounds:
-        """Which offsets the partition holds now. Records of open transactions do not count."""
+        """Return the first offset that the partition holds now, and its end. Records of open transactions do not
+        count."""
 
     async def partitions(self) -> frozenset[int]:
-        """All partitions of the topic, held or not."""
+        """List all partitions of the topic, held or not."""
 
     async def current_topic_id(self) -> str | None:
-        """The id of the topic that has the name now; None where there are no ids. Raises LogUnavailable while there is
-        no such topic."""
+        """Return the id of the topic that has the name now; None where there are no ids. Raises LogUnavailable while
+        there is no such topic."""
 
     async def is_compacted(self) -> bool:
-        """Whether records go once others of the same key stand behind them; False where that cannot be known."""
+        """Whether the topic is compacted: Kafka drops records that have a newer one of the same key. False if
+        unknown."""
 
     async def record(self, partition: int, offset: int) -> Record | None:
-        """The record at exactly that offset; None when there is none (any more). Does not move the position."""
+        """Return the record at exactly that offset; None when there is none (any more). Does not move the position."""
 
     async def report(self, next_offsets: Mapping[int, int]) -> None:
-        """Tell the log's own bookkeeping how far each partition was read, for lag dashboards. Never read back."""
+        """Commit to Kafka's consumer group how far each partition was read, for lag dashboards only. Never read
+        back."""
 
 
 class DeadLetters(Protocol):
-    """Where records go that cannot be folded."""
+    """The destination of records that cannot be folded."""
 
     async def put(self, letters: Sequence[DeadLetter]) -> None:
-        """Keep them for good; returns when they are. May be called again with the same ones."""
+        """Store these dead letters for good; return once they are stored. May be called again with the same ones."""

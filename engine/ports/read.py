@@ -28,13 +28,13 @@ class Cursor(msgspec.Struct, frozen=True):
 
     @classmethod
     def parse(cls, text: str | None) -> "Cursor | None":
-        """The cursor that a text begins with; None when it is none of ours."""
+        """Parse the cursor that a text begins with; None when it is none of ours."""
         found = _CURSOR.fullmatch(text or "")
         return None if found is None else cls(found[1], int(found[2]), found[3], int(found[4]))
 
     @classmethod
     def all_in(cls, tags: str) -> "Iterator[Cursor]":
-        """The cursors in a list of entity tags, such as `If-None-Match` has."""
+        """Parse the cursors in a list of entity tags, such as `If-None-Match` has."""
         for tag in tags.split('"')[1::2]:
             cursor = cls.parse(tag)
             if cursor is not None:
@@ -46,7 +46,8 @@ class Cursor(msgspec.Struct, frozen=True):
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """Where a stream stands. Everything that is read together with it is of exactly this version."""
+    """The position of a stream: version, generation, offset, totals. Everything that is read together with it is of
+    exactly this version."""
 
     generation: str
     version: int
@@ -68,33 +69,33 @@ class Standing(msgspec.Struct, frozen=True):
 
 
 class Text(msgspec.Struct, frozen=True):
-    """The string of that name: read as bytes, or None."""
+    """A request to read a string: bytes, or None when there is none."""
 
     name: str
 
 
 class Fields(msgspec.Struct, frozen=True):
-    """Some fields of a hash: read as a list of bytes or None, in that order."""
+    """A request to read some fields of a hash: a list of bytes or None, in that order."""
 
     name: str
     fields: tuple[str, ...]
 
 
 class AllFields(msgspec.Struct, frozen=True):
-    """A whole hash: read as a dict of bytes by name, empty when there is none."""
+    """A request to read a whole hash: a dict of bytes by field, empty when there is none."""
 
     name: str
 
 
 class First(msgspec.Struct, frozen=True):
-    """The first `count` elements of a list: read as a list of bytes, empty when there is none."""
+    """A request to read the first `count` elements of a list: a list of bytes, empty when there is none."""
 
     name: str
     count: int
 
 
 class Whole(msgspec.Struct, frozen=True):
-    """The key of that name, of whatever kind it is: read as its value, or None."""
+    """A request to read a key of any kind: its value, or None when there is none."""
 
     name: str
 
@@ -155,27 +156,29 @@ class CachedAnswer(msgspec.Struct, frozen=True):
 
 
 class Updates(Protocol):
-    """Subscribe to one stream's updates, from the moment the block is entered."""
+    """A subscription to the updates of one stream, from the moment the block is entered."""
 
     async def next(self, wait_s: float) -> Update | None:
-        """The next update; None when there was none for `wait_s`. Some may be lost with the connection: an update says
-        that there is something to read, and none says nothing."""
+        """Wait for the next update; None when there was none for `wait_s`. Some may be lost with the connection: an
+        update says that there is something to read, and none says nothing."""
 
 
 class LiveReader(Protocol):
-    """Reading streams while an engine writes to them. Each call is one round trip, and what it gives of one version."""
+    """The reader of streams for the API: keys, windows and updates, each read of one version. Each call is one round
+    trip, and what it gives of one version."""
 
     def updates(self, stream: str) -> AbstractAsyncContextManager[Updates]:
-        """Updates of the stream, over a connection of their own."""
+        """Subscribe to the updates of the stream, over a connection of its own."""
 
     async def standing(self, stream: str) -> Standing | None:
-        """Where the stream stands; None when it has no checkpoint."""
+        """Return the version, generation and offset of the stream; None when it has no checkpoint."""
 
     async def read_pieces(self, stream: str, pieces: Sequence[Piece]) -> Pieces | None:
-        """Some of the read model; None when the stream has no checkpoint. Raises StateError for another type."""
+        """Read some keys or fields of the stream at one version; None when it has no checkpoint. Raises StateError for
+        another type."""
 
     async def streams(self, topic: str) -> list[str]:
-        """The streams that an engine has met on the topic, in a deployment of many, by name."""
+        """List the streams that engines have found on the topic, by name, in a deployment of many."""
 
     async def overview(self, stream: str) -> StreamOverview | None:
         """Return the summary of a stream in a list of all; None when it has no checkpoint."""
@@ -184,22 +187,22 @@ class LiveReader(Protocol):
         """The games of the window whose ids are above `above_id`; None when the stream has no checkpoint."""
 
     async def cached(self, stream: str, version: int, request: str) -> bytes | None:
-        """An answer that was kept; None when there is none (any more)."""
+        """Return the answer that another process stored; None when there is none (any more)."""
 
     async def keep(self, answers: Sequence[CachedAnswer]) -> None:
-        """Keep answers for a while."""
+        """Store computed answers for other processes, for a while."""
 
 
 class DeadLetterReader(Protocol):
-    """Reading dead letters, for people."""
+    """The reader of dead letters, for lists that people read."""
 
     async def newest(self, limit: int) -> Sequence[ReadDeadLetter]:
-        """The newest letters, newest first, those that were retried among them but not those that were discarded."""
+        """List the newest dead letters, newest first: retried ones included, discarded ones not."""
 
 
 class RateLimits(Protocol):
-    """How often each client asked all processes of a deployment."""
+    """Rate limits: a token bucket for each client, shared by all processes of a deployment."""
 
     async def take(self, client: str, per_minute: int) -> float:
-        """Take one request off those that the client has left, which are `per_minute` at most and come back steadily:
-        0.0, or in how many seconds it has one. Raises StoreUnavailable or StoreRefused when nobody can say."""
+        """Take a token from the client's bucket, which is refilled steadily by `per_minute` and holds as many: return
+        0.0, or the seconds until there is one. Raises StoreUnavailable or StoreRefused when the store cannot tell."""

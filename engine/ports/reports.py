@@ -10,7 +10,7 @@ class Reports(Protocol):
     """Reports of engines, rebuilds and `verify`, for people: no decision depends on them."""
 
     async def tell(self, kind: ReportKind, reports: Mapping[str, bytes], ttl_s: int | None = None) -> None:
-        """Keep these reports by the names of those they are about, for so long."""
+        """Store these reports by the names of those they are about, for `ttl_s` seconds."""
 
     async def told(self, kind: ReportKind) -> list[bytes]:
-        """The reports of that kind that have not expired, by name."""
+        """Return the reports of that kind that have not expired, by name."""

@@ -10,8 +10,8 @@ from crashfold.projections.delta import Value, Writes
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a stream has been folded, by whom and out of what. The fields of the hash `P:checkpoint`, next to those
-    that hold the state (`State.create`, `State.delta`)."""
+    """The checkpoint of a stream: how far it has been folded, by which engine and from which topic. The fields of the
+    hash `P:checkpoint`, next to those that hold the state (`State.create`, `State.delta`)."""
 
     next_offset: int
     """The next offset to read."""
@@ -42,7 +42,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Position(msgspec.Struct, frozen=True):
-    """The fencing token: one commit of one stream.
+    """The fencing token: generation, offset and id of a stream's last commit. A commit names the one it builds on.
 
     An offset is a place, not a history. After a failover and back, or a restored dump, the expected offset may stand
     there with other snapshots and another version behind it, so two positions are the same only by their `commit`.
@@ -68,19 +68,19 @@ class Commit(msgspec.Struct, frozen=True):
 
 
 class Applied(msgspec.Struct, frozen=True):
-    """The commit was made, as this version."""
+    """The commit was made; `version` is the stream's new version."""
 
     version: int
 
 
 class Duplicate(msgspec.Struct, frozen=True):
-    """This very commit had been made before, as this version: its reply was lost. A success."""
+    """The commit had been made before, as this version, and its reply was lost. A success."""
 
     version: int
 
 
 class Conflict(msgspec.Struct, frozen=True):
-    """Nothing was written: the stream stands at `stored`, not where the commit expected it."""
+    """A commit conflict, nothing was written: the stream stands at `stored`, not where the commit expected it."""
 
     stored: Position | None
 
@@ -101,7 +101,7 @@ class Stored(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a restart begins to read a partition.
+    """The manifest of a partition: the offset at which a restart begins to read, and the position of each stream.
 
     Every record below `low_water` is in its stream's checkpoint (or a dead letter). `streams` has the `next_offset`
     that each stream's checkpoint had, so that one which has fallen behind it, because Redis lost writes, is noticed.
@@ -119,19 +119,20 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Promoted(msgspec.Struct, frozen=True):
-    """The shadow generation is live now, as this version."""
+    """The shadow was promoted: it is live now, as this version."""
 
     version: int
 
 
 class Behind(msgspec.Struct, frozen=True):
-    """Nothing was swapped: the live state, at `live`, is ahead of the shadow."""
+    """The shadow was not promoted: the live state, at `live`, is ahead of it."""
 
     live: Position
 
 
 class ServerUsage(msgspec.Struct, frozen=True, kw_only=True):
-    """The usage of one server of the store. Counts are since it was started; 0 for a limit means none."""
+    """The memory and the hit rate of one server of the store. Counts are since it was started; 0 for a limit means
+    none."""
 
     address: str
     memory_bytes: int
@@ -153,27 +154,28 @@ class StateStore(Protocol):
         """Return the stored state of the stream, read at one version; None when it has no checkpoint."""
 
     async def commit(self, commits: Sequence[Commit]) -> list[Outcome]:
-        """Make each commit or not at all, each for itself, of different streams; the outcomes in the same order.
+        """Make commits of different streams, each whole or not at all; return their outcomes in the same order.
 
         After `StoreUnavailable` any of them may have been made: send them again. After `StoreRefused` those that were
         refused were not; sending all again is safe too.
         """
 
     async def check_rights(self, stream: str) -> None:
-        """Find out whether commits of the stream can be made at all, changing nothing. Raises ConfigurationError naming
+        """Check that commits of the stream can be made, without changing anything. Raises ConfigurationError naming
         the command and the keys, or the channel, for which this user has no right."""
 
     async def checkpoint(self, stream: str) -> Checkpoint | None:
-        """The checkpoint without the state; None when there is none. Raises StateError when it cannot be read."""
+        """Read the checkpoint without the state; None when there is none. Raises StateError when it cannot be read."""
 
     async def positions(self, streams: Sequence[str]) -> list[Position | None]:
-        """Where each stream's checkpoint stands; None where there is none."""
+        """Read the fencing token of each stream; None where it has no checkpoint."""
 
     async def read_manifest(self, topic: str, partition: int) -> Manifest | None:
-        """The partition's manifest; None when there is none."""
+        """Read the partition's manifest; None when there is none."""
 
     async def write_manifest(self, topic: str, partition: int, manifest: Manifest) -> None:
-        """Store the manifest in place of whatever stands there: what two engines know does not add up to one truth."""
+        """Replace the stored manifest by this one. Manifests of two engines are never merged: both may be right
+        alone."""
 
 
 class ShadowStore(StateStore, Protocol):
@@ -190,10 +192,10 @@ class ShadowStore(StateStore, Protocol):
 
 
 class StateReader(Protocol):
-    """Reading the keys of a stream."""
+    """The reader of all keys of a stream, for `verify` and tests."""
 
     async def read_model(self, stream: str) -> tuple[Stored, dict[str, Value]] | None:
-        """Checkpoint and every key of the stream's aggregates, by name, all of one version."""
+        """Read the checkpoint and every key of the stream's aggregates, by name, all of one version."""
 
     async def read_models(self, streams: Sequence[str]) -> list[tuple[Stored, dict[str, Value]] | None]:
         """`read_model` of each stream, each of a version of its own. What the store has to go through to find the keys

@@ -9,7 +9,8 @@ from anyio.abc import TaskGroup
 
 @asynccontextmanager
 async def task_group() -> AsyncIterator[TaskGroup]:
-    """A task group; what fails in it is raised as it is and not in a group, so that its exit code is found.
+    """Open a task group whose only error is raised as itself and not in an exception group, so that its exit code is
+    found.
 
     When several tasks fail, the first one's error is raised: the others were cancelled by it, or soon would have been.
     """

@@ -22,12 +22,12 @@ _OPTION: Final = re.compile(r"([?&])([^=?&#\s\"']*)=([^?&#\s\"']*)")
 
 
 def masked_url(url: str) -> str:
-    """The address without what may be secret: all between a user and the last @, and the values of options."""
+    """Mask the secrets of an address: all between a user and the last @, and the values of options."""
     return _OPTION.sub(_masked_option, _LOGIN_IN_URL.sub(_masked_login, url))
 
 
 def masked_text(text: str) -> str:
-    """A text without the passwords of the addresses in it."""
+    """Mask the passwords of the addresses in a text."""
     if "://" in text:
         text = _OPTION.sub(_masked_option, _LOGIN_IN_TEXT.sub(_masked_login, text))
     return _BARE_LOGIN_IN_TEXT.sub(rf"\1:{MASK}@", text) if "@" in text else text
@@ -44,8 +44,9 @@ def _masked_option(found: re.Match[str]) -> str:
 
 
 class RedisAddress(NamedTuple):
-    """Where a server is and how to log in there. `path` is that of a Unix socket, and then host and port are none. With
-    `sentinels`, host and port are those of the first of them, and they say where the server of `service` is."""
+    """The address of a Redis server and the login for it. `path` is that of a Unix socket, and then host and port are
+    none. With `sentinels`, host and port are those of the first of them, and they say where the server of `service`
+    is."""
 
     tls: bool
     host: str
@@ -70,7 +71,8 @@ _YES_NO: Final = {"true": True, "1": True, "yes": True, "false": False, "0": Fal
 
 
 def redis_address(url: str) -> RedisAddress:
-    """The address in a URL. Raises ValueError with what is wrong with it, which quotes nothing that may be secret."""
+    """Parse the address in a URL. Raises ValueError with what is wrong with it, which quotes nothing that may be
+    secret."""
     if not url.isprintable() or url != url.strip():
         raise ValueError("has blanks around it, or characters that cannot be seen")
     if _IN_NO_ADDRESS.search(url):  # a text in which such an address is quoted could not be masked

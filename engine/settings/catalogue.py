@@ -21,7 +21,7 @@ DEFAULT_FILE: Final = "crashfold.toml"
 
 
 class Setting(NamedTuple):
-    """One setting."""
+    """One setting: its name, type, default and description."""
 
     section: str
     field: str
@@ -33,7 +33,7 @@ class Setting(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Such as `kafka.topic`."""
+        """The name of the setting, such as `kafka.topic`."""
         return f"{self.section}.{self.field}"
 
     @property
@@ -57,7 +57,7 @@ class Setting(NamedTuple):
         return msgspec.to_builtins(masked(value, self.kind))
 
     def convert(self, value: object, *, from_text: bool) -> object:
-        """The value in the type and bounds of the setting; a text is read as one when `from_text`.
+        """Convert a value to the type of the setting and check its bounds; a text is parsed when `from_text`.
 
         Raises msgspec.MsgspecError when it would not do.
         """
@@ -84,7 +84,7 @@ def settings_by_name() -> Mapping[str, Setting]:
 
 
 def printed(value: object) -> str:
-    """A plain value as TOML would have it, but a text of its own without quotes."""
+    """Format a plain value as TOML, but a text without quotes."""
     match value:
         case str():
             return value
@@ -99,7 +99,7 @@ def printed(value: object) -> str:
 
 
 def toml_value(value: object) -> str:
-    """A plain value as TOML has it."""
+    """Format a plain value as TOML."""
     match value:
         case str():
             return '"' + "".join(_toml_character(char) for char in value) + '"'
@@ -116,7 +116,7 @@ def _toml_character(char: str) -> str:
 
 
 def markdown() -> str:
-    """The page docs/settings.md."""
+    """Write the page docs/settings.md: every setting with its default and description."""
     lines = [_PAGE_HEAD]
     for section, kind in sections().items():
         summary = (kind.__doc__ or "").splitlines()[0]

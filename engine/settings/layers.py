@@ -25,7 +25,8 @@ from crashfold.engine.settings.tree import Settings
 
 
 class Loaded(msgspec.Struct, frozen=True):
-    """The settings, and for each name (`section.field`) its source: `default`, `file X`, `env NAME` or `flag --x`."""
+    """The settings as they were loaded, and for each name (`section.field`) its source: `default`, `file X`, `env NAME`
+    or `flag --x`."""
 
     settings: Settings
     sources: dict[str, str]
@@ -42,7 +43,8 @@ class SettingRow(msgspec.Struct, frozen=True):
 
 
 def load(config_file: Path | None, environ: Mapping[str, str], overrides: Mapping[str, object]) -> Loaded:
-    """The settings from all layers. `overrides` are flags by `section.field`; one that is None was not given.
+    """Load the settings from defaults, file, environment and flags. `overrides` are flags by `section.field`; one that
+    is None was not given.
 
     The file is `config_file`, else the one that CRASHFOLD_CONFIG names, else `crashfold.toml` in the working directory
     when there is one. Raises ConfigurationError with one line for each thing that is wrong.
@@ -67,7 +69,7 @@ def load(config_file: Path | None, environ: Mapping[str, str], overrides: Mappin
 
 
 def describe(loaded: Loaded) -> list[SettingRow]:
-    """Every setting with its value and source, in the order of the tree; secrets masked."""
+    """List every setting with its value and source, in the order of the tree; secrets masked."""
     return [
         SettingRow(
             setting.name,

@@ -69,7 +69,8 @@ def _masked_repr(section: msgspec.Struct) -> str:
 
 
 class KafkaSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The topic, and the connection to it. Names beyond the first few are aiokafka's own.
+    """Settings of the topic and of the connection to Kafka: the section `[kafka]`. Names beyond the first few are
+    aiokafka's own.
 
     Raises ValueError, naming the field, for addresses, topics and combinations that cannot work.
     """
@@ -239,7 +240,8 @@ class KafkaSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RedisSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The store. Raises ValueError, naming the field, for an address or a prefix that cannot work."""
+    """Settings of the connection to Redis: the section `[redis]`. Raises ValueError, naming the field, for an address
+    or a prefix that cannot work."""
 
     url: Annotated[
         str,
@@ -316,7 +318,7 @@ class RedisSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The process that folds. Raises ValueError, naming the field."""
+    """Settings of the engine: the section `[engine]`. Raises ValueError, naming the field."""
 
     stream: Annotated[
         str,
@@ -356,7 +358,7 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The process that answers. Raises ValueError, naming the field."""
+    """Settings of the HTTP API: the section `[api]`. Raises ValueError, naming the field."""
 
     host: Annotated[str, Meta(min_length=1, max_length=255, description="Where the API listens.")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65_535, description="Its port; 0: any free one.")] = 8000
@@ -499,7 +501,7 @@ class TableSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class FairnessSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How crash points follow from hashes, stream by stream.
+    """Settings of provable fairness: how crash points follow from hashes, stream by stream.
 
     Raises ValueError, naming the field.
     """
@@ -575,7 +577,7 @@ class TracingSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """All of them."""
+    """All settings of a deployment, one section a field."""
 
     kafka: KafkaSettings = msgspec.field(default_factory=KafkaSettings)
     redis: RedisSettings = msgspec.field(default_factory=RedisSettings)

@@ -343,7 +343,7 @@ class KafkaDeadLetters:
         return listing.letters()
 
     async def newest(self, limit: int) -> list[ReadDeadLetter]:
-        """The newest letters, newest first, those that were retried among them but not those that were discarded.
+        """List the newest dead letters, newest first: retried ones included, discarded ones not.
 
         Reads from the end, no further than it must (a mark stands behind its letter), so it is quick however many
         letters there are; of a letter that stands there twice the later time counts. Raises LogUnavailable.
