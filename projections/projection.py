@@ -75,8 +75,8 @@ class Trimming(Projection[S], Protocol[S]):
     """A projection that lists the newest of something, so an old state has much that newer games have pushed out."""
 
     def trimmed(self, state: S, newest: S) -> S:
-        """Return `state` without what can no longer show in a key: once the games from `state` to `newest`, and any late
-        ones among them, are folded again, the keys are the same."""
+        """Return `state` without what can no longer show in a key: once the games from `state` to `newest`, and any
+        late ones among them, are folded again, the keys are the same."""
 
 
 @runtime_checkable
