@@ -176,6 +176,23 @@ async def test_an_engine_that_is_killed_leaves_a_stage_which_the_next_one_remove
         assert await model(following, STREAM) == apply(BEFORE, small)
 
 
+async def test_what_another_engine_left_is_removed_when_the_stream_comes_back(store: RedisStore, client: Redis) -> None:
+    async def stop(number: int, send: Send, calls: Sequence[Call]) -> list[Any]:
+        if number == 4:
+            raise StoreUnavailable("it is stopped here")
+        return await send(calls)
+
+    await store.commit([FIRST])
+    async with RedisStore(store_url(client), key_prefix=PREFIX) as other:
+        Hooked(other, stop)
+        with pytest.raises(StoreUnavailable, match="stopped"):
+            await other.commit([SECOND])
+    assert stage_keys(client)
+    assert await store.load(STREAM) is not None
+    assert await store.commit([commit(STREAM, at(1), 2, {"text:small": SetString(b"small")})]) == [Applied(2)]
+    assert not stage_keys(client)
+
+
 @pytest.mark.parametrize("run", range(1, RUNS + 1))
 async def test_of_two_engines_that_stage_a_commit_of_one_stream_one_makes_it(
     store: RedisStore, client: Redis, run: int

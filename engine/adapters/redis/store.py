@@ -189,6 +189,7 @@ class RedisStore:
 
     async def load(self, stream: str) -> Stored | None:
         """See `StateStore`. Raises StateError, naming the key, when what is stored cannot be read."""
+        self._stages_cleared.discard(stream)  # others may have had it meanwhile
         names = self._keys(stream)
         games = names.key(keys.GAMES)
 
@@ -501,6 +502,7 @@ class RedisShadowStore(RedisStore):
         self._commit_script = Script.named(COMMIT)
         self._rights_are_known = rights_are_known
         self._whole_values_max = packing.WHOLE_VALUES_MAX
+        self._stages_cleared = set()
         self._promote_script = Script.named(PROMOTE)
         self._written: dict[str, set[str]] = {}
         """By stream the names of all keys of its shadow, where this store wrote the whole of it."""
