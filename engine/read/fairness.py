@@ -3,7 +3,7 @@
 Pure, but for what it remembers: the newest games are shown again and again.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from typing import Final
 
@@ -24,6 +24,13 @@ class TableFairness:
     def calculated_point(self, game_id: int, digits: str) -> float | None:
         """The crash point that follows from the hash of that game."""
         return self._crash_point(digits, self._rules.at(game_id))
+
+    def calculated_points(self, game_ids: Sequence[int], digits: Sequence[str]) -> list[float | None]:
+        """The same of many games."""
+        if len(self._rules.rules) > 1:
+            return [*map(self.calculated_point, game_ids, digits)]
+        crash_point, rule = self._crash_point, self._rules.rules[0]
+        return [crash_point(one, rule) for one in digits]
 
     def percent_reaching(self, value: float, newest_id: int) -> float:
         """The chance, in per cent, that the game after the newest one has a crash point of at least `value`."""

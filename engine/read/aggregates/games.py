@@ -4,18 +4,19 @@ Pure functions of a view and a question; the window alone answers them. Ids are 
 calculated point follows from the hash, whatever the crash point on the topic was.
 """
 
-from typing import Final, Literal
+from typing import Final, Literal, cast
 
 import msgspec
 import numpy as np
 
 from crashfold.engine.read.aggregate import Aggregate, Route, always_computed
+from crashfold.engine.read.printing import MANY, hexadecimal, hundredths, objects, text, unless, whole
 from crashfold.engine.read.questions import Nothing, Question
 from crashfold.engine.read.times import Instant
 from crashfold.engine.read.view import View
 from crashfold.projections.columns import Ints
-from crashfold.projections.games import ABSENT, games_of
-from crashfold.schemas.game import Game
+from crashfold.projections.games import ABSENT, COLUMN, END_TIME, HASH, HUNDREDTHS, ID, games_of
+from crashfold.schemas.game import CRASH_POINT_MAX, Game
 
 
 class PageQuestion(Question, frozen=True, kw_only=True):
@@ -88,6 +89,12 @@ def game_objects(view: View, rows: Ints) -> list[GameObject]:
     return shown(view, games_of(view.games.columns.cells[:, rows]))
 
 
+def listed(view: View, rows: Ints) -> list[GameObject]:
+    """`game_objects` for an answer that is only printed: of many games this is their JSON."""
+    printed = _json(view, view.games.columns.cells[:, rows]) if len(rows) >= MANY else None
+    return game_objects(view, rows) if printed is None else cast(list[GameObject], printed)
+
+
 def shown(view: View, games: list[Game]) -> list[GameObject]:
     """The games as the API shows them, in the same order."""
     times = [
@@ -121,6 +128,36 @@ def _printed(view: View, times_ms: Ints) -> list[str | None]:
         return [*view.zone.isoformats(times_ms)]
     printed = iter(view.zone.isoformats(times_ms[~absent]))
     return [None if missing else next(printed) for missing in absent.tolist()]
+
+
+def _json(view: View, cells: Ints) -> msgspec.Raw | None:
+    """The JSON array of the games in those cells; None where a crash point is too high to be printed in hundredths."""
+    ids, points, has_hash = cells[ID], cells[HUNDREDTHS], cells[HASH] != 0
+    hashes = np.ascontiguousarray(cells[HASH + 1 : HASH + 5].T).view(np.uint8)
+    digits = hashes.tobytes().hex()
+    calculated = np.full(len(ids), np.nan)
+    calculated[has_hash] = view.fairness.calculated_points(
+        ids[has_hash].tolist(), [digits[64 * row : 64 * row + 64] for row in has_hash.nonzero()[0].tolist()]
+    )
+    is_unknown = np.isnan(calculated)
+    if calculated.max(initial=0, where=~is_unknown) > CRASH_POINT_MAX:
+        return None
+    calculated_hundredths = np.rint(np.where(is_unknown, 0, calculated) * 100).astype(np.int64)
+    times = cells[[END_TIME, COLUMN["prepare_time"], COLUMN["begin_time"]]]
+    is_absent = times == ABSENT
+    printed = text(view.zone.characters(np.where(is_absent, 0, times).ravel()))
+    end_times, prepare_times, begin_times = printed.reshape(3, len(ids), -1)
+    columns = {
+        "game_id": text(whole(ids)),
+        "hash_value": unless(~has_hash, text(hexadecimal(hashes))),
+        "crash_point": hundredths(points),
+        "calculated_point": unless(is_unknown, hundredths(calculated_hundredths)),
+        "crashed_floor": whole(points // 100),
+        "end_time": end_times,
+        "prepare_time": unless(is_absent[1], prepare_times),
+        "begin_time": unless(is_absent[2], begin_times),
+    }
+    return objects(GameObject, columns)
 
 
 GAMES: Final = Aggregate(

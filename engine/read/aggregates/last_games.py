@@ -14,7 +14,7 @@ import numpy as np
 
 from crashfold.engine.ports import AllFields, Fields, First, Piece, Pieces, Standing, Text
 from crashfold.engine.read.aggregate import ANALYTICS, NAMES, Aggregate, Asked, Lack, PastReader, Route, StoredAnswer
-from crashfold.engine.read.aggregates.games import GameObject, game_objects, shown
+from crashfold.engine.read.aggregates.games import GameObject, game_objects, listed, shown
 from crashfold.engine.read.past import OlderMatch, Past
 from crashfold.engine.read.questions import Echo, Nothing, Question, Threshold
 from crashfold.engine.read.stored import count_of, decode_games, joined, only
@@ -102,10 +102,9 @@ def last_games(view: View, threshold: Threshold, question: LastGamesQuestion) ->
     """The newest matches, `limit` at most: of the window and, where the read model remembers some, before it."""
     limit = question.limit
     rows = np.flatnonzero(matching(view.games.hundredths, threshold.predicate))[::-1][:limit]
-    games = game_objects(view, rows)
-    older = [match.game for match in _older(view, threshold)]
-    games += shown(view, older[: limit - len(games)])
-    return LastGamesAnswer(limit=limit, count=len(games), games=games, **threshold.echo)
+    older = [match.game for match in _older(view, threshold)][: limit - len(rows)]
+    games = game_objects(view, rows) + shown(view, older) if older else listed(view, rows)
+    return LastGamesAnswer(limit=limit, count=len(rows) + len(older), games=games, **threshold.echo)
 
 
 def probability(threshold: Threshold, percent_reaching: Callable[[float], float]) -> float:

@@ -7,7 +7,7 @@ The series that is open when the window begins has its true start if the view's 
 """
 
 from collections.abc import Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 import msgspec
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from crashfold.engine.ports import Fields, First, Piece, Pieces, Standing
 from crashfold.engine.read.aggregate import ANALYTICS, Aggregate, Asked, Lack, PastReader, Route, StoredAnswer
 from crashfold.engine.read.past import Opening, Past
+from crashfold.engine.read.printing import MANY, hundredths, objects, text, unless, whole
 from crashfold.engine.read.questions import ITEMS_MAX, Question, Threshold
 from crashfold.engine.read.stored import count_of, joined, only
 from crashfold.engine.read.times import Instant
@@ -27,6 +28,8 @@ from crashfold.schemas.aggregates import Series
 from crashfold.schemas.predicate import Predicate
 
 SortBy = Literal["time", "length"]
+
+_START_ID, _END_ID, _LENGTH, _HUNDREDTHS = 0, 2, 4, 5
 
 _decode_series = msgspec.json.Decoder(list[Series]).decode
 
@@ -118,7 +121,7 @@ def series(view: View, threshold: Threshold, question: SeriesQuestion) -> Series
     runs = _runs(view, threshold)
     oldest = max(0, len(view.games) - question.limit)
     chosen = np.arange(np.searchsorted(runs.last, oldest), len(runs.last))
-    return _answer(threshold, question, _items(view, threshold, runs, chosen, question.sort_by))
+    return _answer(view, threshold, question, _found(view, threshold, runs, chosen))
 
 
 def series_by_time(view: View, threshold: Threshold, question: SeriesByTimeQuestion) -> SeriesByTimeAnswer:
@@ -128,17 +131,19 @@ def series_by_time(view: View, threshold: Threshold, question: SeriesByTimeQuest
     if len(runs.first):
         inside = view.within(view.hours_ago_us(question.hours), view.now_us)
         chosen = np.flatnonzero(np.logical_or.reduceat(inside, runs.first))
-    return _answer_by_time(threshold, question, _items(view, threshold, runs, chosen, question.sort_by))
+    return _answer_by_time(view, threshold, question, _found(view, threshold, runs, chosen))
 
 
-def _answer(threshold: Threshold, question: SeriesQuestion, items: list[SeriesItem]) -> SeriesAnswer:
-    return SeriesAnswer(threshold.value, question.limit, question.sort_by, len(items), items)
+def _answer(view: View, threshold: Threshold, question: SeriesQuestion, found: Ints) -> SeriesAnswer:
+    items = _items(view, found, question.sort_by)
+    return SeriesAnswer(threshold.value, question.limit, question.sort_by, found.shape[1], items)
 
 
 def _answer_by_time(
-    threshold: Threshold, question: SeriesByTimeQuestion, items: list[SeriesItem]
+    view: View, threshold: Threshold, question: SeriesByTimeQuestion, found: Ints
 ) -> SeriesByTimeAnswer:
-    return SeriesByTimeAnswer(threshold.value, question.hours, question.sort_by, len(items), items)
+    items = _items(view, found, question.sort_by)
+    return SeriesByTimeAnswer(threshold.value, question.hours, question.sort_by, found.shape[1], items)
 
 
 def _runs(view: View, threshold: Threshold) -> _Runs:
@@ -152,30 +157,40 @@ def _runs(view: View, threshold: Threshold) -> _Runs:
     return _Runs(first, last, is_open)
 
 
-def _items(view: View, threshold: Threshold, runs: _Runs, chosen: Ints, sort_by: SortBy) -> list[SeriesItem]:
-    """The chosen series as they are shown, in the order asked for."""
+def _found(view: View, threshold: Threshold, runs: _Runs, chosen: Ints) -> Ints:
+    """The chosen series, oldest first. Of each id and time of its first game, id and time of its last one, its length,
+    and in hundredths the crash point that ended it, 0 while it is open."""
     first, last = runs.first[chosen], runs.last[chosen]
     games = view.games
-    start_ids, start_times, lengths = games.ids[first], games.end_times[first], last - first + 1
+    starts, ends = (games.ids[first], games.end_times[first]), (games.ids[last], games.end_times[last])
+    found = np.stack((*starts, *ends, last - first + 1, games.hundredths[last]))
     opening = view.past.openings.get(threshold.predicate)
     if opening is not None and len(first) and first[0] == 0:
-        start_ids[0], start_times[0] = opening.start_game, opening.start_time_ms
-        lengths[0] += opening.length
-    crash_points: list[float | None] = (games.hundredths[last] / 100).tolist()
+        found[:2, 0] = opening.start_game, opening.start_time_ms
+        found[_LENGTH, 0] += opening.length
     if runs.is_open and len(last) and last[-1] == len(games) - 1:
-        crash_points[-1] = None
-    columns = (start_ids, start_times, games.ids[last], games.end_times[last], lengths)
-    return _shown(view, columns, crash_points, sort_by)
+        found[_HUNDREDTHS, -1] = 0
+    return found
 
 
-def _shown(
-    view: View, columns: tuple[Ints, Ints, Ints, Ints, Ints], crash_points: Sequence[float | None], sort_by: SortBy
-) -> list[SeriesItem]:
-    """Series in the order asked for. The columns, oldest first: id and time of the first game, of the last, length."""
-    lengths = columns[-1]
-    order = np.argsort(-lengths, kind="stable") if sort_by == "length" else np.arange(len(lengths))[::-1]
-    start_ids, start_times, end_ids, end_times, lengths = (column[order] for column in columns)
-    printed = view.zone.isoformats(np.concatenate((start_times, end_times)))
+def _items(view: View, found: Ints, sort_by: SortBy) -> list[SeriesItem]:
+    """The series as they are shown, in the order asked for; of many their JSON, since answers are only printed."""
+    is_by_length = sort_by == "length"
+    order = np.argsort(-found[_LENGTH], kind="stable") if is_by_length else np.arange(found.shape[1])[::-1]
+    start_ids, start_times, end_ids, end_times, lengths, points = found[:, order]
+    times = np.concatenate((start_times, end_times))
+    if len(order) >= MANY:
+        begun, ended = text(view.zone.characters(times)).reshape(2, len(order), -1)
+        columns = {
+            "start_game_id": text(whole(start_ids)),
+            "start_time": begun,
+            "end_game_id": text(whole(end_ids)),
+            "end_time": ended,
+            "length": whole(lengths),
+            "crash_point": unless(points == 0, hundredths(points)),
+        }
+        return cast(list[SeriesItem], objects(SeriesItem, columns))
+    printed = view.zone.isoformats(times)
     return [
         *map(
             SeriesItem,
@@ -184,7 +199,7 @@ def _shown(
             map(str, end_ids.tolist()),
             printed[len(order) :],
             lengths.tolist(),
-            [crash_points[row] for row in order.tolist()],
+            [point / 100 or None for point in points.tolist()],
         )
     ]
 
@@ -196,11 +211,11 @@ def _stored(asked: Asked, view: View) -> StoredAnswer | None:
         return None
 
     def build(values: Sequence[Any], standing: Standing, view: View) -> SeriesAnswer | SeriesByTimeAnswer | Lack:
-        items = _of_stored(view, predicate, question, _decode_series(joined(values[0]))[::-1], wanted)
-        if isinstance(items, Lack):
-            return items
+        found = _of_stored(view, predicate, question, _decode_series(joined(values[0]))[::-1], wanted)
+        if isinstance(found, Lack):
+            return found
         by_games = isinstance(question, SeriesQuestion)
-        return _answer(threshold, question, items) if by_games else _answer_by_time(threshold, question, items)
+        return (_answer if by_games else _answer_by_time)(view, threshold, question, found)
 
     return StoredAnswer((First(keys.series(predicate), wanted),), build)
 
@@ -220,8 +235,9 @@ def _of_stored(
     question: SeriesQuestion | SeriesByTimeQuestion,
     stored: Sequence[Series],
     runs_max: int,
-) -> list[SeriesItem] | Lack:
-    """The series of the sample from the stored runs, oldest first, of which the newest `runs_max` were read."""
+) -> Ints | Lack:
+    """The series of the sample, as `_found` has them, from the stored runs, oldest first; the newest `runs_max` were
+    read."""
     rows, games = question.rows(view), view.games
     if not _runs_wanted(view, predicate, rows):
         return Lack.UNSUITABLE  # a commit has come in between
@@ -232,25 +248,20 @@ def _of_stored(
         is_lead = bool(matching(games.hundredths[rows[0] : until], predicate).all())
         return Lack.UNSUITABLE if is_lead or len(stored) >= runs_max else Lack.MISSING
     _check_runs(games, stored)
-    found: list[tuple[int, int, int, int, int]] = []
-    crash_points: list[float | None] = []
+    found: list[tuple[int, int, int, int, int, int]] = []
     for run in stored:
-        streak = run.follow_streak
+        streak, opened = run.follow_streak, (run.start_game, run.start_time)
         if not streak.count:
-            found.append((run.start_game, run.start_time, run.end_game, run.end_time, run.length))
-            crash_points.append(None)
+            found.append((*opened, run.end_game, run.end_time, run.length, 0))
             continue
         if streak.count > len(streak.games):
             return Lack.UNSUITABLE  # longer than what is kept of it
         first, *more = streak.games
-        found.append((run.start_game, run.start_time, first.game_id, first.time, run.length + 1))
-        found += [(game.game_id, game.time, game.game_id, game.time, 1) for game in more]
-        crash_points += [game.crash_point for game in streak.games]
+        found.append((*opened, first.game_id, first.time, run.length + 1, round(first.crash_point * 100)))
+        for game in more:
+            found.append((game.game_id, game.time, game.game_id, game.time, 1, round(game.crash_point * 100)))
     table = np.array(found, np.int64).T
-    inside = np.flatnonzero((table[2] >= low) & (table[0] <= high))
-    start_ids, start_times, end_ids, end_times, lengths = table[:, inside]
-    columns = (start_ids, start_times, end_ids, end_times, lengths)
-    return _shown(view, columns, [crash_points[row] for row in inside.tolist()], question.sort_by)
+    return table[:, (table[_END_ID] >= low) & (table[_START_ID] <= high)]
 
 
 def _check_runs(games: Games, runs: Sequence[Series]) -> None:
