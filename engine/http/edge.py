@@ -230,10 +230,11 @@ class Edge:
 
     async def _send(self, reply: Reply, method: str, headers: dict[str, str], send: Send) -> None:
         """Send what the client lacks of a reply, in the form that it wants."""
-        accept, known = headers.get("accept-encoding"), headers.get("if-none-match")
+        accept = headers.get("accept-encoding")
+        known = headers.get("if-none-match") if method in ("GET", "HEAD") else None
         if accept is not None:
-            reply = await self._codings.coded(reply, accept)
-        if known is not None and method in ("GET", "HEAD"):
+            reply = await self._codings.coded(reply, accept, known)
+        if known is not None:
             reply = reply.unless_known(known)
         await send_reply(reply, send)
 

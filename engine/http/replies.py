@@ -35,6 +35,8 @@ class Reply(msgspec.Struct, frozen=True):
     """The path of the route, with its parameters' names."""
     coded: dict[str, "Reply"] = {}
     """The same answer in content codings, as they were asked for."""
+    is_file: bool = False
+    """Whether it stays the same as long as the process lives."""
 
     def unless_known(self, if_none_match: str | None) -> "Reply":
         """304 when the client has it already."""

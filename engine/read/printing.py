@@ -15,32 +15,38 @@ from numpy.typing import NDArray
 from crashfold.projections.columns import Ints
 
 Characters = NDArray[np.uint8]
-"""Characters of many rows: rows × places."""
+"""Characters of many rows: rows × places, or one row that stands for all."""
+Printed = tuple[Characters, ...]
+"""A value of each row: characters side by side."""
 
 MANY: Final = 200
 """Fewer objects than that are printed one by one."""
 
 _ZERO: Final = ord("0")
 _NULL: Final = np.frombuffer(b"null", np.uint8)
+_QUOTE: Final = np.frombuffer(b'"', np.uint8)
 _HEX: Final = np.frombuffer(bytes(range(256)).hex().encode(), np.uint16)
 """The two hex digits of each byte."""
 
 
-def objects(kind: type[msgspec.Struct], columns: Mapping[str, Characters]) -> msgspec.Raw:
+def objects(kind: type[msgspec.Struct], columns: Mapping[str, Printed]) -> msgspec.Raw:
     """The JSON array of those structs: by the names of their fields the values of each."""
     parts: list[Characters] = []
     for field in msgspec.structs.fields(kind):
         name = f'{"," if parts else "{"}"{field.encode_name}":'
-        parts += (np.frombuffer(name.encode(), np.uint8), columns[field.name])
-    parts.append(np.frombuffer(b"},", np.uint8))
+        parts += (_same(name.encode()), *columns[field.name])
+    parts.append(_same(b"},"))
     stops = np.cumsum([part.shape[-1] for part in parts]).tolist()
-    table = np.empty((len(parts[1]), stops[-1]), np.uint8)
+    count = max(len(part) for part in parts if part.ndim == 2)
+    printed = np.empty(1 + count * stops[-1], np.uint8)
+    rows = printed[1:].reshape(count, -1)
     for part, stop in zip(parts, stops, strict=True):
-        table[:, stop - part.shape[-1] : stop] = part
-    return msgspec.Raw(b"[%b]" % table[table != 0].tobytes()[:-1])
+        rows[:, stop - part.shape[-1] : stop] = part
+    printed[0], printed[-1] = b"[]"  # in the place of the last comma
+    return msgspec.Raw(printed[printed != 0].data)
 
 
-def whole(numbers: Ints) -> Characters:
+def whole(numbers: Ints) -> Printed:
     """Numbers that are not negative."""
     places = len(str(int(numbers.max(initial=0))))
     printed = np.empty((len(numbers), places), np.uint8)
@@ -51,17 +57,17 @@ def whole(numbers: Ints) -> Characters:
         printed[:, place] = digits + _ZERO
         if place < places - 1:
             printed[:, place] *= is_there
-    return printed
+    return (printed,)
 
 
-def hundredths(numbers: Ints) -> Characters:
+def hundredths(numbers: Ints) -> Printed:
     """Decimals that are not negative, given in hundredths, as `float` prints them: at least one digit behind the
     point."""
     before, behind = np.divmod(numbers, 100)
     tenths, last = np.divmod(behind, 10)
     point = np.empty((len(numbers), 3), np.uint8)
     point[:, 0], point[:, 1], point[:, 2] = ord("."), tenths + _ZERO, np.where(last, last + _ZERO, 0)
-    return np.concatenate((whole(before), point), axis=1)
+    return (*whole(before), point)
 
 
 def hexadecimal(data: Characters) -> Characters:
@@ -69,20 +75,26 @@ def hexadecimal(data: Characters) -> Characters:
     return _HEX[data].view(np.uint8).reshape(len(data), -1)
 
 
-def text(characters: Characters) -> Characters:
+def text(*parts: Characters) -> Printed:
     """Texts in quotes, of characters that need no escape."""
-    printed = np.empty((len(characters), characters.shape[1] + 2), np.uint8)
-    printed[:, 0] = printed[:, -1] = ord('"')
-    printed[:, 1:-1] = characters
-    return printed
+    return (_QUOTE, *parts, _QUOTE)
 
 
-def unless(absent: NDArray[np.bool_], characters: Characters) -> Characters:
-    """The characters, null where `absent`."""
+def unless(absent: NDArray[np.bool_], value: Printed) -> Printed:
+    """The value, null where `absent`."""
     if not absent.any():
-        return characters
-    printed = np.zeros((len(characters), max(characters.shape[1], len(_NULL))), np.uint8)
-    printed[:, : characters.shape[1]] = characters
+        return value
+    places = sum(part.shape[-1] for part in value)
+    printed = np.zeros((len(absent), max(places, len(_NULL))), np.uint8)
+    start = 0
+    for part in value:
+        printed[:, start : start + part.shape[-1]] = part
+        start += part.shape[-1]
     printed[absent] = 0
     printed[absent, : len(_NULL)] = _NULL
-    return printed
+    return (printed,)
+
+
+def _same(characters: bytes) -> Characters:
+    """Characters that are the same in every row."""
+    return np.frombuffer(characters, np.uint8)

@@ -16,6 +16,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from crashfold.engine.adapters.redis.store import RedisStore
+from crashfold.engine.http.codings import Codings
+from crashfold.engine.http.page import file_reply
 from tests.conftest import enter
 from tests.support import servers
 from tests.support.api_server import ApiServer, Writer, api_server
@@ -83,6 +85,8 @@ async def raw(server: ApiServer, request: bytes) -> bytes:
 async def test_an_answer_goes_in_the_form_that_the_client_wants(
     path: str, accept: str | None, coding: str | None, server: ApiServer
 ) -> None:
+    if path == "/" and coding == "zstd":
+        coding = "br"  # among equals a file goes in its smallest form, an answer in the one that is quickest to make
     # Two lines of a field are one list.
     fields = [] if accept is None else [f"Accept-Encoding: {part}" for part in accept.split(", ")]
     request = "\r\n".join([f"GET {path} HTTP/1.1", "Host: a", "Connection: close", *fields, "", ""]).encode()
@@ -102,6 +106,16 @@ async def test_an_answer_goes_in_the_form_that_the_client_wants(
         assert decoded == plain
     if coding is not None:
         assert len(body) < len(decoded)
+
+
+async def test_a_form_that_the_client_has_is_not_made_again() -> None:
+    codings, reply = Codings(), file_reply("/page/a.js", b"a" * 2_000, "text/javascript")
+    told = await codings.coded(reply, "br")
+    assert told.etag is not None
+    again = file_reply("/page/a.js", b"a" * 2_000, "text/javascript")
+    known = await codings.coded(again, "br", told.etag.decode())
+    assert (known.status, known.etag, known.body, again.coded) == (304, told.etag, b"", {})
+    assert (await codings.coded(again, "gzip", told.etag.decode())).status == 200
 
 
 async def test_each_form_has_a_tag_of_its_own_and_what_is_known_is_not_sent(server: ApiServer) -> None:

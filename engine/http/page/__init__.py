@@ -57,4 +57,4 @@ def file_reply(path: str, body: bytes, content_type: str, policy: str = POLICY) 
     own = {"content-type": content_type, "content-length": str(len(body)), "etag": etag}
     headers = {**HEADERS, "content-security-policy": policy, **own}
     encoded = tuple((field.encode(), value.encode()) for field, value in headers.items())
-    return Reply(200, encoded, body, etag=etag.encode(), route=path)
+    return Reply(200, encoded, body, etag=etag.encode(), route=path, is_file=True)

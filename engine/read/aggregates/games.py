@@ -145,10 +145,10 @@ def _json(view: View, cells: Ints) -> msgspec.Raw | None:
     calculated_hundredths = np.rint(np.where(is_unknown, 0, calculated) * 100).astype(np.int64)
     times = cells[[END_TIME, COLUMN["prepare_time"], COLUMN["begin_time"]]]
     is_absent = times == ABSENT
-    printed = text(view.zone.characters(np.where(is_absent, 0, times).ravel()))
-    end_times, prepare_times, begin_times = printed.reshape(3, len(ids), -1)
+    printed = view.zone.characters(np.where(is_absent, 0, times).ravel())
+    end_times, prepare_times, begin_times = map(text, printed.reshape(3, len(ids), -1))
     columns = {
-        "game_id": text(whole(ids)),
+        "game_id": text(*whole(ids)),
         "hash_value": unless(~has_hash, text(hexadecimal(hashes))),
         "crash_point": hundredths(points),
         "calculated_point": unless(is_unknown, hundredths(calculated_hundredths)),

@@ -180,11 +180,11 @@ def _items(view: View, found: Ints, sort_by: SortBy) -> list[SeriesItem]:
     start_ids, start_times, end_ids, end_times, lengths, points = found[:, order]
     times = np.concatenate((start_times, end_times))
     if len(order) >= MANY:
-        begun, ended = text(view.zone.characters(times)).reshape(2, len(order), -1)
+        begun, ended = map(text, view.zone.characters(times).reshape(2, len(order), -1))
         columns = {
-            "start_game_id": text(whole(start_ids)),
+            "start_game_id": text(*whole(start_ids)),
             "start_time": begun,
-            "end_game_id": text(whole(end_ids)),
+            "end_game_id": text(*whole(end_ids)),
             "end_time": ended,
             "length": whole(lengths),
             "crash_point": unless(points == 0, hundredths(points)),
