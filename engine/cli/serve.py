@@ -11,6 +11,7 @@ import structlog
 from msgspec.structs import replace
 
 from crashfold.engine.adapters.process.beats import Beats
+from crashfold.engine.adapters.process.malloc import keep_freed_memory
 from crashfold.engine.adapters.prometheus.shared import SharedPlaces
 from crashfold.engine.cli import options
 from crashfold.engine.cli.bootstrap import plan_of
@@ -57,5 +58,6 @@ def serve(*, common: Common | None = None) -> None:
 def _work(settings: Settings, reserved: socket.socket, beats: Beats, shared: SharedPlaces, number: int) -> None:
     from crashfold.engine.cli.bootstrap_api import serve_api
 
+    keep_freed_memory()
     sys.setswitchinterval(SWITCH_S)
     options.run(serve_api, settings, reserved, beats, shared, number)
