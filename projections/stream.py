@@ -88,6 +88,11 @@ class StreamState:
         return self.settled()._snapshots[-1].totals
 
     @property
+    def newest_id(self) -> int | None:
+        """The highest id; None before the first game."""
+        return int(self._held.ids[-1]) if len(self._held) else None
+
+    @property
     def newest_end_time(self) -> int | None:
         """When the newest game (by id) ended, in epoch milliseconds; None before the first game."""
         return int(self._held.columns.cells[END_TIME, -1]) if len(self._held) else None
@@ -186,13 +191,13 @@ class StreamState:
     def create(self) -> Unfolding:
         """The writes that store this state where nothing is, made as somebody comes to them.
 
-        The window's writes come first: they are made quickly and take the store longest.
+        The window's writes come first: they are made before the last games are folded, and take the store longest.
         """
         return Unfolding(self._created())
 
     def _created(self) -> Iterator[Delta]:
+        yield diff({}, window_keys(self.window))
         state = self.settled()
-        yield diff({}, window_keys(state.window))
         parts = zip(self.plan.projections, self.plan.checked, state._moments, strict=True)
         for projection, is_checked, moment in parts:
             model = projection.keys(moment)

@@ -58,10 +58,6 @@ class StreamTotals(Protocol):
     def event_time(self) -> int | None:
         """The largest time; None before the first event."""
 
-    @property
-    def newest_id(self) -> int | None:
-        """The id of the newest event; None before the first."""
-
 
 class FoldResult(Protocol):
     """The result of `State.fold_cells`."""
@@ -101,6 +97,10 @@ class State(Protocol):
     @property
     def totals(self) -> StreamTotals:
         """The totals of all events."""
+
+    @property
+    def newest_id(self) -> int | None:
+        """The id of the newest event; None before the first."""
 
     @property
     def newest_end_time(self) -> int | None:

@@ -211,11 +211,10 @@ class Folder:
             fingerprint=self.folding.fingerprint,
             aggregates=self.folding.aggregates,
         )
-        totals = stream.state.totals
         is_new_and_big = not stream.committed.games and stream.state.games >= UNFOLDED_GAMES
         delta = stream.state.create() if is_new_and_big else stream.state.delta(stream.committed, stream.kept)
         expected = None if before is None else before.position
-        return Commit(stream.name, expected, checkpoint, delta, totals.games, totals.newest_id)
+        return Commit(stream.name, expected, checkpoint, delta, stream.state.games, stream.state.newest_id)
 
     async def _commit_until_answered(self, commits: list[Commit]) -> list[Outcome]:
         """Commit, again and again while the store is away: a commit that was made already answers `Duplicate`."""

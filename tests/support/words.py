@@ -28,7 +28,6 @@ class Rejected(msgspec.Struct, frozen=True):
 class WordTotals(msgspec.Struct, frozen=True):
     games: int
     event_time: int | None = None
-    newest_id: int | None = None
 
 
 class WordState(msgspec.Struct, frozen=True):
@@ -41,6 +40,10 @@ class WordState(msgspec.Struct, frozen=True):
     @property
     def totals(self) -> WordTotals:
         return WordTotals(self.games)
+
+    @property
+    def newest_id(self) -> int | None:
+        return None
 
     @property
     def newest_end_time(self) -> int | None:
