@@ -69,8 +69,9 @@ def _masked_repr(section: msgspec.Struct) -> str:
 
 
 class KafkaSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Settings of the topic and of the connection to Kafka: the section `[kafka]`. Names beyond the first few are
-    aiokafka's own.
+    """Settings of the topic and of the connection to Kafka: the section `[kafka]`.
+
+    Names beyond the first few are aiokafka's own.
 
     Raises ValueError, naming the field, for addresses, topics and combinations that cannot work.
     """
@@ -240,8 +241,10 @@ class KafkaSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RedisSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Settings of the connection to Redis: the section `[redis]`. Raises ValueError, naming the field, for an address
-    or a prefix that cannot work."""
+    """Settings of the connection to Redis: the section `[redis]`.
+
+    Raises ValueError, naming the field, for an address or a prefix that cannot work.
+    """
 
     url: Annotated[
         str,
@@ -318,7 +321,10 @@ class RedisSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Settings of the engine: the section `[engine]`. Raises ValueError, naming the field."""
+    """Settings of the engine: the section `[engine]`.
+
+    Raises ValueError, naming the field.
+    """
 
     stream: Annotated[
         str,
@@ -358,7 +364,10 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Settings of the HTTP API: the section `[api]`. Raises ValueError, naming the field."""
+    """Settings of the HTTP API: the section `[api]`.
+
+    Raises ValueError, naming the field.
+    """
 
     host: Annotated[str, Meta(min_length=1, max_length=255, description="Where the API listens.")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65_535, description="Its port; 0: any free one.")] = 8000
