@@ -123,7 +123,7 @@ class FetchedRecords:
         self._end = next_offset
         self._batches = list(self._committed(data))
         self._batches_left = len(self._batches)
-        self._walk = self._walked()
+        self._walk = self._walked() if self._batches else iter(())
         self._rows = _NOTHING
         self._taken = 0
         self._pass_the_end()
@@ -178,6 +178,8 @@ class FetchedRecords:
         while self._taken == len(self._rows) and self._batches_left:
             self._rows, self._taken = _NOTHING, 0  # what was taken is let go first
             found = next(self._walk)
+            if not self._batches_left:
+                self._walk = iter(())  # it refers to this object, so both would wait for the garbage collector
             if found is None:
                 return False
             self._rows = found.part(int(np.searchsorted(found.offsets, self._begin)), len(found))

@@ -1,6 +1,8 @@
 """Walking a fetch batch by batch: `FetchedRecords` against batches made by hand."""
 
+import gc
 import random
+import weakref
 from collections.abc import Sequence
 
 import pytest
@@ -69,6 +71,23 @@ def test_however_many_are_taken_at_a_time_all_come_once(records_max: int) -> Non
         taken += offsets_of(records)
         assert records.next_offset == (taken[-1] + 1)
     assert taken == list(range(30))
+
+
+@pytest.mark.parametrize("batches", [0, 1, 3])
+@pytest.mark.parametrize("codec", [DefaultRecordBatch.CODEC_NONE, DefaultRecordBatch.CODEC_LZ4])
+def test_a_fetch_that_was_taken_does_not_wait_for_the_garbage_collector(batches: int, codec: int) -> None:
+    """It is megabytes, and the collector counts objects."""
+    gc.collect()
+    gc.disable()
+    try:
+        source = fetched(*(batch(10 * number, range(10), codec=codec) for number in range(batches)))
+        while not source.exhausted:
+            source.take(0, 4)
+        alive = weakref.ref(source)
+        del source
+        assert alive() is None
+    finally:
+        gc.enable()
 
 
 def test_a_fetch_from_the_middle_of_a_batch_begins_there() -> None:
