@@ -207,7 +207,8 @@ class RedisClient:
             if largest >= LEAST_LIMIT_BYTES and isinstance(error.__cause__, ConnectionError | OSError):
                 await self._refuse_too_large(largest)
             raise
-        self._large_losses = 0
+        if self._large_losses and max(sum(map(len, call.args)) for call in calls) >= LEAST_LIMIT_BYTES:
+            self._large_losses = 0
         return replies
 
     async def _refuse_too_large(self, call_bytes: int) -> None:
