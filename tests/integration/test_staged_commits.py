@@ -240,13 +240,22 @@ async def test_two_that_disturb_each_other_in_the_middle_are_told_to_try_again(
         assert await model(store, STREAM) == AFTER
 
 
-@pytest.mark.parametrize("lost", ["test:{crash}:stage:checkpoint", "test:{crash}:stage:elements:3", "all"])
-async def test_a_stage_that_is_lost_before_the_last_call_is_made_again(
-    store: RedisStore, client: Redis, lost: str
+@pytest.mark.parametrize("instead", ["nothing", "another type"])
+@pytest.mark.parametrize(
+    ("run", "lost"),
+    [(2, "version"), (2, "fields:5"), (2, "scores:kept"), (3, "checkpoint"), *((RUNS, n) for n in ("elements:3", "*"))],
+)
+async def test_a_stage_that_is_lost_or_spoiled_is_made_again(
+    store: RedisStore, client: Redis, run: int, lost: str, instead: str
 ) -> None:
+    """It is no fault of the live keys, whatever the script finds beside them."""
+
     async def lose(number: int, send: Send, calls: Sequence[Call]) -> list[Any]:
-        if number == RUNS:
-            client.delete(*(stage_keys(client) if lost == "all" else [lost]))
+        if number == run:
+            for key in client.keys("test:{crash}:stage:" + lost):
+                client.delete(key)
+                if instead == "another type":
+                    client.sadd(key, "member")
         return await send(calls)
 
     await store.commit([FIRST])
@@ -273,6 +282,60 @@ async def test_a_stage_that_is_refused_for_want_of_memory_is_removed(store: Redi
     assert not stage_keys(client)
     assert await model(store, STREAM) == BEFORE
     assert await store.commit([SECOND]) == [Applied(2)]
+
+
+async def test_a_redis_that_is_out_of_memory_is_asked_for_no_copies(store: RedisStore, client: Redis) -> None:
+    found: list[list[bytes]] = []
+
+    async def fill(number: int, send: Send, calls: Sequence[Call]) -> list[Any]:
+        client.config_set("maxmemory", "1mb")
+        replies = await send(calls)
+        found.append(stage_keys(client))
+        return replies
+
+    await store.commit([FIRST])
+    Hooked(store, fill)
+    try:
+        with pytest.raises(StoreRefused, match="OOM"):
+            await store.commit([SECOND])
+    finally:
+        client.config_set("maxmemory", "0")
+    assert found == [[]]
+
+
+async def test_whatever_stands_in_the_stage_keeps_no_commit_from_being_made(store: RedisStore, client: Redis) -> None:
+    await store.commit([FIRST])
+    for key in ("", ":checkpoint", ":version", ":elements:3", ":text:small"):
+        client.hset(f"test:{{crash}}:stage{key}", "field", "1")
+    async with RedisStore(store_url(client), key_prefix=PREFIX) as following:
+        small = commit(STREAM, at(1), 2, {"text:small": SetString(b"small")})
+        assert await following.commit([small]) == [Applied(2)]
+        assert await following.commit([commit(STREAM, at(2), 3, big(3))]) == [Applied(3)]
+
+
+@pytest.mark.parametrize("fault", ["missing", "no number", "raised"])
+async def test_a_spoiled_version_is_named_before_anything_is_copied(
+    store: RedisStore, client: Redis, fault: str
+) -> None:
+    await store.commit([FIRST])
+    match fault:
+        case "missing":
+            client.delete("test:{crash}:version")
+        case "no number":
+            client.set("test:{crash}:version", "x")
+        case "raised":
+            client.incr("test:{crash}:version")
+    with pytest.raises(StateError, match=r"^test:\{crash\}:version is "):
+        await store.commit([SECOND])
+    assert not stage_keys(client)
+
+
+async def test_a_live_key_that_lost_elements_is_named(store: RedisStore, client: Redis) -> None:
+    kept = commit(STREAM, at(1), 2, big(2) | {"scores:replaced": WriteSortedSet({30: text(30)}, 30, known=4)})
+    await store.commit([FIRST])
+    client.zremrangebyrank("test:{crash}:scores:replaced", 0, 0)
+    with pytest.raises(StateError, match=r"^test:\{crash\}:scores:replaced has 3 elements, not 4"):
+        await store.commit([kept])
 
 
 async def test_a_spoiled_live_key_is_named_and_nothing_is_written(store: RedisStore, client: Redis) -> None:

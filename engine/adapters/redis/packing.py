@@ -69,6 +69,10 @@ class _Take(msgspec.Struct, frozen=True, gc=False):
     known: int
 
 
+class Unfit(StateError):
+    """A key is not what a commit expects there: of another type, missing, or without some of its elements."""
+
+
 class _TooBig(Exception):
     """More values than one call takes."""
 
@@ -101,9 +105,15 @@ def stage_call(names: Keys, commit: Commit, staged: Writes, left_over: Collectio
             *(checkpoint.generation, str(checkpoint.next_offset), checkpoint.commit),
             stage_offset(commit),
             msgspec.json.encode([*staged]),
-            *(str(write.remove_below) if isinstance(write, WriteSortedSet) else "0" for write in staged.values()),
+            *chain.from_iterable(_pair(write) for write in staged.values()),
         ],
     )
+
+
+def _pair(write: Write) -> tuple[str, str, str]:
+    """What `stage.lua` is told of the live key of a write."""
+    least = write.remove_below if isinstance(write, WriteSortedSet) else 0
+    return _take(write, 0).kind, str(0 if isinstance(write, Remove) else write.known), str(least)
 
 
 def staged_names(listing: bytes | None) -> list[str]:
@@ -381,14 +391,15 @@ def _pack(write: Write, writes: list[object], text: Callable[[bytes], _Packed]) 
 
 
 def _take(write: Write, at: int) -> _Take:
-    """What the last call finds in the stage when the write was made there."""
+    """What the last call finds in the stage when the write was made there, on as many elements as are `known`."""
     match write:
-        case WriteHash(fields, delete):
-            return _Take("hash", at, len(fields.keys() - {*delete}))
-        case WriteList(_, push, keep):
-            return _Take("list", at, min(len(push), keep))
-        case WriteSortedSet(add, remove_below):
-            return _Take("zset", at, sum(score >= remove_below for score in add))
+        case WriteHash(fields, delete, known):
+            return _Take("hash", at, max(len(fields.keys() - {*delete}), known - len(delete)))
+        case WriteList(drop, push, keep, known):
+            return _Take("list", at, min(max(0, known - drop) + len(push), keep))
+        case WriteSortedSet(add, remove_below, known):
+            kept = sum(score >= remove_below for score in add)
+            return _Take("zset", at, kept if remove_below else max(kept, known))
         case SetString(content):
             return _Take("string", at, min(1, len(content)))
     raise TypeError(f"{type(write).__name__} is never staged")
@@ -410,6 +421,6 @@ def raise_worst(replies: Sequence[Any]) -> None:
             case CrashfoldError():
                 errors.append(reply)
             case [b"unfit", key, fault]:
-                errors.append(StateError(f"{key.decode()} {fault.decode()}: {WAY_OUT}"))
+                errors.append(Unfit(f"{key.decode()} {fault.decode()}: {WAY_OUT}"))
     if errors:
         raise min(errors, key=lambda error: (isinstance(error, Unavailable), isinstance(error, StoreRefused)))

@@ -19,7 +19,7 @@ from crashfold.engine.adapters.redis import packing, parts
 from crashfold.engine.adapters.redis.client import Call, RedisClient, Script
 from crashfold.engine.adapters.redis.cluster import RedisCluster, by_server
 from crashfold.engine.adapters.redis.parts import Part
-from crashfold.engine.errors import CrashfoldError, StateError, StoreRefused, StoreUnavailable, Unavailable
+from crashfold.engine.errors import CrashfoldError, StoreRefused, StoreUnavailable, Unavailable
 from crashfold.engine.ports import Commit
 from crashfold.schemas.keys import Keys
 
@@ -43,19 +43,20 @@ async def commit_staged(
         packing.raise_worst([reply])
         if reply[0] != b"staged":
             return reply
-        for name in (tuple(staged)[pair] for pair in reply[1:]):
-            staged[name] = msgspec.structs.replace(staged[name], known=0)  # its stage is empty
+        for (name, write), elements in zip(staged.items(), reply[1:], strict=True):
+            staged[name] = msgspec.structs.replace(write, known=int(elements))  # so that a copy which is lost shows
         calls = ((part, packing.call(names.stage, commit, part)) for part in parts.staged_parts(commit, staged))
-        async with aclosing(in_turn(client, script, calls)) as replies:
-            async for _, made in replies:
-                if made[0] != b"applied":
-                    raise _disturbed(commit)
+        try:
+            async with aclosing(in_turn(client, script, calls)) as replies:
+                async for _, made in replies:
+                    if made[0] != b"applied":
+                        raise _disturbed(commit)
+        except packing.Unfit:  # the stage, not what it was copied from: that was looked at before
+            raise _disturbed(commit) from None
         (reply,) = await client.run(script, [packing.last_call(names, commit, staged, others)])
         if reply == [b"unstaged"]:
             raise _disturbed(commit)
         packing.raise_worst([reply])
-    except StateError as error:
-        raise StateError(str(error).replace(names.stage.key(""), names.key(""))) from None
     except StoreRefused:
         with suppress(CrashfoldError):  # perhaps Redis is out of memory
             await clear_stages(client, [names])
@@ -79,10 +80,17 @@ async def clear_stages(client: RedisClient | RedisCluster, several: Sequence[Key
 
 
 async def _left_in_stages(server: RedisClient, several: Sequence[Keys]) -> list[list[str]]:
-    """The names of the keys in each stage: of a staged commit that was not made, or not yet."""
-    return [
-        packing.staged_names(found) for found in await server.ask(partial(_get, [names.staged for names in several]))
-    ]
+    """The names of the keys in each stage: of a staged commit that was not made, or not yet. No names where something
+    else stands in the place of their list."""
+    kinds = await server.ask(partial(_types, [names.staged for names in several]))
+    listed = [names.staged for names, kind in zip(several, kinds, strict=True) if kind == b"string"]
+    found = dict(zip(listed, await server.ask(partial(_get, listed)), strict=True)) if listed else {}
+    return [packing.staged_names(found.get(names.staged)) for names in several]
+
+
+def _types(some: Sequence[str], pipeline: Pipeline) -> None:
+    for key in some:
+        pipeline.type(key)
 
 
 def _get(some: Sequence[str], pipeline: Pipeline) -> None:

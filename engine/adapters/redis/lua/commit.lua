@@ -155,8 +155,8 @@ local packed = cmsgpack.unpack(ARGV[9])
 local fields, gone, places, writes = packed[1], packed[2], packed[3], packed[4]
 local sizes, created, last = {}, 0, #places + 2
 if #KEYS > last then
-  local staged = call('HMGET', KEYS[last + 1], 'generation', 'next_offset', 'commit')
-  if staged[1] ~= ARGV[4] or staged[2] ~= ARGV[5] or staged[3] ~= ARGV[6] then
+  local staged = pcall('HMGET', KEYS[last + 1], 'generation', 'next_offset', 'commit')
+  if staged.err or staged[1] ~= ARGV[4] or staged[2] ~= ARGV[5] or staged[3] ~= ARGV[6] then
     return { 'unstaged' }
   end
 end
@@ -165,7 +165,8 @@ for index = 3, last do
   local kind = writes[at]
   if kind == 'take' then
     local staged = KEYS[writes[at + 1]]
-    if call(SIZE[writes[at + 2]], staged) < writes[at + 3] then
+    local found = pcall(SIZE[writes[at + 2]], staged)
+    if type(found) == 'table' or found < writes[at + 3] then
       return { 'unstaged' }
     end
     size = call('EXISTS', staged)
