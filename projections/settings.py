@@ -38,6 +38,7 @@ class ProjectionSettings(msgspec.Struct, frozen=True, dict=True, forbid_unknown_
     )
     max: tuple[float, ...] = (1, 1.01, 1.2, 1.5, 2, 3, 5, 10)
     floor: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)
+    range: tuple[str, ...] = ()
     samples_games: tuple[int, ...] = (100, 500, 1000)
     samples_hours: tuple[int, ...] = (1, 6, 24)
     interval_minutes: int = 10
@@ -82,7 +83,7 @@ class ProjectionSettings(msgspec.Struct, frozen=True, dict=True, forbid_unknown_
 
     @cached_property
     def predicates(self) -> tuple[Predicate, ...]:
-        """Every predicate, in the order of the settings: min, max, floor."""
+        """Every predicate, in the order of the settings: min, max, floor, range."""
         return tuple(predicate for kind in KINDS for predicate in self._of_kind(kind))
 
     @cached_property

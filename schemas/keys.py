@@ -62,6 +62,10 @@ def records(predicate: Predicate) -> str:
     return f"records:{predicate}"
 
 
+BY_PREDICATE: Final = (occurrences, intervals, series, last_game, last_games, records)
+"""The names of the keys that each predicate has."""
+
+
 def sample_games(games: int) -> str:
     """The field of the sample of the last `games` games."""
     return f"games:{games}"

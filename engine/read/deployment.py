@@ -32,6 +32,7 @@ class DeploymentAnswer(msgspec.Struct, frozen=True):
     min: list[float]
     max: list[float]
     floor: list[int]
+    range: list[str]
     samples_games: list[int]
     samples_hours: list[int]
     window_games: int
@@ -52,6 +53,7 @@ def deployment_of(settings: Settings) -> DeploymentAnswer:
         min=[*projections.min],
         max=[*projections.max],
         floor=[*projections.floor],
+        range=[*projections.range],
         samples_games=[*projections.samples_games],
         samples_hours=[*projections.samples_hours],
         window_games=projections.window_games,

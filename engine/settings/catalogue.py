@@ -164,6 +164,7 @@ _PROJECTIONS: Final = {
     "min": ("Thresholds v of the predicates crash point ≥ v.", "a list of numbers from 1 to 10^9"),
     "max": ("Thresholds v of the predicates crash point ≤ v.", "a list of numbers from 1 to 10^9"),
     "floor": ("Numbers n of the predicates ⌊crash point⌋ = n.", "a list of whole numbers from 1 to 10^9"),
+    "range": ("Ranges a-b of the predicates a ≤ crash point ≤ b.", "a list of texts such as 2-5 and 10-20"),
     "samples_games": (
         "Samples of the last so many games.",
         "a list of whole numbers from 1 to `projections.window_games`",

@@ -206,6 +206,7 @@ SMALL: Final = ProjectionSettings(
     min=(1.5, 2, 10),
     max=(1, 2),
     floor=(1, 2),
+    range=("1.5-3",),
     samples_games=(3, 7),
     samples_hours=(1, 2),
     interval_minutes=10,

@@ -20,7 +20,6 @@ from crashfold.schemas.predicate import Predicate
 SAMPLES: Final = 5
 """Elements of a key that Redis looks at to estimate what all of them take; five is its own default."""
 
-_BY_PREDICATE: Final = (keys.occurrences, keys.intervals, keys.series, keys.last_game, keys.last_games)
 _ONE_A_STREAM: Final = (keys.GAMES, keys.GAPS, keys.SAMPLES, keys.CHECKPOINT, keys.VERSION)
 
 
@@ -34,7 +33,7 @@ class RedisUsage:
         self._key_prefix = key_prefix
         self._names: Sequence[str] = (
             *_ONE_A_STREAM,
-            *(name(predicate) for predicate in predicates for name in _BY_PREDICATE),
+            *(name(predicate) for predicate in predicates for name in keys.BY_PREDICATE),
         )
 
     async def servers(self) -> list[ServerUsage]:

@@ -1,10 +1,12 @@
 import msgspec
 import pytest
 
-from crashfold.projections import Plan, ProjectionSettings, plan
+from crashfold.projections import Plan, ProjectionSettings, StreamState, plan
 from crashfold.projections.games import Bands
 from crashfold.projections.gaps import Gaps
 from crashfold.projections.series import SeriesProjection
+from crashfold.schemas import keys
+from crashfold.schemas.chain import chain_of_games
 from tests.support.games import SMALL
 
 
@@ -21,12 +23,19 @@ def test_the_fingerprint_is_the_same_for_the_same_settings_and_projections() -> 
     assert len(plan(SMALL).fingerprint) == 16
 
 
+def test_the_keys_of_a_predicate_are_known_by_name() -> None:
+    state = StreamState.empty(plan(SMALL)).fold(list(chain_of_games(seed=1, games=200))).state
+    found = {name for name in [*state.keys()] if ":" in name}
+    assert found == {name(predicate) for predicate in SMALL.predicates for name in keys.BY_PREDICATE}
+
+
 @pytest.mark.parametrize(
     "change",
     [
         {"min": (1.5, 2)},
         {"max": (1, 2.5)},
         {"floor": ()},
+        {"range": ("2-5",)},
         {"samples_games": (3,)},
         {"samples_hours": (1, 2, 3)},
         {"interval_minutes": 20},

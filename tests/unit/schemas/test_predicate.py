@@ -32,6 +32,9 @@ from crashfold.schemas.predicate import Kind, Predicate
         ("floor", 10.0, "floor:10"),
         ("floor", "7.00", "floor:7"),
         ("min", "1." + "0" * 40 + "1", "min:1." + "0" * 40 + "1"),
+        ("range", "2-5", "range:2-5"),
+        ("range", "1.50-1e1", "range:1.5-10"),
+        ("range", "200e-2-2.00", "range:2-2"),
     ],
 )
 def test_a_predicate_prints_its_value_as_the_shortest_decimal(
@@ -71,6 +74,10 @@ def test_the_default_predicates_print_as_the_specification_lists_them() -> None:
         ("max:1.505", (150,), (151,)),
         ("min:2.999", (300,), (299,)),
         ("max:2.999", (299,), (300,)),
+        ("range:2-5", (200, 201, 499, 500), (100, 199, 501, 10**11)),
+        ("range:2-2", (200,), (199, 201)),
+        ("range:1.505-2.999", (151, 299), (150, 300)),
+        ("range:1-1000000000", (100, 10**11), ()),
         ("min:1.0000000000000000000000000000000001", (101,), (100,)),
         ("max:1.9999999999999999999999999999999999", (199,), (200,)),
     ],
@@ -84,9 +91,12 @@ def test_bounds_are_inclusive_and_exact(text: str, matching: tuple[int, ...], ot
 @given(
     st.sampled_from(get_args(Kind)),
     st.decimals(1, 1000, places=3),
+    st.decimals("0.01", 1000, places=3),
     st.integers(100, 100_000),
 )
-def test_a_predicate_is_the_comparison_that_it_is_named_after(kind: Kind, value: Decimal, hundredths: int) -> None:
+def test_a_predicate_is_the_comparison_that_it_is_named_after(
+    kind: Kind, value: Decimal, width: Decimal, hundredths: int
+) -> None:
     if kind == "floor":
         value = value.to_integral_value(decimal.ROUND_FLOOR)
     crash_point = Decimal(hundredths) / 100
@@ -94,8 +104,9 @@ def test_a_predicate_is_the_comparison_that_it_is_named_after(kind: Kind, value:
         "min": crash_point >= value,
         "max": crash_point <= value,
         "floor": int(crash_point) == value,
+        "range": value <= crash_point <= value + width,
     }[kind]
-    predicate = Predicate.of(kind, value)
+    predicate = Predicate.of(kind, f"{value}-{value + width}" if kind == "range" else value)
     assert predicate.matches(hundredths) == expected
     assert Predicate.parse(str(predicate)) == predicate
 
@@ -119,11 +130,13 @@ def test_exactness_does_not_depend_on_the_decimal_context() -> None:
         *("", "min", "min:", ":2", "mid:2", "MIN:2", " min:2", "min: 2", "min:2 ", "min:2:3", "min=2"),
         *("min:nan", "min:inf", "min:Infinity", "min:-2", "min:0", "min:0.99", "min:1000000000.01", "min:1e10"),
         *("min:1_0", "min:+5", "min:０５", "min:.5", "min:5.", "min:05", "min:0x10", "min:two", "min:1e"),
+        *("range:", "range:2", "range:2-", "range:-5", "range:5-2", "range:2-5-9", "range:2 - 5", "range:0.5-2"),
+        *("range:1.001-1.009", "range:2-1e10", "range:2--5", "range:a-b"),
         *("floor:1.5", "floor:0", "floor:-1", "max:0.5", "min:1e999999999", "min:9" + "9" * 5_000),
     ],
 )
 def test_what_is_no_predicate_is_a_value_error_that_names_it(text: str) -> None:
-    with pytest.raises(ValueError, match=r"predicate|number|outside"):
+    with pytest.raises(ValueError, match=r"predicate|number|outside|crash point"):
         Predicate.parse(text)
 
 
