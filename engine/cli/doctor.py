@@ -8,7 +8,8 @@ import msgspec
 
 from crashfold.engine.adapters.kafka.client import check_group
 from crashfold.engine.adapters.kafka.sink import KafkaDeadLetters
-from crashfold.engine.adapters.redis.store import RedisStore, ServerInfo
+from crashfold.engine.adapters.redis.checks import ServerInfo
+from crashfold.engine.adapters.redis.store import RedisStore
 from crashfold.engine.cli import options, output
 from crashfold.engine.cli.bootstrap import folding_of, new_placement, only_stream, open_log, open_store
 from crashfold.engine.cli.options import Common
@@ -16,6 +17,7 @@ from crashfold.engine.errors import CrashfoldError, Refused, TopicCompacted
 from crashfold.engine.ports import EventLog
 from crashfold.engine.runtime.streams import restored
 from crashfold.engine.settings import Settings
+from crashfold.schemas.keys import Keys
 
 DEADLINE_S: Final = 15.0
 POLL_S: Final = 0.1
@@ -76,10 +78,11 @@ async def _within_deadline(
 
 async def _redis(settings: Settings) -> list[Finding]:
     async with open_store(settings) as store:
-        await store.ping()
+        checks = store.checks()
+        await checks.ping()
         findings = []
         try:
-            for info in await store.server_infos():
+            for info in await checks.server_infos():
                 told = f"{info.product} {info.version}, {info.role}"
                 findings.append(Finding("redis", "ok", f"{told}, {info.address}" if settings.redis.cluster else told))
                 findings += judged(info)
@@ -87,10 +90,11 @@ async def _redis(settings: Settings) -> list[Finding]:
             findings.append(Finding("redis", "warning", f"its version and settings were not looked at: {error}"))
         only = only_stream(settings)
         stream = only or settings.engine.stream
+        names = Keys.of(settings.redis.key_prefix, stream)
         findings += [
             await _tried("redis writing", "every command of a commit", lambda: store.check_rights(stream)),
-            await _tried("redis reading", "every question", lambda: store.check_reading(stream)),
-            await _tried("redis channel", "updates are told", lambda: store.check_channel(stream), "warning"),
+            await _tried("redis reading", "every question", lambda: checks.reading(names)),
+            await _tried("redis channel", "updates are told", lambda: checks.channel(names), "warning"),
         ]
         if only is not None:
             findings += await _state(settings, store, only)

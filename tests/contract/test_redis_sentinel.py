@@ -116,18 +116,18 @@ async def test_a_service_that_no_sentinel_knows_and_a_wrong_login_are_refused_fo
     only = f"redis+sentinel://127.0.0.1:{watched.sentinel.port}/nosuch?sentinel_password=sentinel-secret"
     async with RedisStore(only) as store:
         with pytest.raises(StoreForbidden, match=r"nosuch: mend the service in redis\.url"):
-            await store.ping()
+            await store.checks().ping()
     wrong = f"redis+sentinel://127.0.0.1:{watched.sentinel.port}/{SERVICE}?sentinel_password=wrong-secret"
     async with RedisStore(wrong) as store:
         with pytest.raises(StoreForbidden, match="mend sentinel_username and sentinel_password") as raised:
-            await store.ping()
+            await store.checks().ping()
     assert "wrong-secret" not in str(raised.value) + repr(store)
 
 
 async def test_sentinels_that_are_gone_are_away() -> None:
     async with RedisStore(f"redis+sentinel://127.0.0.1:{free_port()}/{SERVICE}") as store:
         with pytest.raises(StoreUnavailable):
-            await store.ping()
+            await store.checks().ping()
 
 
 def test_an_address_of_sentinels_is_read() -> None:

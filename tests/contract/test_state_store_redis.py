@@ -1,18 +1,20 @@
 """The contract of the stores, on redis-server and on Valkey; and how the keys look there."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from itertools import product
-from typing import Any
 
 import anyio
 import pytest
 from redis.asyncio import Redis
 
 from crashfold.engine.adapters.redis.client import Call, RedisClient
+from crashfold.engine.adapters.redis.listings import KeyListing, Listings
+from crashfold.engine.adapters.redis.promotion import Promotion
 from crashfold.engine.adapters.redis.store import RedisShadowStore, RedisStore
 from crashfold.engine.errors import StateError, StoreRefused
 from crashfold.engine.ports import Applied, Commit, Conflict, Position, Promoted
 from crashfold.projections.delta import Delta, SetString, Write, WriteHash, WriteList, apply
+from crashfold.schemas.keys import Keys
 from tests.contract.state_store import (
     PATIENCE_S,
     TOPIC_ID,
@@ -144,14 +146,14 @@ async def test_a_prefix_with_characters_of_patterns_means_itself(
         assert not [key async for key in redis.scan_iter() if "shadow" in key]
 
 
-class _Interrupted(RedisShadowStore):
-    """A shadow during whose promotion something happens between the listing of the keys and the swap."""
+class _Interrupted(Promotion):
+    """A promotion during which something happens between the listing of the keys and the swap."""
 
     meanwhile: Callable[[], Awaitable[object]]
     listings = 0
 
-    async def _promotion(self, *args: object, **kwargs: object) -> Call:
-        call = await super()._promotion(*args, **kwargs)  # type: ignore[arg-type]
+    async def _call(self, *args: object, **kwargs: object) -> Call:
+        call = await super()._call(*args, **kwargs)  # type: ignore[arg-type]
         self.listings += 1
         await self.meanwhile()
         return call
@@ -423,6 +425,18 @@ async def test_shadows_of_many_streams_are_cleared_and_promoted_by_three_scans(
         assert [await model(store, stream) for stream in streams] == [model_of(1)] * 40
 
 
+async def promoted_beside(store: RedisStore) -> tuple[RedisShadowStore, Position]:
+    """A rebuild that has listed the keys of two streams and promoted one; and where the live state of the other, `b`,
+    stands."""
+    live = commit("b", None, 1, {"text:a": SetString(b"live")})
+    await store.commit([numbered("a", 1), live])
+    shadow = store.shadow()
+    await shadow.commit([rebuilt("a", 1), rebuilt("b", 1)])
+    await shadow.commit([rebuilt("b", 2)])
+    assert await shadow.promote("a") == Promoted(2)
+    return shadow, live.checkpoint.position
+
+
 @pytest.mark.parametrize(
     ("created", "expected_scans"),
     [
@@ -434,18 +448,13 @@ async def test_shadows_of_many_streams_are_cleared_and_promoted_by_three_scans(
 async def test_keys_that_the_shadow_has_too_may_be_created_meanwhile_without_a_scan(
     created: tuple[str, ...], expected_scans: int, scans: list[str], store: RedisStore, redis: Redis
 ) -> None:
-    live = commit("b", None, 1, {"text:a": SetString(b"live")})
-    await store.commit([numbered("a", 1), live])
-    shadow = store.shadow()
-    await shadow.commit([rebuilt("a", 1), rebuilt("b", 1)])
-    await shadow.commit([rebuilt("b", 2)])
-    assert await shadow.promote("a") == Promoted(2)
+    shadow, live = await promoted_beside(store)
     writes: dict[str, Write] = {
         "fields:a": WriteHash({"number": b"live"}),
         "elements:a": WriteList(0, [b"live"], 5),
         "text:new": SetString(b"live"),
     }
-    await store.commit([commit("b", live.checkpoint.position, 2, {name: writes[name] for name in created})])
+    await store.commit([commit("b", live, 2, {name: writes[name] for name in created})])
     assert await shadow.promote("b") == Promoted(3)
     assert len(scans) == expected_scans
     assert await redis.exists("test:{b}:text:new") == 0
@@ -455,13 +464,8 @@ async def test_keys_that_the_shadow_has_too_may_be_created_meanwhile_without_a_s
 async def test_a_key_that_was_created_since_all_were_listed_is_not_left_behind(
     scans: list[str], store: RedisStore, redis: Redis
 ) -> None:
-    live = commit("b", None, 1, {"text:a": SetString(b"live")})
-    await store.commit([numbered("a", 1), live])
-    shadow = store.shadow()
-    await shadow.commit([rebuilt("a", 1), rebuilt("b", 1)])
-    await shadow.commit([rebuilt("b", 2)])
-    assert await shadow.promote("a") == Promoted(2)
-    await store.commit([commit("b", live.checkpoint.position, 2, {"text:new": SetString(b"live")})])
+    shadow, live = await promoted_beside(store)
+    await store.commit([commit("b", live, 2, {"text:new": SetString(b"live")})])
     assert await shadow.promote("b") == Promoted(3)
     assert len(scans) == 4, "of the stream that changed, shadow and live state are looked for again"
     assert await redis.exists("test:{b}:text:new") == 0
@@ -469,26 +473,26 @@ async def test_a_key_that_was_created_since_all_were_listed_is_not_left_behind(
 
 
 async def test_only_a_stream_whose_keys_changed_meanwhile_is_looked_for_again(
-    scans: list[str], each_redis_url: str
+    scans: list[str], store: RedisStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Interrupted(RedisStore):
-        async def _read(self, *args: Any) -> Any:
-            if len(scans) == 1 and await self.positions(["b"]) == [at(1)]:
-                creates = commit(
-                    "b", numbered("b", 1).checkpoint.position, 2, {"text:new": SetString(b"x")}, newest_id=1
-                )
-                assert await self.commit([creates]) == [Applied(2)]
-            return await super()._read(*args)
+    creates = commit("b", numbered("b", 1).checkpoint.position, 2, {"text:new": SetString(b"x")}, newest_id=1)
+    of_each = Listings.of_each
 
-    async with Interrupted(each_redis_url, key_prefix="test:{stream}") as store:
-        await store.commit([numbered(stream, 1) for stream in "abc"])
-        read = await store.read_models(["a", "b", "c"])
-        assert [one[1] for one in read if one is not None] == [
-            model_of(1),
-            model_of(1) | {"text:new": b"x"},
-            model_of(1),
-        ]
-        assert scans == ["test:*:*", r"test:{b}:*"]
+    async def interrupted(self: Listings, several: Sequence[Keys]) -> list[KeyListing | None]:
+        listings = await of_each(self, several)
+        if len(scans) == 1:
+            assert await store.commit([creates]) == [Applied(2)]
+        return listings
+
+    monkeypatch.setattr(Listings, "of_each", interrupted)
+    await store.commit([numbered(stream, 1) for stream in "abc"])
+    read = await store.read_models(["a", "b", "c"])
+    assert [one[1] for one in read if one is not None] == [
+        model_of(1),
+        model_of(1) | {"text:new": b"x"},
+        model_of(1),
+    ]
+    assert scans == ["test:*:*", r"test:{b}:*"]
 
 
 async def test_more_callers_than_connections_wait_for_their_turn(each_redis_url: str) -> None:
@@ -508,8 +512,8 @@ async def test_more_callers_than_connections_wait_for_their_turn(each_redis_url:
 async def test_the_server_says_what_it_is_and_how_it_keeps_data(
     store: RedisStore, request: pytest.FixtureRequest
 ) -> None:
-    await store.ping()
-    (info,) = await store.server_infos()
+    await store.checks().ping()
+    (info,) = await store.checks().server_infos()
     assert request.node.callspec.params["each_redis_url"] == info.product
     assert int(info.version.partition(".")[0]) >= 7
     assert (info.role, info.maxmemory_bytes, info.maxmemory_policy) == ("master", 0, "noeviction")
@@ -522,7 +526,7 @@ async def test_a_user_who_may_not_read_the_configuration_still_learns_what_the_s
     await redis.acl_setuser("reader", enabled=True, passwords=["+pw"], categories=["+@all"], commands=["-config"])
     try:
         async with RedisStore(each_redis_url.replace("redis://", "redis://reader:pw@")) as store:
-            (info,) = await store.server_infos()
+            (info,) = await store.checks().server_infos()
             assert info.save is None
             assert info.role == "master"
     finally:

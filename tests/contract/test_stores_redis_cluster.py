@@ -58,7 +58,7 @@ async def test_streams_live_on_the_nodes_that_have_their_slots(store: RedisStore
     assert await store.positions(STREAMS) == [at(1)] * len(STREAMS)
     homes = {redis_cluster.primary_of(f"test:{{{stream}}}:version").port for stream in STREAMS}
     assert len(homes) == 3
-    assert len(await store.server_infos()) == 3
+    assert len(await store.checks().server_infos()) == 3
 
 
 async def test_a_slot_that_moves_takes_its_streams_along(new_redis_cluster: NewCluster) -> None:

@@ -202,6 +202,11 @@ def translated(error: BaseException) -> CrashfoldError:
     return verdict.kind(f"{said}; {verdict.advice}" if verdict.advice else said)
 
 
+def unexpected(reply: object) -> StateError:
+    """The error for a script's reply that this version does not know."""
+    return StateError(f"a script answered {reply!r}: the server runs another version of it")
+
+
 def _tls_fault(error: BaseException | None) -> ssl.SSLError | None:
     """The reason of TLS why a connection could not be made, which the client wraps; None for another."""
     while error is not None:
