@@ -1,7 +1,7 @@
 """Capacity: the engines, partitions and Redis servers that a load asks for, worked out from what a commit costs.
 
-A commit has a price and so has each game in it, for an engine and for Redis alike. The prices are measured; everything
-else follows by arithmetic. Streams share nothing, so engines and Redis servers are added one beside the other: only a
+A commit costs an engine and Redis time, and each game in it costs a little more. These costs are measured; everything
+else is arithmetic. Streams share nothing, so engines and Redis servers are added one beside the other: only a
 single stream cannot be divided.
 """
 
@@ -30,7 +30,7 @@ REDIS_MIB: Final = 32 * 1024
 ENGINE_MIB: Final = 4 * 1024
 """The memory of an engine, which is one process on one core. A stream that is not in memory has to be loaded."""
 NET_BYTES: Final = 125_000_000
-"""What a network card of 1 Gbit/s takes in a second."""
+"""The bytes that a network card of 1 Gbit/s carries in a second."""
 GAMES_A_COMMIT: Final = (1, 2, 5, 20)
 TABLES: Final = 20
 """The streams among which the games of a measurement go round."""
@@ -40,27 +40,27 @@ STREAM: Final = "full"
 TURN_MIN_S: Final = 0.002
 
 
-class Price(msgspec.Struct, frozen=True):
-    """What a commit takes, and each game in it beside."""
+class Cost(msgspec.Struct, frozen=True):
+    """The cost of a commit, and the cost of each game in it."""
 
     commit: float
     game: float
 
     @classmethod
-    def fitted(cls, seen: Mapping[float, float]) -> "Price":
-        """The line nearest to what commits of so many games took, by least squares of the relative errors."""
+    def fitted(cls, seen: Mapping[float, float]) -> "Cost":
+        """Fit the line to the measured costs of commits, by their number of games: least squares of relative errors."""
         sizes, took = np.array([*seen]), np.array([*seen.values()])
         terms = np.stack((np.ones_like(sizes, dtype=float), sizes), axis=1)
         (commit, game), *_ = np.linalg.lstsq(terms / took[:, None], np.ones(len(took)), rcond=None)
         return cls(max(0.0, float(commit)), max(0.0, float(game)))
 
 
-class Prices(msgspec.Struct, frozen=True, kw_only=True):
+class Costs(msgspec.Struct, frozen=True, kw_only=True):
     """Measured: CPU seconds of an engine and of Redis, bytes to Redis, and the MiB of a stream with a full window."""
 
-    engine_s: Price
-    redis_s: Price
-    net_bytes: Price
+    engine_s: Cost
+    redis_s: Cost
+    net_bytes: Cost
     redis_mib: float
     engine_mib: float
 
@@ -98,11 +98,11 @@ class Needs(msgspec.Struct, frozen=True, kw_only=True):
 class CapacityReport(Provenance, frozen=True, kw_only=True):
     """A whole run of `crashfold bench capacity`."""
 
-    prices: Prices
+    costs: Costs
     needs: tuple[Needs, ...]
 
 
-def turn(load: Load, price: Price) -> Turn | None:
+def turn(load: Load, cost: Cost) -> Turn | None:
     """How a process comes round with this load; None when it falls behind for ever.
 
     In a turn of T seconds a stream with r games a second has a game with probability 1 - exp(-r T), if games come as
@@ -114,9 +114,9 @@ def turn(load: Load, price: Price) -> Turn | None:
         return load.streams * -math.expm1(-load.games_per_s / load.streams * seconds)
 
     def work_s(seconds: float) -> float:
-        return commits(seconds) * price.commit + load.games_per_s * seconds * price.game
+        return commits(seconds) * cost.commit + load.games_per_s * seconds * cost.game
 
-    if load.games_per_s * price.game >= 1:
+    if load.games_per_s * cost.game >= 1:
         return None
     low = high = TURN_MIN_S
     while work_s(high) > high:
@@ -127,29 +127,29 @@ def turn(load: Load, price: Price) -> Turn | None:
     return Turn(high, commits(high) / high, work_s(high) / high)
 
 
-def needed(load: Load, price: Price) -> tuple[int, Turn] | None:
+def needed(load: Load, cost: Cost) -> tuple[int, Turn] | None:
     """The least number of equal processes that keep up with the load, none busier than `BUSY_MAX` where more of them
     would help, and come round within `DELAY_MAX_S`; None when even one for each stream does not."""
     count = 1
     while count <= load.streams:
         share = Load(math.ceil(load.streams / count), load.games_per_s / count)
-        found = turn(share, price)
+        found = turn(share, cost)
         if found is not None and found.seconds <= DELAY_MAX_S and (found.busy <= BUSY_MAX or count == load.streams):
             return count, found
         count = max(count + 1, math.floor(count * 1.02))
     return None
 
 
-def needs(load: Load, prices: Prices) -> Needs:
+def needs(load: Load, costs: Costs) -> Needs:
     """What this load asks for."""
-    engines, redis = needed(load, prices.engine_s), needed(load, prices.redis_s)
+    engines, redis = needed(load, costs.engine_s), needed(load, costs.redis_s)
     commits_per_s = engines[0] * engines[1].commits_per_s if engines is not None else load.games_per_s
-    net = commits_per_s * prices.net_bytes.commit + load.games_per_s * prices.net_bytes.game
-    redis_mib = load.streams * prices.redis_mib
+    net = commits_per_s * costs.net_bytes.commit + load.games_per_s * costs.net_bytes.game
+    redis_mib = load.streams * costs.redis_mib
     counts = {
         "CPU of engines": math.inf if engines is None else engines[0],
         "CPU of Redis": math.inf if redis is None else redis[0],
-        "memory of engines": math.ceil(load.streams * prices.engine_mib / ENGINE_MIB),
+        "memory of engines": math.ceil(load.streams * costs.engine_mib / ENGINE_MIB),
         "memory of Redis": math.ceil(redis_mib / (REDIS_MIB / 2)),
         "network of Redis": math.ceil(net / (NET_BYTES * BUSY_MAX)),
     }
@@ -160,14 +160,14 @@ def needs(load: Load, prices: Prices) -> Needs:
         redis_by_cpu=None if redis is None else redis[0],
         redis_by_memory=int(counts["memory of Redis"]),
         redis_by_network=int(counts["network of Redis"]),
-        engine_gib=load.streams * prices.engine_mib / 1024,
+        engine_gib=load.streams * costs.engine_mib / 1024,
         redis_gib=redis_mib / 1024,
         wall=max(counts, key=lambda name: counts[name]),
     )
 
 
-async def measured(servers: Servers, games: Sequence[Game], seed: int) -> Prices:
-    """The prices on this machine: a topic in memory, the engine's own loop, a real Redis. The memory is that of a
+async def measured(servers: Servers, games: Sequence[Game], seed: int) -> Costs:
+    """The costs on this machine: a topic in memory, the engine's own loop, a real Redis. The memory is that of a
     stream that has had `games`."""
     engine: dict[float, float] = {}
     redis: dict[float, float] = {}
@@ -184,17 +184,17 @@ async def measured(servers: Servers, games: Sequence[Game], seed: int) -> Prices
         net[size] = costs["bytes to Redis"] * size
     await forget(servers)
     engine_mib, redis_mib = await _full_stream_mib(servers, games)
-    return Prices(
-        engine_s=Price.fitted(engine),
-        redis_s=Price.fitted(redis),
-        net_bytes=Price.fitted(net),
+    return Costs(
+        engine_s=Cost.fitted(engine),
+        redis_s=Cost.fitted(redis),
+        net_bytes=Cost.fitted(net),
         engine_mib=engine_mib,
         redis_mib=redis_mib,
     )
 
 
 async def _full_stream_mib(servers: Servers, games: Sequence[Game]) -> tuple[float, float]:
-    """What a stream of these games takes in the engine and in Redis."""
+    """The memory of a stream of these games, in the engine and in Redis."""
     settings = ProjectionSettings()
     state = StreamState.empty(plan(settings)).fold(games).state.settled()
     async with RedisStore(servers.redis_url, key_prefix="bench:{stream}") as store:
@@ -219,15 +219,15 @@ LOADS: Final = (
 
 
 def show(report: CapacityReport) -> None:
-    """The prices and the needs for people."""
-    prices = report.prices
+    """The costs and the needs for people."""
+    costs = report.costs
     rows = [
-        ("engine, CPU", f"{prices.engine_s.commit * 1e6:,.0f} µs", f"{prices.engine_s.game * 1e6:,.0f} µs"),
-        ("Redis, CPU", f"{prices.redis_s.commit * 1e6:,.0f} µs", f"{prices.redis_s.game * 1e6:,.0f} µs"),
-        ("to Redis", f"{prices.net_bytes.commit / 1e3:,.1f} kB", f"{prices.net_bytes.game / 1e3:,.1f} kB"),
-        ("a full stream", f"{prices.engine_mib:,.1f} MiB in the engine", f"{prices.redis_mib:,.1f} MiB in Redis"),
+        ("engine, CPU", f"{costs.engine_s.commit * 1e6:,.0f} µs", f"{costs.engine_s.game * 1e6:,.0f} µs"),
+        ("Redis, CPU", f"{costs.redis_s.commit * 1e6:,.0f} µs", f"{costs.redis_s.game * 1e6:,.0f} µs"),
+        ("to Redis", f"{costs.net_bytes.commit / 1e3:,.1f} kB", f"{costs.net_bytes.game / 1e3:,.1f} kB"),
+        ("a full stream", f"{costs.engine_mib:,.1f} MiB in the engine", f"{costs.redis_mib:,.1f} MiB in Redis"),
     ]
-    output.print_table("prices", ("what", "a commit", "each game in it"), rows)
+    output.print_table("costs", ("what", "a commit", "each game in it"), rows)
     loads = [
         (
             f"{one.load.streams:,}",

@@ -227,13 +227,13 @@ async def _grow(
 async def _capacity(loads: Sequence[capacity.Load], games: int, seed: int, embedded: bool) -> capacity.CapacityReport:
     quiet()
     async with running_servers(embedded) as servers:
-        prices = await capacity.measured(servers, list(chain_of_games(seed, games)), seed)
+        costs = await capacity.measured(servers, list(chain_of_games(seed, games)), seed)
         return capacity.CapacityReport(
             machine=machine(servers.names),
             seed=seed,
             runs=1,
-            prices=prices,
-            needs=tuple(capacity.needs(one, prices) for one in loads),
+            costs=costs,
+            needs=tuple(capacity.needs(one, costs) for one in loads),
         )
 
 

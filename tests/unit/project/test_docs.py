@@ -30,11 +30,18 @@ PAGES = sorted(
     ]
 )
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
+CODE = sorted(
+    path
+    for folder in ("schemas", "projections", "engine", "benchmarks", "tests", "examples", "tools", "deploy")
+    for path in (ROOT / folder).rglob("*.*")
+    if path.suffix in (".py", ".lua")
+)
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _CODE_SPAN = re.compile(r"`([^`\n]+)`")
 _MAPPED = re.compile(r"^\| `((?:schemas|projections|engine)/[^`]*)` \|", re.MULTILINE)
+_FILE = re.compile(r"`([\w./-]*\w\.(?:py|lua))[`:]")
 _VARIABLE = re.compile(r"\bCRASHFOLD_[A-Z]+__[A-Z_]+[A-Z]\b")
 _READS = frozenset({"GET", "HGET", "HGETALL", "HKEYS", "HLEN", "LRANGE", "LLEN", "ZCARD", "ZRANGE", "ZRANGEBYSCORE"})
 
@@ -116,6 +123,13 @@ def test_every_page_is_linked_from_the_readme_or_a_page_it_links() -> None:
                 reached.add(found)
                 fresh.append(found)
     assert [name_of(page) for page in PAGES if page not in reached] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_file_of_the_code_that_is_named_on_a_page_is_there(page: Path) -> None:
+    """A name may leave out folders at its front: `runtime/service.py`, `commit.lua`."""
+    named = set(_FILE.findall(prose(page)))
+    assert {name for name in named if not any(str(path).endswith(f"/{name}") for path in CODE)} == set()
 
 
 def test_the_file_map_names_every_module_and_nothing_else() -> None:
