@@ -10,9 +10,10 @@ import pytest
 
 from crashfold.engine.adapters.embedded import free_port
 from crashfold.engine.adapters.process.clock import SystemClock
+from crashfold.engine.adapters.redis.client import LARGE_LOSSES_MAX, LEAST_LIMIT_BYTES
 from crashfold.engine.adapters.redis.reader import RedisReader
 from crashfold.engine.adapters.redis.store import RedisStore
-from crashfold.engine.errors import CrashfoldError, Refused, StoreForbidden, StoreRefused
+from crashfold.engine.errors import CrashfoldError, Refused, StoreForbidden, StoreRefused, StoreUnavailable
 from crashfold.engine.ports import Applied
 from crashfold.engine.runtime.retry import retry_with_backoff
 from crashfold.projections.delta import SetString
@@ -181,6 +182,24 @@ async def test_a_commit_larger_than_redis_takes_is_refused_for_good(
                 assert await store.commit([numbered(STREAM, 1)]) == [Applied(1)]
         finally:
             client.config_set(limit, before)
+
+
+async def test_a_redis_that_is_slow_is_not_taken_for_one_to_which_commits_are_too_large(guarded: RedisServer) -> None:
+    with guarded.client() as client:
+        client.flushall()
+        client.execute_command("ACL", "SETUSER", "slow", "on", ">right", "~*", "&*", "+@all", "-config")
+        large = commit(STREAM, None, 1, {"text:a": SetString(bytes(LEAST_LIMIT_BYTES))})
+        async with RedisStore(f"redis://slow:right@{guarded.address}/5", timeout_s=0.3) as store:
+            await store.check_rights(STREAM)
+            client.execute_command("CLIENT", "PAUSE", 60_000, "WRITE")
+            try:
+                for _ in range(LARGE_LOSSES_MAX + 2):
+                    with pytest.raises(StoreUnavailable):
+                        await store.commit([large])
+            finally:
+                client.execute_command("CLIENT", "UNPAUSE")
+            with anyio.fail_after(PATIENCE_S):
+                await retry_with_backoff(SystemClock(), lambda: store.commit([large]), lambda _error: None)
 
 
 # --- what a cluster hands out ----------------------------------------------------------------------------------------

@@ -39,6 +39,8 @@ from crashfold.engine.settings import RedisAddress, redis_address
 LEAST_LIMIT_BYTES: Final = 1024 * 1024
 """The least that the limits of a server can be set to."""
 LARGE_LOSSES_MAX: Final = 5
+LOST: Final = (ConnectionError, ConnectionResetError, BrokenPipeError)
+"""How a connection that the server ended shows; a server that is slow shows in other ways."""
 
 ALERT_EVERY_S: Final = 5.0
 """How often a lost connection over TLS is asked for a reason, at most."""
@@ -204,7 +206,7 @@ class RedisClient:
             replies = await self._run(script, calls)
         except StoreUnavailable as error:
             largest = max(sum(map(len, call.args)) for call in calls)
-            if largest >= LEAST_LIMIT_BYTES and isinstance(error.__cause__, ConnectionError | OSError):
+            if largest >= LEAST_LIMIT_BYTES and isinstance(error.__cause__, LOST):
                 await self._refuse_too_large(largest)
             raise
         if self._large_losses and max(sum(map(len, call.args)) for call in calls) >= LEAST_LIMIT_BYTES:
