@@ -1,11 +1,14 @@
 """What a connection to Redis makes of its own end, on both event loops."""
 
+import asyncio
+import time
 from typing import Any
 
 import anyio
 import pytest
 from redis.exceptions import ConnectionError
 
+from crashfold.engine.adapters.redis.client import CLOSE_S
 from tests.contract.test_redis_pipelined import client_of
 
 LOOPS = pytest.mark.parametrize("use_uvloop", [False, True], ids=["asyncio", "uvloop"])
@@ -66,3 +69,13 @@ def test_a_lost_connection_is_not_handed_over(redis_url: str, use_uvloop: bool) 
         await client.aclose()
 
     anyio.run(hand_over, backend_options={"use_uvloop": use_uvloop})
+
+
+async def test_a_busy_machine_keeps_no_connection_from_being_closed(redis_url: str) -> None:
+    client = client_of(redis_url)
+    pools: list[Any] = [client._commit_pool, client._read_pool]
+    connections = [await pool.get_connection() for pool in pools]
+    await pools[0].release(connections[0])
+    asyncio.get_running_loop().call_soon(time.sleep, 2 * CLOSE_S)  # nothing runs until all time for closing is over
+    await client.aclose()
+    assert not any(connection.is_connected for connection in connections)

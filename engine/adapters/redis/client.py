@@ -9,7 +9,7 @@ import asyncio
 import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from errno import ECONNRESET
 from functools import partial
 from hashlib import sha1
@@ -21,7 +21,7 @@ import anyio
 import anyio.to_thread
 import msgspec
 from hiredis import pack_command
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.client import Pipeline
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
@@ -42,6 +42,8 @@ LARGE_LOSSES_MAX: Final = 5
 LOST: Final = (ConnectionError, ConnectionResetError, BrokenPipeError)
 """How a connection that the server ended shows; a server that is slow shows in other ways."""
 
+CLOSE_S: Final = 1.0
+"""So long connections may take to end in good order; TLS asks the other side to agree."""
 ALERT_EVERY_S: Final = 5.0
 """How often a lost connection over TLS is asked for a reason, at most."""
 
@@ -188,13 +190,14 @@ class RedisClient:
 
     async def aclose(self) -> None:
         """Close every connection, within a second."""
-        with anyio.move_on_after(1, shield=True):
-            await self._commits.aclose()
-            await self._reads.aclose()
-            await self._commit_pool.aclose()
-            await self._read_pool.aclose()
-            if self._sentinels is not None:
-                await self._sentinels.aclose()
+        pools = [self._commit_pool, self._read_pool, *(self._sentinels.pools if self._sentinels else ())]
+        try:
+            with anyio.move_on_after(CLOSE_S, shield=True), suppress(RedisError, OSError):
+                for pool in pools:
+                    await pool.aclose()
+        finally:
+            for pool in pools:
+                await _cut(pool)
 
     async def run(self, script: Script, calls: Sequence[Call]) -> list[Any]:
         """The reply of each call of the script, sent all at once; an error that Redis answered with is its reply.
@@ -366,6 +369,12 @@ class RedisClient:
         with anyio.move_on_after(1, shield=True):
             await self._commit_pool.disconnect(inuse_connections=False)
             await self._read_pool.disconnect(inuse_connections=False)
+
+
+async def _cut(pool: ConnectionPool) -> None:
+    """Cut the connections that are still open. It waits for nothing, so nothing keeps it from cutting all of them."""
+    for connection in (*pool._available_connections, *pool._in_use_connections):
+        await connection.disconnect(nowait=True)
 
 
 def _commands(pipeline: Pipeline) -> list[tuple[Any, ...]]:

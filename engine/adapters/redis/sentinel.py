@@ -7,7 +7,7 @@ the sentinels are asked in turn, beginning with the one that answered last.
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from redis.asyncio import Redis
+from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -64,10 +64,10 @@ class Sentinels:
             raise ResponseError(f"{UNKNOWN} {self._service}")
         raise fault
 
-    async def aclose(self) -> None:
-        """Close the connections."""
-        for client in self._clients:
-            await client.aclose()
+    @property
+    def pools(self) -> list[ConnectionPool]:
+        """The connections to the sentinels."""
+        return [client.connection_pool for client in self._clients]
 
 
 class FoundConnection(AbstractConnection):
