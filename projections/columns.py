@@ -103,15 +103,18 @@ class Columns:
         """Whether the rows both see are the same rows of one buffer, and so equal without looking."""
         return self._buffer is other._buffer
 
-    def to_bytes(self) -> bytes:
+    def to_bytes(self, *, is_small: bool = True) -> bytes:
         """The table as bytes: the least value of each column (8 bytes), the size of each column's cells (1 byte), then
         column after column what each cell has above the least, in as few bytes as the greatest of them needs.
 
-        Ids and times of neighbouring games take three bytes and not eight.
+        Ids and times of neighbouring games take three bytes and not eight. Unless `is_small`, every cell is above 0 in
+        eight bytes, which takes a fifth of the time.
         """
         cells = self.cells
         if not cells.size:
             return b""
+        if not is_small:
+            return bytes(8 * self.width) + b"\x08" * self.width + cells.astype("<i8").tobytes()
         least = cells.min(axis=1)
         above = np.subtract(cells, least[:, np.newaxis], order="C").astype("<u8")  # modulo 2^64, so right for any two
         sizes = [max(1, (greatest.bit_length() + 7) // 8) for greatest in above.max(axis=1).tolist()]

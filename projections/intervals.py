@@ -4,6 +4,7 @@ State is a histogram over bands for every bucket kept: that of the event time an
 settings say. Buckets are numbered by their start divided by their length, aligned to UTC.
 """
 
+from collections.abc import Iterator
 from itertools import repeat
 
 import msgspec
@@ -50,8 +51,7 @@ class Intervals:
         newest = max(int(np.maximum.reduce(numbers)), newest_before)
         oldest = newest - self._kept
         buckets = state.buckets.copy()
-        for number, bands in self._split(numbers, games.band_numbers, oldest):
-            histogram = self._bands.histogram(bands)
+        for number, histogram in self._histograms(numbers, games.band_numbers, oldest):
             buckets[number] = buckets[number] + histogram if number in buckets else histogram
         if newest > newest_before and min(buckets) < oldest:
             buckets = {number: histogram for number, histogram in buckets.items() if number >= oldest}
@@ -75,14 +75,15 @@ class Intervals:
             expired = tuple(self._field(number) for number in sorted(old.keys() - new.keys()))
         return self._written(changed, expired, len(old)) if changed or expired else {}
 
-    @staticmethod
-    def _split(numbers: Ints, bands: Ints, oldest: int) -> list[tuple[int, Ints]]:
-        """The bands of each bucket from `oldest` on."""
-        order = np.argsort(numbers, kind="stable")
-        order = order[np.searchsorted(numbers[order], oldest) :]
+    def _histograms(self, numbers: Ints, bands: Ints, oldest: int) -> Iterator[tuple[int, Ints]]:
+        """The histogram of each bucket from `oldest` on that has a game."""
+        order = numbers.argsort(kind="stable")
         numbers, bands = numbers[order], bands[order]
         starts = firsts(numbers)
-        return list(zip(numbers[starts].tolist(), np.split(bands, starts[1:]), strict=False))
+        stops = [*starts[1:].tolist(), len(numbers)]
+        for number, start, stop in zip(numbers[starts].tolist(), starts.tolist(), stops, strict=True):
+            if number >= oldest:
+                yield number, self._bands.histogram(bands[start:stop])
 
     def _written(self, buckets: dict[int, np.ndarray], expired: tuple[str, ...] = (), known: int = 0) -> Delta:
         """Each predicate's write: the given buckets set, the expired fields deleted, of the `known` ones."""

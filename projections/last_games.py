@@ -81,9 +81,9 @@ class LastGames:
     def delta(self, before: Moment[LastGamesState], after: Moment[LastGamesState], kept: int) -> Delta:
         """The matches behind the first `kept` games, in place of those known before."""
         delta: Delta = {}
-        predicates = len(self._last_game)
-        dropped = np.bincount(_since(before.state.matches, _AT, kept)[_PREDICATE], minlength=predicates)
-        known = np.bincount(before.state.matches[_PREDICATE], minlength=predicates)
+        dropped, known = self._counted(before, kept), self._lengths(before)
+        if kept == before.totals.games:  # nothing came late, so those known before are there still
+            after.memo = known + self._counted(after, kept)
         written: dict[tuple[int, ...], tuple[SetString, WriteList]] = {}
         drops, lengths = dropped.tolist(), np.minimum(known, LAST_GAMES_KEPT).tolist()
         for predicate, (newest, push) in _listed(after, kept).items():
@@ -94,6 +94,18 @@ class LastGames:
                 written[same] = string, WriteList(drop, push[:LAST_GAMES_KEPT], LAST_GAMES_KEPT, listed)
             delta[self._last_game[predicate]], delta[self._last_games[predicate]] = written[same]
         return delta
+
+    def _lengths(self, moment: Moment[LastGamesState]) -> Ints:
+        """Per predicate how many matches there are, at least as far as 100; counted once."""
+        if moment.memo is None:
+            moment.memo = self._counted(moment, 0)
+        lengths: Ints = moment.memo
+        return lengths
+
+    def _counted(self, moment: Moment[LastGamesState], kept: int) -> Ints:
+        """Per predicate how many matches there are behind the first `kept` games."""
+        found: Ints = np.bincount(_since(moment.state.matches, _AT, kept)[_PREDICATE], minlength=len(self._last_game))
+        return found
 
 
 def _matches(games: Games) -> tuple[Ints, Ints]:
@@ -155,7 +167,7 @@ def _printed(moment: Moment[LastGamesState], kept: int) -> dict[int, bytes]:
 
 def _since(table: Columns, column: int, kept: int) -> Columns:
     """The rows of games behind the first `kept`; `column` has their positions."""
-    return table.part(int(np.searchsorted(table[column], kept, "right")), len(table))
+    return table.part(int(table[column].searchsorted(kept, "right")), len(table))
 
 
 def _last_game(match: bytes, ordinal: int) -> bytes:

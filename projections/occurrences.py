@@ -15,6 +15,8 @@ from crashfold.projections.settings import HOUR_MS, ProjectionSettings
 from crashfold.schemas import keys
 from crashfold.schemas.aggregates import Sample
 
+_encode = msgspec.json.Encoder().encode
+
 
 class OccurrencesState(msgspec.Struct, frozen=True, gc=False):
     """How many games of each band there have been."""
@@ -65,18 +67,19 @@ class Occurrences:
         if samples.set:
             delta[keys.SAMPLES] = WriteHash(samples.set, known=len(old.samples))
         known = len(old.common) + len(self._fields)
-        common = WriteHash(changed_fields(old.common, new.common).set, known=known)
-        writes: dict[int, dict[str, bytes]] = {}
-        rows, columns = (new.counts != old.counts).nonzero()
-        for i, j, count in zip(rows.tolist(), columns.tolist(), new.counts[rows, columns].tolist(), strict=True):
-            if i not in writes:
-                writes[i] = common.set.copy()
-            writes[i][self._fields[j]] = b"%d" % count
-        for i, name in enumerate(self._names):
-            if i in writes:
-                delta[name] = WriteHash(writes[i], known=known)
-            elif common.set:
-                delta[name] = common
+        common = changed_fields(old.common, new.common).set
+        shared = WriteHash(common, known=known)
+        predicates, columns = (new.counts != old.counts).nonzero()
+        fields = [self._fields[column] for column in columns.tolist()]
+        counts = [b"%d" % count for count in new.counts[predicates, columns].tolist()]
+        start = 0
+        for name, end in zip(self._names, _ends(predicates, len(self._names)), strict=True):
+            if start < end:
+                changed = dict(zip(fields[start:end], counts[start:end], strict=True))
+                delta[name] = WriteHash(common | changed, known=known)
+                start = end
+            elif common:
+                delta[name] = shared
         return delta
 
     def _counted(self, moment: Moment[OccurrencesState], first: int = 0) -> "_Counted":
@@ -89,7 +92,7 @@ class Occurrences:
             for sample, rows in zip(self._samples, rows_by_sample, strict=True):
                 times = end_times[rows]
                 oldest, newest = (int(times[0]), int(times[-1])) if len(times) else (None, None)
-                samples[sample] = msgspec.json.encode(Sample(len(times), oldest, newest))
+                samples[sample] = _encode(Sample(len(times), oldest, newest))
                 histograms.append(self._bands.histogram(bands[rows]))
             common = {
                 "total_games": b"%d" % moment.totals.games,
@@ -112,6 +115,12 @@ class Occurrences:
             by_hours[hours] = within = _rows_since(end_times, first, since)
             first = _first_of(within, len(end_times))
         return rows + [by_hours[hours] for hours in self._settings.samples_hours]
+
+
+def _ends(groups: Ints, count: int) -> list[int]:
+    """Where each of so many groups ends; `groups` are ascending numbers from 0."""
+    ends: list[int] = np.bincount(groups, minlength=count).cumsum().tolist()
+    return ends
 
 
 def _rows_since(end_times: Ints, first: int, since: int) -> slice | Ints:

@@ -111,20 +111,17 @@ def _tails_json(state: Runs) -> list[list[bytes]]:
     end_id, end_time = state.recent.cells[[ID, END_TIME], -1].tolist()
     recent, listed = _games_json(state.recent.cells), dict[tuple[int, int], list[bytes]]()
     printed: list[list[bytes]] = []
-    places = zip(state.tails[TAIL_ORDINAL].tolist(), state.tails[STREAK].tolist(), strict=True)
-    for predicate, tail in enumerate(places):
-        if tail not in listed:  # where it opened and how many matches follow say all of a tail
-            ordinal, streak = tail
+    for predicate, (*run, streak, ordinal) in enumerate(state.tails.T.tolist()):
+        tail = ordinal, streak  # where it opened and how many matches follow say all of a tail
+        if tail not in listed:
             if not ordinal:
                 listed[tail] = []
             elif not streak:
-                start_id, start_time = state.tails[:2, predicate].tolist()
-                run = [start_id, start_time, end_id, end_time, state.total + 1 - ordinal]
-                listed[tail] = [_RUN % (*run, 0, b"")]
+                start_id, start_time, *_ = run
+                listed[tail] = [_RUN % (start_id, start_time, end_id, end_time, state.total + 1 - ordinal, 0, b"")]
             else:
                 games = recent[-streak:] if streak < FOLLOW_GAMES_KEPT else _games_json(state.long[predicate])
-                run = state.tails[: STREAK + 1, predicate].tolist()
-                listed[tail] = [_RUN % (*run, _COMMA.join(games))]
+                listed[tail] = [_RUN % (*run, streak, _COMMA.join(games))]
         printed.append(listed[tail])
     return printed
 

@@ -354,7 +354,8 @@ class StreamState:
             low, high = max(base, block * BLOCK_GAMES), min(window, (block + 1) * BLOCK_GAMES)
             if low < high:
                 cells = self._held.columns.cells[:BAND, low - base : high - base]
-                fields[f"{BLOCK}{block}"] = Columns.of(cells).to_bytes()
+                is_full = high == (block + 1) * BLOCK_GAMES  # until then it is written again with the next commits
+                fields[f"{BLOCK}{block}"] = Columns.of(cells).to_bytes(is_small=is_full)
         return fields
 
 

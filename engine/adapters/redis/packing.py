@@ -156,15 +156,14 @@ def call(names: Keys, commit: Commit, part: Part, values_max: int = _NO_END) -> 
         places, writes = _packed(delta, bytes.decode, values_max)
     except UnicodeDecodeError:
         places, writes = _packed(delta, _text, values_max)
-    start, touched = names.key(""), [names.checkpoint, names.version]
-    for name, write in delta.items():
-        if name != keys.CHECKPOINT:
-            touched.append(start + name)
-        elif isinstance(write, WriteHash) and write.set.keys().isdisjoint(_BOOKKEEPING):
-            packed += flattened((field, _text(value)) for field, value in write.set.items())
-            gone = write.delete
-        else:
+    start = names.key("")
+    touched = [names.checkpoint, names.version, *(start + name for name in delta if name != keys.CHECKPOINT)]
+    if keys.CHECKPOINT in delta:
+        write = delta[keys.CHECKPOINT]
+        if not isinstance(write, WriteHash) or not write.set.keys().isdisjoint(_BOOKKEEPING):
             raise TypeError(f"the checkpoint takes the fields of a state, not {type(write).__name__}")
+        packed += flattened((field, _text(value)) for field, value in write.set.items())
+        gone = write.delete
     return Call(
         touched,
         (
