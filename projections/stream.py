@@ -69,6 +69,7 @@ class StreamState:
         self._held = held
         self._snapshots = snapshots
         self._is_loaded = is_loaded
+        self._games = snapshots[0].totals.games + len(held)
         self._settled: StreamState | None = None
 
     @classmethod
@@ -80,7 +81,7 @@ class StreamState:
     @property
     def games(self) -> int:
         """Count the games of the stream."""
-        return self._snapshots[0].totals.games + len(self._held)
+        return self._games
 
     @property
     def totals(self) -> Totals:
