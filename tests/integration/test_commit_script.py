@@ -7,9 +7,8 @@ import random
 import shutil
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -24,7 +23,7 @@ from crashfold.engine.adapters.redis import packing
 from crashfold.engine.adapters.redis.client import Call, Script
 from crashfold.engine.adapters.redis.errors import code_of
 from crashfold.engine.adapters.redis.parts import PART_BYTES, parts_in_turn
-from crashfold.engine.adapters.redis.store import RedisShadowStore, RedisStore
+from crashfold.engine.adapters.redis.store import RedisStore
 from crashfold.engine.errors import (
     ConfigurationError,
     StateError,
@@ -37,6 +36,7 @@ from crashfold.projections import Plan, StreamState, plan
 from crashfold.projections.delta import Delta, SetString, Unfolding, Value, WriteHash, WriteList, Writes, apply
 from crashfold.schemas import keys
 from tests.contract.state_store import PATIENCE_S, at, commit, deltas, model, model_of, numbered
+from tests.support.calls import Interposed, Send
 from tests.support.games import SMALL, game
 from tests.support.servers import RedisServer
 
@@ -44,8 +44,6 @@ STREAM = "crash"
 PREFIX = "test:{stream}"
 
 NewServer = Callable[..., RedisServer]
-Send = Callable[[Sequence[Call]], Awaitable[list[Any]]]
-Meanwhile = Callable[[Send, Sequence[Call]], Awaitable[list[Any]]]
 
 
 @pytest.fixture(params=["redis", "valkey"])
@@ -412,25 +410,6 @@ def lists(number: int) -> Delta:
     return delta | {"elements:8": WriteList(0, [b"%d" % number], 50), "text:a": SetString(b"x" * 250_000)}
 
 
-class Between:
-    """What lies between a shadow and its server: `meanwhile` is asked for the replies to the run of that number."""
-
-    def __init__(self, shadow: RedisShadowStore, number: int, meanwhile: Meanwhile) -> None:
-        self._client = shadow._client
-        self._runs_left = number
-        self._meanwhile = meanwhile
-        shadow._client = self  # type: ignore[assignment]  # as far as commits are concerned
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._client, name)
-
-    async def run(self, script: Script, calls: Sequence[Call]) -> list[Any]:
-        self._runs_left -= 1
-        if self._runs_left:
-            return await self._client.run(script, calls)
-        return await self._meanwhile(partial(self._client.run, script), calls)
-
-
 @pytest.fixture
 def three_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("crashfold.engine.adapters.redis.staging.PARTS_AT_ONCE", 3)
@@ -451,7 +430,7 @@ async def test_replies_that_are_lost_while_parts_are_on_their_way_apply_none_twi
         await send(calls[:made])
         raise StoreUnavailable("the connection was lost")
 
-    Between(shadow, run, lose)
+    Interposed(shadow, lose, run)
     with pytest.raises(StoreUnavailable):
         await shadow.commit([second])
     assert await shadow.commit([second]) in ([Applied(2)], [Duplicate(2)])
@@ -468,7 +447,7 @@ async def test_a_part_that_is_refused_keeps_those_behind_it_from_being_made(stor
         before, after = await send([calls[0], calls[2]])
         return [before, StoreRefused("it is out of memory"), after]
 
-    Between(shadow, 2, refuse_one)
+    Interposed(shadow, refuse_one, 2)
     with pytest.raises(StoreRefused):
         await shadow.commit([whole])
     assert client.hget("test:{crash}:shadow:checkpoint", "next_offset") == b">1#4"
@@ -486,7 +465,7 @@ async def test_a_part_that_came_behind_its_followers_is_sent_again_with_them(sto
         third, second, first = await send([calls[2], calls[1], calls[0]])
         return [first, second, third]
 
-    Between(shadow, 2, mix)
+    Interposed(shadow, mix, 2)
     with pytest.raises(StoreUnavailable, match="made again"):
         await shadow.commit([whole])
     assert await shadow.commit([whole]) == [Applied(1)]
@@ -507,7 +486,7 @@ async def test_a_rival_that_comes_while_parts_are_on_their_way_is_a_conflict(
         assert await rival.commit([commit(STREAM, None, 1, lists(7), generation="g7")]) == [Applied(1)]
         return replies + (await send(calls[sent:]) if sent < len(calls) else [])
 
-    Between(shadow, run, meet)
+    Interposed(shadow, meet, run)
     outcomes = await shadow.commit([commit(STREAM, None, 1, lists(1), generation="g2")])
     assert outcomes == [Conflict(at(1, "g7"))]
     assert await model(shadow, STREAM) == apply({}, lists(7))
@@ -525,7 +504,7 @@ async def test_a_server_that_is_killed_while_parts_are_on_their_way_gets_the_res
             server.kill()
             return await send(calls[1:])
 
-        Between(shadow, 2, kill)
+        Interposed(shadow, kill, 2)
         with pytest.raises(StoreUnavailable):
             await shadow.commit([whole])
         await anyio.to_thread.run_sync(server.start)

@@ -1,7 +1,6 @@
 """Commits that are too big for one script: what readers see meanwhile, and what is left when one breaks off."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, Final
 
 import anyio
@@ -11,7 +10,7 @@ import pytest
 from redis import Redis
 
 from crashfold.engine.adapters.redis import packing
-from crashfold.engine.adapters.redis.client import Call, Script
+from crashfold.engine.adapters.redis.client import Call
 from crashfold.engine.adapters.redis.store import RedisStore
 from crashfold.engine.errors import StateError, StoreRefused, StoreUnavailable
 from crashfold.engine.ports import Applied, Commit, Conflict, Duplicate
@@ -19,15 +18,13 @@ from crashfold.projections import ProjectionSettings, StreamState, plan
 from crashfold.projections.delta import Delta, Remove, SetString, WriteHash, WriteList, WriteSortedSet, apply
 from crashfold.schemas.chain import chain_of_games
 from tests.contract.state_store import at, commit, model, numbered
+from tests.support.calls import Interposed, Send
 
 STREAM: Final = "crash"
 PREFIX: Final = "test:{stream}"
 COMMIT_ARGS: Final = 9
 RUNS: Final = 4
 """Runs of calls that `second` takes: it is begun, two runs of parts, and made."""
-
-Send = Callable[[Sequence[Call]], Awaitable[list[Any]]]
-Hook = Callable[[int, Send, Sequence[Call]], Awaitable[list[Any]]]
 
 
 @pytest.fixture
@@ -42,21 +39,8 @@ def client(each_redis_url: str) -> Iterator[Redis]:
         yield client
 
 
-class Hooked:
-    """What lies between a store and its server: `hook` is asked for the replies to each run of calls, from 1 on."""
-
-    def __init__(self, store: RedisStore, hook: Hook) -> None:
-        self._client = store._client
-        self._hook = hook
-        self.runs = 0
-        store._client = self  # type: ignore[assignment]  # as far as commits are concerned
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._client, name)
-
-    async def run(self, script: Script, calls: Sequence[Call]) -> list[Any]:
-        self.runs += 1
-        return await self._hook(self.runs, partial(self._client.run, script), calls)
+async def stop(send: Send, calls: Sequence[Call]) -> list[Any]:
+    raise StoreUnavailable("it is stopped here")
 
 
 def text(number: int, size: int = 300_000) -> bytes:
@@ -89,16 +73,16 @@ def stage_keys(client: "Redis") -> list[bytes]:
 async def test_readers_see_the_state_before_until_the_last_call(store: RedisStore, client: Redis) -> None:
     async with RedisStore(store_url(client), key_prefix=PREFIX) as reader:
 
-        async def look(number: int, send: Send, calls: Sequence[Call]) -> list[Any]:
+        async def look(send: Send, calls: Sequence[Call]) -> list[Any]:
             assert await model(reader, STREAM) == BEFORE
             assert client.get("test:{crash}:version") == b"1"
             replies = await send(calls)
-            if number == RUNS:
+            if hooked.runs == RUNS:
                 assert await model(reader, STREAM) == AFTER
             return replies
 
         assert await store.commit([FIRST]) == [Applied(1)]
-        hooked = Hooked(store, look)
+        hooked = Interposed(store, look)
         assert await store.commit([SECOND]) == [Applied(2)]
     assert hooked.runs == RUNS
     assert not stage_keys(client)
@@ -110,12 +94,12 @@ async def test_no_call_of_a_stream_that_catches_up_by_any_number_of_games_is_big
     games = list(chain_of_games(3, 40_000))
     largest: list[int] = []
 
-    async def weigh(number: int, send: Send, calls: Sequence[Call]) -> list[Any]:
-        if number > 1:
+    async def weigh(send: Send, calls: Sequence[Call]) -> list[Any]:
+        if weighed.runs > 1:
             largest.extend(writes_bytes(call) for call in calls if len(call.args) == COMMIT_ARGS)
         return await send(calls)
 
-    Hooked(store, weigh)
+    weighed = Interposed(store, weigh)
     state, before, folded_to = StreamState.empty(made), None, 0
     for number, count in enumerate((8_000, 1, 1_500, 9_000, 20_000), 1):
         folded = state.fold(games[folded_to : folded_to + count])
@@ -134,14 +118,12 @@ async def test_no_call_of_a_stream_that_catches_up_by_any_number_of_games_is_big
 async def test_a_commit_whose_reply_is_lost_anywhere_is_made_once(
     store: RedisStore, client: Redis, run: int, is_made: bool
 ) -> None:
-    async def lose(number: int, send: Send, calls: Sequence[Call]) -> list[Any]:
-        replies = await send(calls if is_made or number != run else calls[: len(calls) // 2])
-        if number == run:
-            raise StoreUnavailable("the connection was lost")
-        return replies
+    async def lose(send: Send, calls: Sequence[Call]) -> list[Any]:
+        await send(calls if is_made else calls[: len(calls) // 2])
+        raise StoreUnavailable("the connection was lost")
 
     await store.commit([FIRST])
-    Hooked(store, lose)
+    Interposed(store, lose, run)
     with pytest.raises(StoreUnavailable):
         await store.commit([SECOND])
     assert await store.commit([SECOND]) == [Duplicate(2) if is_made and run == RUNS else Applied(2)]
@@ -154,16 +136,15 @@ async def test_a_commit_whose_reply_is_lost_anywhere_is_made_once(
 async def test_an_engine_that_is_killed_leaves_a_stage_which_the_next_one_removes(
     store: RedisStore, client: Redis, run: int
 ) -> None:
-    async def kill(number: int, send: Send, calls: Sequence[Call]) -> list[Any]:
-        if number == run:
-            killed.cancel()
-            await anyio.lowlevel.checkpoint()
+    async def kill(send: Send, calls: Sequence[Call]) -> list[Any]:
+        killed.cancel()
+        await anyio.lowlevel.checkpoint()
         return await send(calls)
 
     await store.commit([FIRST])
     async with RedisStore(store_url(client), key_prefix=PREFIX) as other:
         await other.commit([numbered("other", 1)])
-        Hooked(other, kill)
+        Interposed(other, kill, run)
         with anyio.CancelScope() as killed:
             await other.commit([SECOND])
         assert killed.cancelled_caught
@@ -177,14 +158,9 @@ async def test_an_engine_that_is_killed_leaves_a_stage_which_the_next_one_remove
 
 
 async def test_what_another_engine_left_is_removed_when_the_stream_comes_back(store: RedisStore, client: Redis) -> None:
-    async def stop(number: int, send: Send, calls: Sequence[Call]) -> list[Any]:
-        if number == 4:
-            raise StoreUnavailable("it is stopped here")
-        return await send(calls)
-
     await store.commit([FIRST])
     async with RedisStore(store_url(client), key_prefix=PREFIX) as other:
-        Hooked(other, stop)
+        Interposed(other, stop, 4)
         with pytest.raises(StoreUnavailable, match="stopped"):
             await other.commit([SECOND])
     assert stage_keys(client)
@@ -200,13 +176,12 @@ async def test_of_two_engines_that_stage_a_commit_of_one_stream_one_makes_it(
     rival = commit(STREAM, at(1), 2, big(3), history="rival")
     async with RedisStore(store_url(client), key_prefix=PREFIX) as other:
 
-        async def meet(number: int, send: Send, calls: Sequence[Call]) -> list[Any]:
-            if number == run:
-                assert await other.commit([rival]) == [Applied(2)]
+        async def meet(send: Send, calls: Sequence[Call]) -> list[Any]:
+            assert await other.commit([rival]) == [Applied(2)]
             return await send(calls)
 
         await store.commit([FIRST])
-        Hooked(store, meet)
+        Interposed(store, meet, run)
         assert await until_answered(store, SECOND) == [Conflict(at(2, history="rival"))]
         assert await model(store, STREAM) == apply(BEFORE, big(3))
         assert not stage_keys(client)
@@ -219,20 +194,14 @@ async def test_two_that_disturb_each_other_in_the_middle_are_told_to_try_again(
     rival = commit(STREAM, at(1), 2, big(3), history="rival")
     async with RedisStore(store_url(client), key_prefix=PREFIX) as other:
 
-        async def stop(number: int, send: Send, calls: Sequence[Call]) -> list[Any]:
-            if number == 3:
-                raise StoreUnavailable("it is stopped here")
-            return await send(calls)
-
-        async def meet(number: int, send: Send, calls: Sequence[Call]) -> list[Any]:
-            if number == run:
-                with pytest.raises(StoreUnavailable, match="stopped"):
-                    await other.commit([rival])
+        async def meet(send: Send, calls: Sequence[Call]) -> list[Any]:
+            with pytest.raises(StoreUnavailable, match="stopped"):
+                await other.commit([rival])
             return await send(calls)
 
         await store.commit([FIRST])
-        Hooked(other, stop)
-        Hooked(store, meet)
+        Interposed(other, stop, 3)
+        Interposed(store, meet, run)
         with pytest.raises(StoreUnavailable, match="disturbed"):
             await store.commit([SECOND])
         assert await model(store, STREAM) == BEFORE
@@ -250,16 +219,15 @@ async def test_a_stage_that_is_lost_or_spoiled_is_made_again(
 ) -> None:
     """It is no fault of the live keys, whatever the script finds beside them."""
 
-    async def lose(number: int, send: Send, calls: Sequence[Call]) -> list[Any]:
-        if number == run:
-            for key in client.keys("test:{crash}:stage:" + lost):
-                client.delete(key)
-                if instead == "another type":
-                    client.sadd(key, "member")
+    async def lose(send: Send, calls: Sequence[Call]) -> list[Any]:
+        for key in client.keys("test:{crash}:stage:" + lost):
+            client.delete(key)
+            if instead == "another type":
+                client.sadd(key, "member")
         return await send(calls)
 
     await store.commit([FIRST])
-    Hooked(store, lose)
+    Interposed(store, lose, run)
     with pytest.raises(StoreUnavailable, match="disturbed"):
         await store.commit([SECOND])
     assert await model(store, STREAM) == BEFORE
@@ -268,12 +236,12 @@ async def test_a_stage_that_is_lost_or_spoiled_is_made_again(
 
 
 async def test_a_stage_that_is_refused_for_want_of_memory_is_removed(store: RedisStore, client: Redis) -> None:
-    async def fill(number: int, send: Send, calls: Sequence[Call]) -> list[Any]:
-        client.config_set("maxmemory", "1mb" if number == 3 else "0")
+    async def fill(send: Send, calls: Sequence[Call]) -> list[Any]:
+        client.config_set("maxmemory", "1mb" if filled.runs == 3 else "0")
         return await send(calls)
 
     await store.commit([FIRST])
-    Hooked(store, fill)
+    filled = Interposed(store, fill)
     try:
         with pytest.raises(StoreRefused, match="OOM"):
             await store.commit([SECOND])
@@ -287,14 +255,14 @@ async def test_a_stage_that_is_refused_for_want_of_memory_is_removed(store: Redi
 async def test_a_redis_that_is_out_of_memory_is_asked_for_no_copies(store: RedisStore, client: Redis) -> None:
     found: list[list[bytes]] = []
 
-    async def fill(number: int, send: Send, calls: Sequence[Call]) -> list[Any]:
+    async def fill(send: Send, calls: Sequence[Call]) -> list[Any]:
         client.config_set("maxmemory", "1mb")
         replies = await send(calls)
         found.append(stage_keys(client))
         return replies
 
     await store.commit([FIRST])
-    Hooked(store, fill)
+    Interposed(store, fill)
     try:
         with pytest.raises(StoreRefused, match="OOM"):
             await store.commit([SECOND])
