@@ -5,8 +5,7 @@ and written when it has caught up (before that only when memory runs short); pro
 swaps. Until a stream is promoted nothing live has changed, so a rebuild may be killed at any point and run again.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final, TypeVar
 
@@ -14,11 +13,10 @@ import msgspec
 import numpy as np
 import structlog
 
-from crashfold.engine.core.start import Begin, Lost, was_recreated, where_to_begin
+from crashfold.engine.core.start import Begin, Lost, where_to_begin
 from crashfold.engine.errors import (
     ConfigurationError,
     CrashfoldError,
-    DroppedKeys,
     FewerGames,
     LostRange,
     StateError,
@@ -28,7 +26,6 @@ from crashfold.engine.errors import (
 )
 from crashfold.engine.ports import (
     Behind,
-    Checkpoint,
     Clock,
     DeadLetter,
     DeadLetters,
@@ -42,6 +39,7 @@ from crashfold.engine.ports import (
 )
 from crashfold.engine.runtime.folder import Folder
 from crashfold.engine.runtime.health import HealthBoard
+from crashfold.engine.runtime.live_states import Allowed, LiveStates
 from crashfold.engine.runtime.pacing import STEP_BYTES
 from crashfold.engine.runtime.retry import Retry
 from crashfold.engine.runtime.streams import CommitConflict, Stream
@@ -104,6 +102,12 @@ class RebuildRequest(msgspec.Struct, frozen=True):
     drop_keys: bool = False
     """Swap in even if the live state has keys of a projection that these settings do not have."""
 
+    @property
+    def allowed(self) -> Allowed:
+        """The losses that were asked for, or that a trial does not bring about."""
+        may_lose = self.accept_gap or self.dry_run
+        return Allowed(may_lose, may_lose or self.to_offset is not None, self.drop_keys or self.dry_run)
+
 
 class Rebuild:
     """One rebuild. `folder` is of its own and commits to `shadow`; `live` is only asked what it has.
@@ -138,29 +142,18 @@ class Rebuild:
         self._stream = None if folder.only_stream is not None else request.stream
         self._clock = clock
         self._retry = Retry(clock, HealthBoard(clock))
+        self._lives = LiveStates(
+            event_log, live, folder.folding.aggregates, folder.partitions, request.allowed, self._retry
+        )
         self._progressed = progressed
         self._poll_wait_s = poll_wait_s
         self._topic_id: str | None = None
         self._look_due_s = 0.0
-        self._manifests: dict[int, Manifest | None] = {}
-        """As they were found; without those that cannot be read."""
         self._begins: dict[int, int] = {}
         self._ends: dict[int, int] = {}
         self._homes: dict[str, int] = {}
-        self._from_elsewhere: set[str] = set()
-        """The streams whose live offsets say nothing about this topic's."""
-        self._lives: dict[str, _Live] = {}
-        """The live states at the first record of their streams; without those that are missing or damaged."""
-        self._count_at: dict[str, int] = {}
-        """Where their checkpoints stood, until records at that offset or beyond it are folded."""
-        self._counted: dict[str, int] = {}
-        """How many games were folded below that offset."""
         self._met: set[str] = set()
         """The streams whose shadow is this rebuild's."""
-        self._damaged: set[str] = set()
-        """The streams whose live state cannot be read, so that it is never ahead."""
-        self._shortened: set[str] = set()
-        """The streams whose first records are gone: of those behind them some may mean something else now."""
         self._done: dict[str, Rebuilt] = {}
         self._records = 0
         self._rejected = 0
@@ -206,10 +199,7 @@ class Rebuild:
         while not partitions <= self._ends.keys():
             await self._seek(await self._poll(0))
         for number in partitions:
-            with suppress(StateError):
-                self._manifests[number] = await self._from_store(
-                    partial(self._live.read_manifest, self._log.topic, number)
-                )
+            await self._lives.read_manifest(number)
 
     async def _seek(self, polled: Polled) -> None:
         """Read what is ours now: from the first record, or, after a reconnection, on from where it was. Raises
@@ -276,25 +266,17 @@ class Rebuild:
         number, batch = records.partition, self._folder.sort_out(records)
         for name in batch.streams:
             await self._opened(name, number)
-        cut_at = self._counts_due(batch.streams, records.next_offset)
+        cut_at = self._lives.counts_due(batch.streams, records.next_offset)
         folded = await self._folder.fold(records, batch, cut_at)
         for one in reversed(folded.folds):
             if one.stream in cut_at:
-                self._counted[one.stream] = one.folded.state.games  # the first of two folds comes last
+                self._lives.count(one.stream, one.folded.state.games)  # the first of two folds comes last
         self._rejected += len(folded.letters)
         for name in batch.streams:
             if name not in self._homes:
                 self._homes[name] = number
-                await self._compare_with_live(name, number)
+                await self._lives.compare(name, number, self._begins[number], self._topic_id)
         return folded.letters
-
-    def _counts_due(self, names: Iterable[str], next_offset: int) -> dict[str, int]:
-        """The offsets below `next_offset` up to which the games of these streams are to be counted."""
-        return {
-            name: self._count_at.pop(name)
-            for name in names
-            if name in self._count_at and self._count_at[name] < next_offset
-        }
 
     async def _opened(self, name: str, number: int) -> Stream:
         """The stream in memory: empty when it is met first, whatever an earlier rebuild left; later as it was
@@ -306,7 +288,7 @@ class Rebuild:
             if position != self._partitions[number].known.get(name):
                 _refuse_rivals([CommitConflict(name, number, position)])
         elif stream is None:
-            await self._meet(name)
+            await self._lives.meet(name)
             await self._from_store(lambda: self._shadow.clear([name]))
             self._met.add(name)
             stream = self._streams.new(name, number)
@@ -357,58 +339,15 @@ class Rebuild:
         only = self._folder.only_stream
         names = [only or stream_name(letter.record.key) for letter in letters]
         streams = sorted({name for name in names if isinstance(name, str)})
-        passed = await self._stored_offsets(streams)
-        judged_anew = self._from_elsewhere | self._damaged | self._shortened
+        passed = await self._lives.next_offsets(streams)
         new = [
             letter
             for name, letter in zip(names, letters, strict=True)
-            if isinstance(name, str) and (name in judged_anew or letter.record.offset >= (passed[name] or 0))
+            if isinstance(name, str)
+            and (self._lives.is_judged_anew(name) or letter.record.offset >= (passed[name] or 0))
         ]
         if new:
             await self._from_log(lambda: self._dead_letters.put(new))
-
-    async def _stored_offsets(self, streams: Sequence[str]) -> dict[str, int | None]:
-        """Up to where the live checkpoints have passed their partitions; None where none can be read."""
-        try:
-            positions = await self._from_store(lambda: self._live.positions(streams))
-        except StateError:
-            if len(streams) == 1:
-                return {streams[0]: None}
-            return {
-                name: next_offset
-                for stream in streams
-                for name, next_offset in (await self._stored_offsets([stream])).items()
-            }
-        return {
-            stream: None if position is None else position.next_offset
-            for stream, position in zip(streams, positions, strict=True)
-        }
-
-    async def _meet(self, stream: str) -> None:
-        """Note what the live state of a stream is whose first records are about to be folded, and have the games
-        counted where that stands: only there the two counts can be compared, for the live engine may be behind or go
-        on meanwhile. A live state that cannot be read is what is to be mended."""
-        try:
-            stored = await self._from_store(lambda: self._live.load(stream))
-        except StateError as error:
-            log.warning("live_state_damaged", stream=stream, error=str(error))
-            self._damaged.add(stream)
-            return
-        if stored is not None:
-            self._refuse_dropped_keys(stream, stored.checkpoint)
-            self._lives[stream] = _Live(stored.checkpoint, stored.total_games)
-            self._count_at[stream] = stored.checkpoint.next_offset
-
-    def _refuse_dropped_keys(self, stream: str, live: Checkpoint) -> None:
-        """Raise DroppedKeys when the live state has aggregates that no projection of these settings makes, unless that
-        was asked for."""
-        dropped = sorted(set(live.aggregates) - set(self._folder.folding.aggregates))
-        if dropped and not (self._request.drop_keys or self._request.dry_run):
-            raise DroppedKeys(
-                f"a rebuild of stream {stream} would drop its keys {', '.join(dropped)}: no projection of these "
-                "settings makes them. Install the package that has it or name it in projections.own; if the keys are "
-                "not wanted any more, add --drop-keys."
-            )
 
     async def _refuse_fewer_games(self) -> None:
         """Raise FewerGames when a stream would have fewer games than its live state has, or nothing was found at all,
@@ -416,7 +355,7 @@ class Rebuild:
         request, topic = self._request, self._log.topic
         if request.stream is not None and not self._homes:
             raise FewerGames(f"{topic} has no record of stream {request.stream}: there is nothing to rebuild it from.")
-        if request.accept_gap or request.dry_run or request.to_offset is not None:
+        if request.allowed.fewer_games:
             return
         held = {stream.name: stream.state.games for stream in self._streams}
         if not any(held.get(stream, 1) for stream in self._homes):
@@ -426,95 +365,18 @@ class Rebuild:
             )
         for stream in self._homes:
             if stream in held:
-                await self._compare_counts(stream, held[stream])
+                await self._lives.compare_counts(stream, held[stream])
         if request.stream is None:
-            for stream in sorted({name for one in self._manifests.values() if one for name in one.streams}):
-                if stream not in self._homes:
-                    await self._compare_counts(stream, 0)
-
-    async def _compare_counts(self, stream: str, games: int) -> None:
-        """Raise FewerGames when the live state of the stream has more games, of the same records as far as offsets
-        mean the same, unless that was asked for."""
-        request, live = self._request, self._lives.get(stream)
-        if request.accept_gap or request.dry_run or request.to_offset is not None:
-            return
-        if stream not in self._homes or stream in self._from_elsewhere:
-            with suppress(StateError):
-                stored = await self._from_store(lambda: self._live.load(stream))
-                live = None if stored is None else _Live(stored.checkpoint, stored.total_games)
-        elif stream in self._counted:
-            games = self._counted[stream]
-        elif live is not None and live.checkpoint.next_offset > self._partitions.folded_to[self._homes[stream]]:
-            return  # the live engine is ahead: promoting says so, and the rebuild reads on
-        if live is not None and games < live.games:
-            raise FewerGames(
-                f"a rebuild of stream {stream} from {self._log.topic} would have {games} games up to offset "
-                f"{live.checkpoint.next_offset}, and the live state has {live.games}: compaction or retention removed "
-                "records, the topic or file is another one, or these settings reject more. The live state stays; if "
-                "fewer games are what you want, add --accept-gap."
-            )
-
-    async def _compare_with_live(self, stream: str, number: int) -> None:
-        """Find out whether the offsets of the live state mean the same records as these, and refuse to swap in less
-        than it has because the topic no longer holds what it was folded from."""
-        if stream in self._damaged:
-            self._compare_with_what_was(stream, number, is_damaged=True)
-            return
-        begin, live = self._begins[number], self._lives.get(stream)
-        if live is None:
-            self._compare_with_what_was(stream, number)
-            return
-        checkpoint = live.checkpoint
-        if checkpoint.topic != self._log.topic or checkpoint.partition != number:
-            self._from_elsewhere.add(stream)
-            return
-        gone = None
-        if await self._was_recreated(checkpoint):
-            self._from_elsewhere.add(stream)
-            gone = "it was recreated"
-        elif checkpoint.first_offset < 0:
-            gone = "some came from an earlier topic of that name"
-        elif checkpoint.first_offset < begin:
-            gone = f"offsets {checkpoint.first_offset} to {begin - 1} are gone"
-            self._shortened.add(stream)
-        if gone is not None and not (self._request.accept_gap or self._request.dry_run):
-            raise LostRange(
-                f"{self._log.topic}/{number} no longer has all that stream {stream} was folded from ({gone}): a "
-                "rebuild would have fewer games. If that is what you want, add --accept-gap."
-            )
-
-    def _compare_with_what_was(self, stream: str, number: int, *, is_damaged: bool = False) -> None:
-        """Refuse to bring less than a stream had whose keys are gone, as far as the manifest knows; or that are there
-        and cannot be read, so that nobody knows from where on it was folded."""
-        manifest, begin = self._manifests.get(number), self._begins[number]
-        if self._request.accept_gap or self._request.dry_run:
-            return
-        if manifest is not None and stream in manifest.streams:
-            first = manifest.first_offsets.get(stream, 0) if manifest.topic_id == self._topic_id else begin
-        else:
-            first = 0 if is_damaged else begin
-        if first < begin:
-            raise LostRange(
-                f"retention removed offsets {max(0, first)} to {begin - 1} of {self._log.topic}/{number}, from which "
-                f"stream {stream} was folded before its keys were lost or spoiled: a rebuild would have fewer games. "
-                "If that is what you want, add --accept-gap."
-            )
-
-    async def _was_recreated(self, checkpoint: Checkpoint) -> bool:
-        """Whether the partition holds other records than those the live state was folded from."""
-        mark, number = checkpoint.mark, checkpoint.partition
-        bounds = await self._from_log(partial(self._log.bounds, number))
-        found = await self._from_log(partial(self._log.record, number, mark.offset)) if mark else None
-        return was_recreated(checkpoint.topic_id, mark, self._topic_id, bounds, found) is not None
+            await self._lives.compare_missing()
 
     async def _swap(self, folded: Stream) -> None:
         """Write the shadow and promote it. A live engine that is ahead is overtaken: read on, commit to the shadow, try
         again."""
         stream, number = folded.name, folded.partition
-        allow_back = self._request.to_offset is not None or stream in self._from_elsewhere | self._damaged
+        allow_back = self._request.to_offset is not None or self._lives.may_go_back(stream)
         for _ in range(CATCH_UP_TRIES):
             await self._look_at_topic()
-            await self._compare_counts(stream, folded.state.games)
+            await self._lives.compare_counts(stream, folded.state.games)
             _refuse_rivals(await self._folder.commit({stream}))
             match await self._from_store(lambda: self._shadow.promote(stream, allow_back=allow_back)):
                 case Promoted(version):
@@ -548,7 +410,7 @@ class Rebuild:
         if manifest is not None:
             mark, names = manifest.mark, sorted(manifest.streams)
             found = None if mark is None else await self._from_log(partial(self._log.record, number, mark.offset))
-            stored = await self._stored_offsets(names)
+            stored = await self._lives.next_offsets(names)
             start = where_to_begin(manifest, stored, self._topic_id, bounds, found)
             if isinstance(start, Begin):
                 return
@@ -574,13 +436,6 @@ class Rebuild:
 
     async def _from_store(self, ask: Callable[[], Awaitable[T]]) -> T:
         return await self._retry.with_store(ask)
-
-
-class _Live(msgspec.Struct, frozen=True):
-    """The checkpoint of a live state, and how many games it has."""
-
-    checkpoint: Checkpoint
-    games: int
 
 
 def _refuse_rivals(conflicts: list[CommitConflict]) -> None:

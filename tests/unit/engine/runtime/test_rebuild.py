@@ -606,7 +606,7 @@ async def test_a_stream_on_two_partitions_is_not_rebuilt() -> None:
 async def test_a_rebuild_with_other_settings_takes_away_the_keys_of_the_old_ones(deployment: MemoryDeployment) -> None:
     deployment.publish(*GAMES)
     await deployment.run()
-    deployment.settings = msgspec.structs.replace(SMALL, min=(4,), floor=())
+    deployment.settings = msgspec.structs.replace(SMALL, min=(4,), floor=(), range=())
     await deployment.rebuild()
     read = await deployment.store.read_model("crash")
     assert read is not None
