@@ -77,7 +77,7 @@ class Columns:
             return self
         buffer, start, stop = self._buffer, self._start, self._stop
         is_full = stop + more > buffer.cells.shape[1]
-        if buffer.used != stop or (is_full and start > stop - start):
+        if buffer.used != stop or (is_full and start >= stop - start):
             buffer = _Buffer(_roomy(self.cells, more), len(self))
             start, stop = 0, len(self)
         elif is_full:

@@ -94,6 +94,17 @@ class Plan:
         self.rule = rule
         """Names the rule by which games are kept from the fold, when there is one beside those of the event."""
 
+    def empty(self) -> tuple[Any, ...]:
+        """Return the states before the first game. Those of Crashfold's projections are shared by all streams."""
+        return tuple(
+            projection.empty() if is_checked else state
+            for projection, is_checked, state in zip(self.projections, self.checked, self._empty, strict=True)
+        )
+
+    @cached_property
+    def _empty(self) -> tuple[Any, ...]:
+        return tuple(projection.empty() for projection in self.projections)
+
     @property
     def aggregates(self) -> tuple[str, ...]:
         """The names of all keys, or their part before the first colon: the window's, and those of the projections."""

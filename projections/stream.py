@@ -70,13 +70,11 @@ class StreamState:
         self._snapshots = snapshots
         self._is_loaded = is_loaded
         self._games = snapshots[0].totals.games + len(held)
-        self._settled: StreamState | None = None
 
     @classmethod
     def empty(cls, plan: Plan) -> "StreamState":
         """Return the state of a stream without games."""
-        base = Snapshot(Totals(), tuple(projection.empty() for projection in plan.projections))
-        return cls(plan, Games.empty(plan.bands), (base,))
+        return cls(plan, Games.empty(plan.bands), (Snapshot(Totals(), plan.empty()),))
 
     @property
     def games(self) -> int:
@@ -105,8 +103,10 @@ class StreamState:
 
     @property
     def bytes_held(self) -> int:
-        """Return the bytes of the games held and of the tables of all snapshots, each counted once."""
-        arrays = [self._held.columns.memory, *_arrays_in([snapshot.states for snapshot in self._snapshots])]
+        """Return the bytes of the games held and of the tables of all snapshots, each counted once; not of that before
+        the first game, which all streams share."""
+        own = [snapshot.states for snapshot in self._snapshots if snapshot.totals.games]
+        arrays = [self._held.columns.memory, *_arrays_in(own)]
         return sum({id(array): array.nbytes for array in arrays}.values())
 
     @cached_property
@@ -124,8 +124,7 @@ class StreamState:
         accepted, kept = sifted.accepted, self.games
         if not len(accepted):
             return Folded(self, 0, sifted.duplicates, 0, sifted.rejected, kept, accepted)
-        known = self if self._settled is None else self._settled
-        held, snapshots = known._held, known._snapshots
+        held, snapshots = self._held, self._snapshots
         late = int(np.searchsorted(accepted.ids, held.ids[-1])) if len(held) else 0
         if late:
             at = int(np.searchsorted(held.ids, accepted.ids[0]))
@@ -140,14 +139,16 @@ class StreamState:
         return Folded(state, len(accepted), sifted.duplicates, late, sifted.rejected, kept, accepted)
 
     def settled(self) -> "StreamState":
-        """Return this state with every game folded by the projections; worked out once."""
-        if self.games == self._snapshots[-1].totals.games:
-            return self
-        if self._settled is None:
+        """Return this state with every game folded by the projections; worked out once.
+
+        What it was folded from is let go: for a stream of few games that would be half of its memory.
+        """
+        if self.games > self._snapshots[-1].totals.games:
             folded = self._folded_to(self.games)
             # The base of a state that was loaded is the stored one: the next delta says how another differs from it.
-            self._settled = folded if self._is_loaded else folded._rebased()
-        return self._settled
+            folded = folded if self._is_loaded else folded._rebased()
+            self._held, self._snapshots = folded._held, folded._snapshots
+        return self
 
     def keys(self) -> ReadModel:
         """Return all keys of the stream with their values, by name without the prefix."""

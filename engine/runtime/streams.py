@@ -16,7 +16,7 @@ from crashfold.schemas import keys
 
 GAME_BYTES: Final = 88
 """Bytes that a game of the window takes in memory."""
-STREAM_GAMES: Final = 500
+STREAM_GAMES: Final = 120
 """As many games the objects of a stream take that has hardly any."""
 
 

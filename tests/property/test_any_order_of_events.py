@@ -24,6 +24,7 @@ from crashfold.engine.errors import CrashfoldError, Unavailable
 from crashfold.engine.games.fairness import FairnessCheck
 from crashfold.engine.runtime.pacing import EngineLimits
 from crashfold.engine.runtime.rebuild import RebuildRequest
+from crashfold.engine.runtime.streams import STREAM_GAMES
 from crashfold.projections import plain
 from crashfold.schemas.chain import chain_of_games
 from crashfold.schemas.fairness import Mismatch, RuleBook
@@ -154,7 +155,7 @@ def story_of(seed: int, moments: int) -> Story:
     limits = EngineLimits(
         batch_games_max=chance.choice((1, 3, 10, 100)),
         linger_ms=chance.choice((0, 0, 5)),
-        games_held_max=chance.choice((1_000, 10**9)),
+        games_held_max=chance.choice((2 * STREAM_GAMES, 10**9)),
         poll_wait_s=0,
         streams_at_once=(50, 1, 2)[seed % 3],
     )

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 from crashfold.engine.adapters.memory.log import GROUP_ID
 from crashfold.engine.runtime.pacing import EngineLimits
+from crashfold.engine.runtime.streams import STREAM_GAMES
 from crashfold.schemas.game import Game
 from tests.simulation.servers import Server
 from tests.support.games import json_game, random_arrivals
@@ -238,7 +239,7 @@ def schedule_of(seed: int, kinds: Collection[str]) -> Schedule:
     limits = EngineLimits(
         batch_games_max=chance.choice((1, 3, 10, 100)),
         linger_ms=chance.choice((0, 0, 5)),
-        games_held_max=chance.choice((1_000, 10**9)),
+        games_held_max=chance.choice((2 * STREAM_GAMES, 10**9)),
         poll_wait_s=chance.choice((0.05, 0.5)),
         streams_at_once=chance.choice((50, 1, 2)),
     )

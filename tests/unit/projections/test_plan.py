@@ -7,7 +7,7 @@ from crashfold.projections.gaps import Gaps
 from crashfold.projections.series import SeriesProjection
 from crashfold.schemas import keys
 from crashfold.schemas.chain import chain_of_games
-from tests.support.games import SMALL
+from tests.support.games import SMALL, game
 
 
 class NewerGaps(Gaps):
@@ -95,3 +95,24 @@ def test_two_projections_of_one_name_are_refused() -> None:
 def test_settings_out_of_bounds_are_refused_by_name(change: dict[str, object], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         msgspec.convert(change, ProjectionSettings)
+
+
+def test_the_streams_of_a_plan_begin_with_the_same_states_and_go_their_own_ways() -> None:
+    shared = plan(SMALL)
+    games = [[game(number, 1.0 + number * step) for number in range(1, 40)] for step in (1, 2, 3)]
+    states = [StreamState.empty(shared).fold(some).state.settled() for some in games]
+    alone = [StreamState.empty(plan(SMALL)).fold(some).state for some in games]
+    assert [state.keys() for state in states] == [state.keys() for state in alone]
+    assert StreamState.empty(shared).keys() == {}
+    assert all(one is other for one, other in zip(shared.empty(), shared.empty(), strict=True))
+
+
+def test_a_projection_of_ones_own_makes_a_state_for_each_stream() -> None:
+    class Changing(Gaps):
+        name, aggregates = "changing", ("changing",)
+
+    own = Changing()
+    made = Plan(SMALL, (Gaps(), own), Bands(SMALL.predicates), own=(own,))
+    one, other = made.empty(), made.empty()
+    assert one[0] is other[0]
+    assert one[1] is not other[1]

@@ -20,6 +20,7 @@ from crashfold.engine.errors import (
 from crashfold.engine.runtime import folder, rebuild
 from crashfold.engine.runtime.pacing import EngineLimits
 from crashfold.engine.runtime.rebuild import Progress, RebuildRequest, Rebuilt
+from crashfold.engine.runtime.streams import STREAM_GAMES
 from crashfold.schemas.game import encode
 from tests.support.games import SMALL, game, games_at
 from tests.support.in_memory import MemoryDeployment
@@ -242,7 +243,7 @@ async def test_memory_is_bounded_however_many_streams_there_are(monkeypatch: pyt
             deployment.publish(*GAMES[start : start + 10], stream=name)
     held = []
     async with MemoryLog(deployment.topic, None) as log:
-        limits = EngineLimits(games_held_max=2_000, poll_wait_s=0)
+        limits = EngineLimits(games_held_max=4 * STREAM_GAMES, poll_wait_s=0)
         made = deployment.folder(log, deployment.store.shadow(), limits=limits)
         await rebuild.Rebuild(
             log,

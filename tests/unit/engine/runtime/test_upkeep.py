@@ -10,6 +10,7 @@ from crashfold.engine.errors import (
     TopicRecreated,
 )
 from crashfold.engine.runtime.pacing import EngineLimits
+from crashfold.engine.runtime.streams import STREAM_GAMES
 from tests.support.games import game
 from tests.support.in_memory import GAMES, MemoryDeployment, steps
 
@@ -121,7 +122,7 @@ async def test_an_idle_stream_that_lost_writes_is_not_forgotten_over_a_busy_one(
 
 async def test_a_stream_let_go_from_memory_notices_what_it_lost() -> None:
     deployment = MemoryDeployment()
-    tight = EngineLimits(batch_games_max=5, games_held_max=600, poll_wait_s=0)
+    tight = EngineLimits(batch_games_max=5, games_held_max=STREAM_GAMES + 100, poll_wait_s=0)
     async with deployment.engine(limits=tight) as engine:
         deployment.publish(*GAMES[:5], stream="a")
         await deployment.catch_up(engine)
