@@ -6,6 +6,7 @@ integers or 64-bit floats; both come back bit by bit.
 
 from collections.abc import Mapping
 from typing import Any, Final
+from zlib import crc32
 
 import msgspec
 import numpy as np
@@ -18,6 +19,27 @@ FORM: Final = 2
 """Raise it when states are stored otherwise, so that no engine reads what it does not know."""
 BASE: Final = "base"
 BLOCK: Final = "before_window:"
+
+
+_CHECKSUM_BYTES: Final = 4
+
+
+def sealed(field: str, data: bytes) -> bytes:
+    """The data for a stored field, with a checksum of both behind them: games that are spoiled where they are stored
+    would be folded like any others."""
+    return data + _checksum(field, data)
+
+
+def opened(field: str, data: bytes) -> bytes:
+    """The data that were sealed for that field. Raises ValueError when they are not as they were."""
+    content = data[:-_CHECKSUM_BYTES]
+    if data[-_CHECKSUM_BYTES:] != _checksum(field, content):
+        raise ValueError(f"the checksum of `{field}` is another one")
+    return content
+
+
+def _checksum(field: str, data: bytes) -> bytes:
+    return crc32(data, crc32(field.encode())).to_bytes(_CHECKSUM_BYTES, "little")
 
 
 def encode_state(state: Any) -> bytes:
@@ -38,11 +60,11 @@ def games_before(stored: Mapping[str, bytes], first_id: int) -> int:
     """
     if BASE not in stored:
         raise ValueError("there is no base")
-    totals, _ = msgspec.msgpack.decode(stored[BASE], type=tuple[Totals, list[msgspec.Raw]])
+    totals, _ = msgspec.msgpack.decode(opened(BASE, stored[BASE]), type=tuple[Totals, list[msgspec.Raw]])
     count = totals.games
     for name, data in stored.items():
         if name.startswith(BLOCK):
-            ids = Columns.from_bytes(BAND, data)[ID]
+            ids = Columns.from_bytes(BAND, opened(name, data))[ID]
             count += int(np.count_nonzero((ids > (totals.newest_id or 0)) & (ids < first_id)))
     return count
 

@@ -26,7 +26,7 @@ from crashfold.projections.games import BAND, END_TIME, ID, Games, cells_of
 from crashfold.projections.plan import Plan
 from crashfold.projections.projection import Moment, Totals, Trimming
 from crashfold.projections.sift import Rejected, sift
-from crashfold.projections.stored import BASE, BLOCK, decode_state
+from crashfold.projections.stored import BASE, BLOCK, decode_state, opened, sealed
 from crashfold.projections.window import window_delta, window_keys
 from crashfold.schemas import keys
 from crashfold.schemas.game import Game
@@ -212,18 +212,18 @@ class StreamState:
         """Return the fields of the checkpoint that a restart needs beside the games of the window."""
         state = self.settled()
         base, window = state._snapshots[0].totals.games, state._window_start
-        return {
-            BASE: _encode(state.plan, _trimmed(state.plan, state._snapshots[0], state._snapshots[-1]))
-        } | state._blocks(base, window)
+        return {BASE: state._stored_base()} | state._blocks(base, window)
 
     @classmethod
     def load(cls, plan: Plan, stored: dict[str, bytes], window: Sequence[Game]) -> "StreamState":
         """Load a state from the fields that `stored()` made and the games of its window. Raises ValueError when they do
         not fit together."""
-        base = _decode(plan, stored[BASE])
+        base = _decode(plan, opened(BASE, stored[BASE]))
         held = Games.of(plan.bands, window)
         blocks = sorted(
-            (int(name.removeprefix(BLOCK)), data) for name, data in stored.items() if name.startswith(BLOCK)
+            (int(name.removeprefix(BLOCK)), opened(name, data))
+            for name, data in stored.items()
+            if name.startswith(BLOCK)
         )
         if blocks:
             cells = np.concatenate([Columns.from_bytes(BAND, data).cells for _, data in blocks], axis=1)
@@ -340,10 +340,13 @@ class StreamState:
         fields = self._blocks(max(base, old_window), window) if window > old_window else {}
         gone: tuple[str, ...] = ()
         if base > old_base or before.games == 0:
-            fields[BASE] = _encode(self.plan, _trimmed(self.plan, self._snapshots[0], self._snapshots[-1]))
+            fields[BASE] = self._stored_base()
             stop = min(base // BLOCK_GAMES, -(-old_window // BLOCK_GAMES))
             gone = tuple(f"{BLOCK}{block}" for block in range(old_base // BLOCK_GAMES, stop))
         return WriteHash(fields, gone)
+
+    def _stored_base(self) -> bytes:
+        return sealed(BASE, _encode(self.plan, _trimmed(self.plan, self._snapshots[0], self._snapshots[-1])))
 
     def _blocks(self, start: int, stop: int) -> dict[str, bytes]:
         """The fields of the blocks that hold games number `start` to `stop` (exclusive, from 0) of the stream.
@@ -357,7 +360,8 @@ class StreamState:
             if low < high:
                 cells = self._held.columns.cells[:BAND, low - base : high - base]
                 is_full = high == (block + 1) * BLOCK_GAMES  # until then it is written again with the next commits
-                fields[f"{BLOCK}{block}"] = Columns.of(cells).to_bytes(is_small=is_full)
+                name = f"{BLOCK}{block}"
+                fields[name] = sealed(name, Columns.of(cells).to_bytes(is_small=is_full))
         return fields
 
 

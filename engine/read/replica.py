@@ -22,7 +22,7 @@ from crashfold.projections.games import Bands, Games
 from crashfold.projections.plan import Plan
 from crashfold.projections.projection import Totals
 from crashfold.projections.settings import ProjectionSettings
-from crashfold.projections.stored import BASE
+from crashfold.projections.stored import BASE, sealed
 from crashfold.projections.stream import StreamState
 
 GAMES_MAX: Final = 5_000
@@ -80,7 +80,8 @@ class Replica:
         """The state whose window that is, with no aggregates."""
         before = standing.total_games - len(window)
         base = Totals(before, None, None, int(window.ids[0]) - 1 if len(window) and before else None)
-        return StreamState.load(self._plan, {BASE: msgspec.msgpack.encode((base, []))}, window.to_games())
+        stored = {BASE: sealed(BASE, msgspec.msgpack.encode((base, [])))}
+        return StreamState.load(self._plan, stored, window.to_games())
 
     def _folded(self, state: StreamState, standing: Standing, records: Records) -> tuple[StreamState, Standing]:
         found = sort_out(records, self._folding, self._only).streams.get(self._stream)

@@ -263,5 +263,21 @@ def test_a_state_whose_parts_do_not_fit_is_refused(damage: str) -> None:
         StreamState.load(plan_, stored, window)
 
 
+@given(st.data())
+def test_no_byte_of_what_a_restart_needs_can_be_another_one(data: st.DataObject) -> None:
+    plan_ = plan(SMALL, 50)
+    state = StreamState.empty(plan_).fold([game(i, 1 + i % 7) for i in range(1, 81)]).state
+    stored, window = state.stored(), state.window.to_games()
+    field = data.draw(st.sampled_from(sorted(stored)))
+    spoiled = bytearray(stored[field])
+    at = data.draw(st.integers(0, len(spoiled) - 1))
+    spoiled[at] ^= data.draw(st.integers(1, 255))
+    with pytest.raises(ValueError, match="checksum"):
+        StreamState.load(plan_, {**stored, field: bytes(spoiled)}, window)
+    other = data.draw(st.sampled_from(sorted(stored.keys() - {field})))
+    with pytest.raises(ValueError, match="checksum"):
+        StreamState.load(plan_, {**stored, field: stored[other]}, window)
+
+
 def _fold(settings: ProjectionSettings, spacing: int, games: Sequence[Game]) -> StreamState:
     return StreamState.empty(plan(settings, spacing)).fold(games).state
