@@ -28,7 +28,7 @@ from tests.support.api_server import ApiServer, Writer, api_server, serve_comman
 from tests.support.deployment import eventually, is_running
 from tests.support.games import game, sample_games
 from tests.support.servers import RedisServer
-from tests.unit.engine.http.test_api_examples import EXAMPLES, assert_same
+from tests.unit.engine.http.test_routes import EXAMPLES, assert_same
 
 ROOT = "/api/analytics"
 DEADLINE_S = 20

@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).parents[3]
+PACKAGES = ("engine", "projections", "schemas")
 
 
 def test_the_workflow_runs_what_a_change_has_to_pass_on_every_python_that_is_promised() -> None:
@@ -33,3 +34,12 @@ def test_every_folder_that_has_an_owner_is_there() -> None:
     owned = [line.split()[0] for line in lines if line.startswith("/")]
     assert owned != []
     assert [path for path in owned if not (ROOT / path.strip("/")).is_dir()] == []
+
+
+def test_a_unit_test_stands_where_its_module_does() -> None:
+    """`tests/unit/engine/runtime/test_rebuild.py` is of `engine/runtime/rebuild.py`."""
+    unit = ROOT / "tests" / "unit"
+    tests = [path.relative_to(unit) for name in PACKAGES for path in (unit / name).rglob("test_*.py")]
+    assert len(tests) > 60
+    of = {test: ROOT / test.parent / test.stem.removeprefix("test_") for test in tests}
+    assert [test for test, place in of.items() if not (place.with_suffix(".py").exists() or place.is_dir())] == []

@@ -27,7 +27,7 @@ from crashfold.engine.settings import (
 )
 from crashfold.schemas.fairness import Rule
 
-ROOT = Path(__file__).parents[4]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)
