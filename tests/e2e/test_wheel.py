@@ -4,11 +4,18 @@ import os
 import shutil
 import subprocess
 import sys
+import urllib.request
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
+
+from crashfold.engine.adapters.embedded import free_port
+from crashfold.schemas.chain import chain_of_games
+from crashfold.schemas.game import encode
+from tests.support.deployment import Service
 
 ROOT: Final = Path(__file__).parents[2]
 UV: Final = ROOT / ".cache" / "uv" / "bin" / "uv"
@@ -41,6 +48,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     built = done(UV, "build", "--wheel", "--no-build-isolation", "--python", sys.executable, "--out-dir", out, cwd=ROOT)
     assert built.returncode == 0, built.stderr
     return next(out.glob("*.whl"))
+
+
+def bare() -> dict[str, str]:
+    """The environment without settings of ours."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("CRASHFOLD_")}
 
 
 def installed(tmp_path: Path, what: str) -> Path:
@@ -82,13 +94,38 @@ def test_the_library_alone_needs_numpy_and_msgspec_and_meets_no_folder_called_sc
     assert "Traceback" not in command.stderr
 
 
-def test_the_demo_runs_out_of_the_wheel_in_an_empty_environment(wheel: Path, tmp_path: Path) -> None:
-    programs = installed(tmp_path, f"{wheel}[server,embedded]")
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("CRASHFOLD_")}
-    demo = done(programs / "crashfold", "demo", "--games", "500", "--once", cwd=tmp_path, environ=environ)
+@pytest.fixture(scope="module")
+def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The commands of the wheel with everything that they need, in an environment that has nothing else."""
+    directory = tmp_path_factory.mktemp("installed")
+    yield installed(directory, f"{wheel}[server,embedded]")
+    shutil.rmtree(directory)
+
+
+def test_the_demo_runs_out_of_the_wheel_in_an_empty_environment(programs: Path, tmp_path: Path) -> None:
+    demo = done(programs / "crashfold", "demo", "--games", "500", "--once", cwd=tmp_path, environ=bare())
     assert demo.returncode == 0, demo.stdout + demo.stderr
     assert "500" in demo.stdout
-    bench = done(programs / "crashfold", "bench", cwd=tmp_path, environ=environ)
+    bench = done(programs / "crashfold", "bench", cwd=tmp_path, environ=bare())
     assert bench.returncode == 2
     assert "clone the repository" in bench.stderr
-    shutil.rmtree(tmp_path / "env")
+
+
+def test_serve_answers_out_of_the_wheel_in_an_empty_environment(programs: Path, redis_url: str, tmp_path: Path) -> None:
+    games = tmp_path / "games.jsonl"
+    games.write_bytes(b"".join(encode(game) + b"\n" for game in chain_of_games(seed=1, games=300)))
+    words = ("--file", games, "--redis.url", redis_url)
+    replay = done(programs / "crashfold", "replay", *words, cwd=tmp_path, environ=bare())
+    assert replay.returncode == 0, replay.stderr
+    port, log = free_port(), tmp_path / "log"
+    serve = [programs / "crashfold", "serve", "--redis.url", redis_url, "--api.port", str(port)]
+    with log.open("wb") as err, subprocess.Popen(serve, cwd=tmp_path, env=bare(), stderr=err) as server:
+        service = Service(server, port, log)
+        try:
+            service.until(lambda: service.is_ready, "it is ready")
+            streams = service.probe("/api/streams")[1]["data"]["streams"]
+            assert [one["total_games"] for one in streams] == [300]
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as page:
+                assert b"<title>" in page.read()
+        finally:
+            assert service.terminate()[0] == 0
