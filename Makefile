@@ -112,7 +112,7 @@ demo: $(READY)
 	@.venv/bin/crashfold demo $(ARGS)
 
 coverage: $(READY)
-	.venv/bin/pytest -n 2 --dist loadfile tests/unit tests/property tests/simulation --cov=engine --cov=projections --cov=schemas --cov-branch --cov-report=term:skip-covered --cov-report=html:build/coverage --cov-fail-under=$(FLOOR) $(ARGS)
+	HYPOTHESIS_PROFILE=few .venv/bin/pytest -n 2 --dist loadfile tests/unit tests/property tests/simulation --cov=engine --cov=projections --cov=schemas --cov-branch --cov-report=term:skip-covered --cov-report=html:build/coverage --cov-fail-under=$(FLOOR) $(ARGS)
 
 build: $(READY)
 	.cache/uv/bin/uv build --quiet --out-dir dist

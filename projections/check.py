@@ -40,8 +40,7 @@ _METHODS: Final = ("empty", "fold", "keys")
 
 
 class ProjectionFault(ValueError):
-    """A projection breaks a rule; the message names the projection, the key and the field. The message names it, and
-    the key and field where there are some."""
+    """A projection breaks a rule. The message names the projection, and the key and the field if there are any."""
 
 
 def check(projection: Projection[Any], settings: ProjectionSettings, bands: Bands) -> None:

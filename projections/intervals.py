@@ -28,7 +28,7 @@ class IntervalsState(msgspec.Struct, frozen=True, gc=False):
 
 
 class Intervals:
-    """See docs/rules.md, section 4.2."""
+    """Counts games and matches per bucket of time (docs/rules.md, section 4.2)."""
 
     name = "intervals"
     version = 1

@@ -39,7 +39,7 @@ class LastGamesState(msgspec.Struct, frozen=True, gc=False):
 
 
 class LastGames:
-    """See docs/rules.md, section 4.4."""
+    """Keeps the newest matches of each predicate (docs/rules.md, section 4.4)."""
 
     name = "last_games"
     version = 2

@@ -25,7 +25,7 @@ class OccurrencesState(msgspec.Struct, frozen=True, gc=False):
 
 
 class Occurrences:
-    """See docs/rules.md, section 4.1."""
+    """Counts the games that match each predicate: of all time and of each sample (docs/rules.md, section 4.1)."""
 
     name = "occurrences"
     version = 1

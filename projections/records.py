@@ -37,7 +37,7 @@ class RecordsState(msgspec.Struct, frozen=True, gc=False):
 
 
 class RecordsProjection:
-    """See docs/rules.md, section 4.5."""
+    """Keeps the longest run and the highest game of each predicate (docs/rules.md, section 4.5)."""
 
     name = "records"
     version = 1

@@ -40,7 +40,7 @@ _COMMA = b","
 
 
 class SeriesProjection:
-    """See docs/rules.md, section 4.3."""
+    """Keeps the newest runs that do not match, with the streak after each (docs/rules.md, section 4.3)."""
 
     name = "series"
     version = 2

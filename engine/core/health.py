@@ -68,7 +68,7 @@ class Facts(msgspec.Struct, frozen=True):
     log: Mapping[Subject, Server] = {}
     partitions: Mapping[int, PartitionProgress | None] = {}
     asked: Sequence[tuple[str, Subject, float]] = ()
-    """Return the waits: for which server, in which subject, since when (monotonic seconds)."""
+    """The waits for an answer: of which server, in which subject, since when (monotonic seconds)."""
 
 
 def heard(before: Server | None, fault: str | None, now_s: float) -> Server:
@@ -87,10 +87,10 @@ def moved(before: PartitionProgress | None, next_offset: int, end: int, now_s: f
 
 
 def live(facts: Facts, now_s: float, stall_s: float) -> list[str]:
-    """One reason per partition that has lag and stood still for `stall_s`, with both servers there all that time, as
-    far as that partition needs them.
+    """List one reason per partition that has lag and has not moved for `stall_s`, although the servers that it needs
+    answered all that time.
 
-    A poll is about all partitions, and fails by one: it excuses none of the others.
+    A failed poll excuses no partition: a single one can make it fail for all.
     """
     reasons = []
     for number, progress in sorted(facts.partitions.items()):
@@ -108,8 +108,8 @@ def live(facts: Facts, now_s: float, stall_s: float) -> list[str]:
 
 
 def ready(facts: Facts, now_s: float) -> list[str]:
-    """A reason for each thing that a server does not do, or that was not heard of, one for each that has been waited
-    for too long without a word, and one when no partition is held."""
+    """List the reasons against being ready: one for each operation that a server does not do, one for each answer that
+    is waited for too long, and one when no partition is held."""
     reasons = []
     for name, known in (("store", facts.store), ("log", facts.log)):
         if not known:

@@ -41,7 +41,7 @@ def where_to_begin(
     bounds: Bounds,
     found: Record | None,
 ) -> Start:
-    """Where reading begins.
+    """Decide where reading begins.
 
     `stored` holds what the checkpoints of the manifest's streams say now, None for one that has none (any more);
     `topic_id` is the id that the topic has now, `found` the record at the offset of the manifest's mark.

@@ -10,7 +10,7 @@ class Clock(Protocol):
         """Return the time now in epoch milliseconds."""
 
     def monotonic_s(self) -> float:
-        """Seconds since some moment; never goes back."""
+        """Return the seconds since a fixed moment. They never go back."""
 
     async def sleep(self, seconds: float) -> None:
         """Wait so many seconds."""

@@ -1,7 +1,7 @@
-"""Folding: what the engine asks of those who know what an event is.
+"""The port for the domain: what an event is, and how events are folded.
 
-`engine.core` and `engine.runtime` read records, keep streams, commit, rebuild and compare. What an event is, which of
-them are folded, and what keys come of them they learn through these protocols alone. The composition root hands in a
+`engine.core` and `engine.runtime` read records, keep streams, commit, rebuild and compare. They learn through
+these protocols alone what an event is, which events are folded, and which keys follow. The composition root hands in a
 `Folding`; the one that is shipped is `engine.games.folding.GameFolding`. "Game" is the word for an event here too.
 """
 
@@ -19,7 +19,7 @@ Cells: TypeAlias = NDArray[Any]
 """Events as columns: event i is `cells[:, i]`. What the rows mean is known to the folding alone."""
 
 Rejection: TypeAlias = tuple[int, str, str]
-"""What is not folded: its row or position, the reason in one word, and the detail in words."""
+"""An event that is not folded: its row or position, the reason in one word, and the detail in words."""
 
 
 class DecodedRecords(msgspec.Struct, frozen=True):
@@ -121,7 +121,7 @@ class State(Protocol):
         """Return all keys of the stream with their values, by name without the prefix."""
 
     def delta(self, before: Self, kept: int) -> Writes:
-        """The writes that turn the keys of `before` into those of this state, and bring along what `load` needs.
+        """Make the writes that turn the keys of `before` into those of this state, with what `load` needs.
 
         The first `kept` events of the stream are the same in both: the least `FoldResult.kept` of the folds in between.
         """
@@ -188,8 +188,8 @@ class Folding(Protocol):
         Raises ValueError, KeyError, TypeError, IndexError, OverflowError or a MsgspecError when they do not fit."""
 
     def newest(self, window: Sequence[bytes]) -> Newest | None:
-        """The newest event of a stored window, whatever it was made with; None where there is none, or none that can be
-        read."""
+        """Return the newest event of a stored window, whatever settings made it; None when there is none, or none that
+        can be read."""
 
     def recount(self, stream: str) -> Recount:
         """Begin to recompute the stream from its first record, by the plain definition."""

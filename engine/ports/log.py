@@ -1,4 +1,4 @@
-"""The log: a topic of records, read in order, and where records go that cannot be folded.
+"""The log: a topic of records, read in order; and dead letters: records that cannot be folded.
 
 Offsets: `next_offset` is always the offset of the next record to read; offsets have holes, so it is never computed
 from a count.
@@ -38,7 +38,7 @@ class Records(msgspec.Struct, frozen=True):
     keys: Packed
     values: Packed
     unread: Mapping[int, str] = {}
-    """Why the records of these offsets, which no game can be in, are not here as they were written."""
+    """By offset, why the log could not deliver a record as it was written. No such record holds a game."""
 
     @classmethod
     def of(cls, partition: int, next_offset: int, records: Sequence[Record]) -> "Records":
@@ -177,19 +177,19 @@ class EventLog(AbstractAsyncContextManager["EventLog"], Protocol):
 
     @property
     def topic_id(self) -> str | None:
-        """Which topic of that name is read, by an id that no other has, as soon as partitions were gained; None where
-        there are no ids.
+        """Return the id of the topic that is read, which no other topic has; None before a partition was gained, and
+        where there are no ids.
 
-        Polls bring records of that topic alone. When another one has the name, all partitions are lost, and with those
-        gained then the id is another one.
+        Polls bring records of that topic alone. When another topic gets the name, all partitions are lost; those
+        that are gained next belong to the new topic, and this id changes with them.
         """
 
     async def poll(self, records_max: int, wait_s: float) -> Polled:
-        """Up to `records_max` records of the partitions held, as soon as there are any or `wait_s` is over."""
+        """Return up to `records_max` records of the partitions held, as soon as there are any; none after `wait_s`."""
 
     async def seek(self, partition: int, next_offset: int) -> None:
-        """Set the offset from which the partition is read next. What was fetched before and not yet polled is
-        forgotten."""
+        """Set the offset from which the partition is read next. Records that were fetched and not
+        yet polled are dropped."""
 
     async def bounds(self, partition: int) -> Bounds:
         """Return the first offset that the partition holds now, and its end. Records of open transactions do not

@@ -1,4 +1,4 @@
-"""The read side: what it asks the store for while engines write to it, and what it is told."""
+"""The ports of the read side: reads of a store to which engines write, and the updates that it sends."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ _CURSOR: Final = re.compile(r"(.{1,100})-(\d{1,16})-([0-9a-f]{16})-(\d{1,19})(?:
 class Cursor(msgspec.Struct, frozen=True):
     """The identity of one state of a stream, as `ETag` and event ids carry it.
 
-    A version alone is none: a store that loses writes gives the same numbers to other states. `commit` names one
+    A version alone is no identity: a store that loses writes gives the same numbers to other states. `commit` names one
     commit, or what a replica has folded behind one. `next_offset` says how far that is, so that a process which has
     never seen this state knows whether it is behind it.
     """
@@ -114,7 +114,7 @@ class Pieces(msgspec.Struct, frozen=True):
 class WindowPart(msgspec.Struct, frozen=True):
     """The games of a window above some id, as JSON, in order of id; and how many games the whole window has.
 
-    `stored` are the fields of the state that say how many came before a whole window; none with a part of one.
+    `stored` has the fields of the state that count the games before the window. It is empty for a part of a window.
     """
 
     standing: Standing
@@ -159,13 +159,13 @@ class Updates(Protocol):
     """A subscription to the updates of one stream, from the moment the block is entered."""
 
     async def next(self, wait_s: float) -> Update | None:
-        """Wait for the next update; None when there was none for `wait_s`. Some may be lost with the connection: an
-        update says that there is something to read, and none says nothing."""
+        """Wait for the next update; None when there was none for `wait_s`. Updates may be lost with the connection: the
+        store may have changed without one."""
 
 
 class LiveReader(Protocol):
     """The reader of streams for the API: keys, windows and updates, each read of one version. Each call is one round
-    trip, and what it gives of one version."""
+    trip, and its result is of one version."""
 
     def updates(self, stream: str) -> AbstractAsyncContextManager[Updates]:
         """Subscribe to the updates of the stream, over a connection of its own."""
@@ -184,7 +184,7 @@ class LiveReader(Protocol):
         """Return the summary of a stream in a list of all; None when it has no checkpoint."""
 
     async def read_window(self, stream: str, above_id: int) -> WindowPart | None:
-        """The games of the window whose ids are above `above_id`; None when the stream has no checkpoint."""
+        """Read the games of the window whose ids are above `above_id`; None when the stream has no checkpoint."""
 
     async def cached(self, stream: str, version: int, request: str) -> bytes | None:
         """Return the answer that another process stored; None when there is none (any more)."""

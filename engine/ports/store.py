@@ -56,7 +56,7 @@ class Position(msgspec.Struct, frozen=True):
 class Commit(msgspec.Struct, frozen=True):
     """All that one compare-and-set writes: made only if the stream stands at `expected` (None: has no checkpoint).
 
-    Sent again it is the same commit, by the id in its checkpoint.
+    A commit that is sent again is recognised by the id in its checkpoint.
     """
 
     stream: str
@@ -105,8 +105,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     Every record below `low_water` is in its stream's checkpoint (or a dead letter). `streams` has the `next_offset`
     that each stream's checkpoint had, so that one which has fallen behind it, because Redis lost writes, is noticed.
-    Which commit it was need not be known: a restart loads what stands there, and of one topic every history that has
-    come as far has folded the same records.
+    The ids of commits are not needed here: a restart loads the stored state, and every history of one topic up to the
+    same offset has folded the same records.
     `first_offsets` has the `first_offset` of each, as far as it is known. `mark` is of the last record read below
     `low_water`, None when there was none; `topic_id` says of which topic all this is, None where brokers know no ids.
     """
@@ -198,8 +198,8 @@ class StateReader(Protocol):
         """Read the checkpoint and every key of the stream's aggregates, by name, all of one version."""
 
     async def read_models(self, streams: Sequence[str]) -> list[tuple[Stored, dict[str, Value]] | None]:
-        """`read_model` of each stream, each of a version of its own. What the store has to go through to find the keys
-        it goes through once, however many streams there are."""
+        """`read_model` of each stream, each of a version of its own. The store looks through its keys once for all of
+        them."""
 
 
 class StoreUsage(Protocol):

@@ -87,27 +87,27 @@ class Route(msgspec.Struct, frozen=True, dict=True):
 
     @property
     def is_of_all(self) -> bool:
-        """Whether it is about the deployment, and not about one stream."""
+        """Whether the route is about the deployment, and not about one stream."""
         return self.overview is not None
 
     @cached_property
     def begin(self) -> str:
-        """The beginning of every path of this route: quicker to look at than the pattern."""
+        """The beginning of every path of this route. To compare it is quicker than to match the pattern."""
         return self.path.partition("{")[0]
 
     @cached_property
     def pattern(self) -> re.Pattern[str]:
-        """The paths of this route. Its parameter may be empty, to be told what is wrong with it."""
+        """The pattern of the paths of this route. It takes an empty parameter, which an error then names."""
         return re.compile(_PARAMETER.sub("([^/]*)", re.escape(self.path)))
 
 
 def always_stored(settings: ApiSettings) -> AnswerSource:
-    """The source of an aggregate that the window cannot answer for all time."""
+    """Return the source of an aggregate of all time, which the window cannot answer."""
     return "precomputed"
 
 
 def always_computed(settings: ApiSettings) -> AnswerSource:
-    """The source of an aggregate that is the window itself."""
+    """Return the source of an aggregate that is the window itself."""
     return "computed"
 
 
@@ -126,7 +126,7 @@ class Aggregate(msgspec.Struct, frozen=True):
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """A question, understood: to which route, on which terms, about what. `aggregate` is None of the deployment."""
+    """A question that was read: its route, terms and subject. `aggregate` is None when it is about the deployment."""
 
     aggregate: Aggregate | None
     route: Route
@@ -146,7 +146,7 @@ class Asked(msgspec.Struct, frozen=True):
 
     @property
     def thresholds(self) -> tuple[Threshold, ...]:
-        """The thresholds that it is about."""
+        """The thresholds that the question is about."""
         match self.subject:
             case Threshold():
                 return (self.subject,)
@@ -156,7 +156,7 @@ class Asked(msgspec.Struct, frozen=True):
 
     @property
     def predicates(self) -> tuple[Predicate, ...]:
-        """The same as predicates."""
+        """The thresholds of the question, as predicates."""
         return tuple(threshold.predicate for threshold in self.thresholds)
 
     def answer(self, view: View) -> Any:
@@ -169,14 +169,14 @@ class Asked(msgspec.Struct, frozen=True):
         return data
 
     def stored(self, view: View) -> StoredAnswer | None:
-        """The pieces of the read model that answer it; None when there are none, as of a moment."""
+        """The pieces of the read model that answer the question; None when there are none, as for a past moment."""
         if self.route.stored is None or self.terms.at_us is not None:
             return None
         return self.route.stored(self, view) if view.settings.kept.issuperset(self.predicates) else None
 
     def past_wanted(self, view: View, total_games: int) -> tuple[Predicate, ...]:
-        """The predicates of whose past the answer from this view needs to know: none while the window holds every
-        game, and seldom otherwise, for the window mostly reaches back far enough."""
+        """The predicates whose past the answer from this view needs. There are none while the window holds every game,
+        and seldom any later: the window mostly reaches back far enough."""
         past = None if self.aggregate is None else self.aggregate.past
         if past is None or total_games <= len(view.games):
             return ()

@@ -19,7 +19,7 @@ class Coalescing(Generic[K]):
         self._making: dict[K, anyio.Event] = {}
 
     async def once(self, key: K, known: Callable[[], T | None], make: Callable[[], Awaitable[T]]) -> T:
-        """The result of `make`; when it is being made for somebody else, the one that is then `known`."""
+        """Return the result of `make`, or wait while an equal request is answered and return what is `known` then."""
         while (making := self._making.get(key)) is not None:
             await making.wait()
             if (found := known()) is not None:

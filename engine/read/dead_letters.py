@@ -22,7 +22,7 @@ class DeadLettersQuestion(Question, frozen=True, kw_only=True):
 
 
 class DeadLetterItem(msgspec.Struct, frozen=True):
-    """A record that was put aside; `time` is when, and null where Kafka does not say."""
+    """A record that could not be folded; `time` is when it was put aside, null where Kafka does not say."""
 
     topic: str
     partition: int
@@ -36,7 +36,7 @@ class DeadLetterItem(msgspec.Struct, frozen=True):
 
 
 class DeadLettersAnswer(msgspec.Struct, frozen=True):
-    """So many of the newest."""
+    """The newest dead letters, and how many they are."""
 
     count: int
     dead_letters: list[DeadLetterItem]

@@ -57,7 +57,7 @@ class Feed:
         """Nothing comes any more: clients are to go, and may come back."""
 
     def use(self) -> None:
-        """Note that somebody has asked for it."""
+        """Note that somebody has asked for the feed."""
         self._follower.use()
 
     def used(self) -> contextlib.AbstractContextManager[None]:
@@ -65,7 +65,7 @@ class Feed:
         return self._follower.used()
 
     async def run(self) -> None:
-        """Listen to the follower until it ends, clients or not: one that comes back finds what it missed."""
+        """Listen to the follower until it ends, also without clients: a client that comes back finds what it missed."""
         async with self._follower.subscribe() as subscription:
             self._backlog.begin(self._follower.held.cursor)
             self.wake()
@@ -80,12 +80,12 @@ class Feed:
         self.wake()
 
     def wake(self) -> None:
-        """Let all clients look."""
+        """Wake all clients, so that they look for changes."""
         self.changed.set()
         self.changed = anyio.Event()
 
     async def catch_up(self, known: Cursor) -> None:
-        """Return when the state that a client knows is covered: it may have been shown to it by another process."""
+        """Wait until the feed has the state that a client knows: another process may have shown it."""
         await self._follower.catch_up([known], CATCH_UP_S)
 
     def state(self) -> Change:
@@ -162,7 +162,7 @@ class Live:
         return feed
 
     def check_place(self, transport: Transport) -> None:
-        """Raise NotNow when no further client may come."""
+        """Raise NotNow when as many clients as allowed are there."""
         if self.stopping:
             raise NotNow("the server is about to stop")
         if sum(map(len, self._clients.values())) >= self.limits.clients_max:

@@ -100,46 +100,46 @@ class Follower:
 
     @property
     def store_fault(self) -> str | None:
-        """Why the store's word is not what is held: it is away, or has lost what is held. None while all is well."""
+        """Why the state held is not that of the store: the store is away, or has lost it. None while all is well."""
         return self._fault
 
     @property
     def log_fault(self) -> str | None:
-        """Why the topic is not followed in the store's place; None while it is, or need not be."""
+        """Why the topic cannot be followed in place of the store; None while it is followed, or need not be."""
         return self._log_fault
 
     @property
     def is_replica(self) -> bool:
-        """Whether what is held may not be what the store has."""
+        """Whether the state held may differ from that of the store."""
         return self._fault is not None or self.age_s > SILENT_S
 
     @property
     def age_s(self) -> float:
-        """How long ago what is held was last known to be the newest."""
+        """The seconds since the state held was last known to be the newest."""
         return max(0.0, self._clock.monotonic_s() - self._confirmed_s)
 
     @property
     def channel_fault(self) -> str | None:
-        """Why nothing is told of new versions, which are looked for instead; None while it is."""
+        """Why no updates arrive, so that the follower looks for new versions by itself; None while they arrive."""
         return self._channel_fault
 
     @property
     def is_used(self) -> bool:
-        """Whether a live client is there."""
+        """Whether a live client uses the follower."""
         return self._users > 0
 
     @property
     def idle_s(self) -> float:
-        """For how long nobody has used it."""
+        """The seconds since somebody used the follower."""
         return 0.0 if self._users else self._clock.monotonic_s() - self._used_s
 
     def use(self) -> None:
-        """Note that somebody does."""
+        """Note that somebody uses the follower."""
         self._used_s = self._clock.monotonic_s()
 
     @contextmanager
     def used(self) -> Iterator[None]:
-        """Note that somebody does, as long as the block runs."""
+        """Note that somebody uses the follower while the block runs."""
         self._users += 1
         try:
             yield
@@ -152,7 +152,7 @@ class Follower:
         return self._held.snapshot()
 
     def subscribe(self) -> AbstractAsyncContextManager[Subscription]:
-        """Every change from now on. Take a snapshot inside the block, before anything is awaited, to miss nothing."""
+        """Subscribe to changes. To miss none, take a snapshot inside the block before you await anything."""
         return self._subscribers.subscribed()
 
     @property
@@ -193,7 +193,7 @@ class Follower:
         return self._held.generation != ""
 
     async def run(self) -> None:
-        """Keep up, until cancelled. Whatever store and topic do, this goes on."""
+        """Keep up with the read model until cancelled. No fault of the store or the topic ends this."""
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._follow_store)

@@ -32,7 +32,7 @@ _log = structlog.get_logger()
 
 
 class TooManyStreams(Unavailable):
-    """As many streams are followed as may be, and each has somebody who listens."""
+    """No more streams can be followed: the limit is reached, and each stream has a live client."""
 
 
 class _Start:
@@ -94,7 +94,7 @@ class Followers:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Self]:
-        """Follow what is asked for while the block runs."""
+        """Follow the streams that are asked for while the block runs."""
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks
             tasks.start_soon(self._begin)
@@ -106,7 +106,7 @@ class Followers:
                 tasks.cancel_scope.cancel()
 
     def all(self) -> list[Follower]:
-        """Those that run now."""
+        """The followers that run now."""
         return [running.follower for running in self._running.values()]
 
     def get(self, stream: str) -> Follower | None:

@@ -18,7 +18,7 @@ class ApiHealth:
         self.stopping = False
 
     def live(self) -> list[str]:
-        """Nothing: whoever can say so is alive, and a store that is away does not come back by a restart."""
+        """Return no reason: a process that answers is alive, and a restart does not bring a store back."""
         return []
 
     def ready(self) -> list[str]:

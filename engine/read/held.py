@@ -33,7 +33,7 @@ class Change(msgspec.Struct, frozen=True):
     """Whether it builds on nothing that was told before: another generation, or a store that has lost writes."""
 
     def then(self, later: "Change") -> "Change":
-        """Both in one: the later state, with the games of both that still fit."""
+        """Join this change with the next one: the later state, with the games of both that still fit."""
         games = (*self.games, *later.games)
         dropped = max(0, len(games) - CHANGE_GAMES_MAX)
         return Change(
@@ -55,7 +55,7 @@ class HeldState(msgspec.Struct, frozen=True):
 
     @property
     def is_beyond(self) -> bool:
-        """Whether games of the topic were folded in that the version does not have."""
+        """Whether the state has games from the topic beyond those of its version."""
         return self.base is not None
 
     @property

@@ -107,7 +107,7 @@ class Backlog:
         self._newest = newest
 
     def add(self, change: Change) -> None:
-        """Remember a change. One that builds on nothing that was told before starts over."""
+        """Remember a change. One that does not build on the newest change starts a new backlog."""
         newest = self._newest
         if newest == change.cursor:
             return

@@ -1,4 +1,4 @@
-"""Overview: what is told of the deployment as a whole: its streams, engines, rebuilds and verifications.
+"""Overview: the deployment as a whole: its streams, engines, rebuilds and verifications.
 
 `Overviews` reads an `Overview` anew for each question; answers are pure functions of it. Times are printed in the zone
 asked for. A report that cannot be read is left out: somebody else may have written it.

@@ -1,4 +1,4 @@
-"""The past: what the read model still knows of the games before the window, for the predicates that are configured.
+"""The past: facts that the read model keeps of games before the window, for the predicates that are configured.
 
 Imports msgspec and schemas. An answer with the past is the one that a longer window would give. A past and its window
 are of one version.

@@ -30,7 +30,7 @@ _HEX: Final = np.frombuffer(bytes(range(256)).hex().encode(), np.uint16)
 
 
 def objects(kind: type[msgspec.Struct], columns: Mapping[str, Printed]) -> msgspec.Raw:
-    """The JSON array of those structs: by the names of their fields the values of each."""
+    """The JSON array of structs of that kind; `columns` has the printed values of each field."""
     parts: list[Characters] = []
     for field in msgspec.structs.fields(kind):
         name = f'{"," if parts else "{"}"{field.encode_name}":'
@@ -47,7 +47,7 @@ def objects(kind: type[msgspec.Struct], columns: Mapping[str, Printed]) -> msgsp
 
 
 def whole(numbers: Ints) -> Printed:
-    """Numbers that are not negative."""
+    """Print whole numbers that are not negative."""
     places = len(str(int(numbers.max(initial=0))))
     printed = np.empty((len(numbers), places), np.uint8)
     left = numbers
@@ -71,17 +71,17 @@ def hundredths(numbers: Ints) -> Printed:
 
 
 def hexadecimal(data: Characters) -> Characters:
-    """Bytes (rows × places) as hex digits."""
+    """Print bytes (rows × places) as hex digits."""
     return _HEX[data].view(np.uint8).reshape(len(data), -1)
 
 
 def text(*parts: Characters) -> Printed:
-    """Texts in quotes, of characters that need no escape."""
+    """Print texts in quotes; their characters need no escape."""
     return (_QUOTE, *parts, _QUOTE)
 
 
 def unless(absent: NDArray[np.bool_], value: Printed) -> Printed:
-    """The value, null where `absent`."""
+    """The printed values, `null` where `absent`."""
     if not absent.any():
         return value
     places = sum(part.shape[-1] for part in value)

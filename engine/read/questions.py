@@ -42,12 +42,12 @@ class Threshold(msgspec.Struct, frozen=True):
 
     @property
     def label(self) -> str:
-        """The key of its results: `2.0`, of a floor `2`."""
+        """The key of the threshold's results: `2.0`, or `2` for a floor."""
         return str(self.value)
 
     @property
     def echo(self) -> dict[str, Any]:
-        """The field that repeats it in an answer."""
+        """The field that repeats the threshold in an answer."""
         return {f"{self.kind}_value": self.value}
 
 
@@ -78,7 +78,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def value_count(self) -> int:
-        """How many thresholds it is about."""
+        """Count the thresholds of the question."""
         return len(getattr(self, "values", (0,)))
 
     @property
@@ -88,7 +88,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def changes_every_us(self) -> int | None:
-        """The grid of the clock on which the answer changes; None when it changes at any moment."""
+        """The time between two changes of an answer that depends on the clock; None when it changes at any moment."""
         return None
 
     def check(self) -> None:

@@ -118,7 +118,7 @@ def test_serve_answers_out_of_the_wheel_in_an_empty_environment(programs: Path, 
     replay = done(programs / "crashfold", "replay", *words, cwd=tmp_path, environ=bare())
     assert replay.returncode == 0, replay.stderr
     port, log = free_port(), tmp_path / "log"
-    serve = [programs / "crashfold", "serve", "--redis.url", redis_url, "--api.port", str(port)]
+    serve = [str(programs / "crashfold"), "serve", "--redis.url", redis_url, "--api.port", str(port)]
     with log.open("wb") as err, subprocess.Popen(serve, cwd=tmp_path, env=bare(), stderr=err) as server:
         service = Service(server, port, log)
         try:

@@ -1,10 +1,13 @@
-"""How thorough hypothesis is: `short` by default; `HYPOTHESIS_PROFILE=long pytest tests/property` takes its time."""
+"""How thorough hypothesis is: `short` by default. `HYPOTHESIS_PROFILE=long pytest tests/property` takes its time. `few` is
+for `make coverage`, which asks only whether a line is run.
+"""
 
 import os
 
 from hypothesis import HealthCheck, settings
 
 settings.register_profile("short", deadline=None, print_blob=True)
+settings.register_profile("few", deadline=None, print_blob=True, max_examples=20)
 settings.register_profile(
     "long",
     deadline=None,
@@ -20,8 +23,8 @@ def load() -> None:
 
 
 def takes_its_time() -> bool:
-    """Whether that profile is another one than `short`."""
-    return _named() != "short"
+    """Whether that profile is another one than `short` and `few`."""
+    return _named() not in ("short", "few")
 
 
 def _named() -> str:

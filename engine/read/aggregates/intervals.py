@@ -43,20 +43,20 @@ class IntervalsQuestion(Question, frozen=True, kw_only=True):
 
     @property
     def by_clock(self) -> bool:
-        """The last bucket is the one of now."""
+        """Whether the clock decides: it does, since the last bucket is the current one."""
         return True
 
     @property
     def changes_every_us(self) -> int | None:
-        """The grid of the buckets."""
+        """The width of a bucket: with each new bucket the answer changes."""
         return self.interval_minutes * MINUTE_S * 1_000_000
 
     def items(self) -> int:
-        """A bucket each."""
+        """Count the buckets."""
         return self.value_count * -(-self.hours * 60 // self.interval_minutes)
 
     def cost(self, view: View) -> int:
-        """As many as it asks for."""
+        """The number of items."""
         return self.items()
 
 
@@ -75,22 +75,22 @@ class DateRangeQuestion(Question, frozen=True, kw_only=True):
 
     @property
     def days(self) -> int:
-        """Both counted."""
+        """Count the days, the first and the last included."""
         return (self.end_date - self.start_date).days + 1
 
     def check(self) -> None:
-        """The days are in order, and not too many."""
+        """Check that the days are in order, and not too many."""
         if self.days < 1:
             raise OutOfBounds("end_date is before start_date", "end_date")
         if self.days > DAYS_MAX:
             raise OutOfBounds(f"from start_date to end_date are {self.days} days, more than {DAYS_MAX}", "end_date")
 
     def items(self) -> int:
-        """A bucket each."""
+        """Count the buckets."""
         return self.value_count * self.days * (DAY_MINUTES // self.interval_minutes)
 
     def cost(self, view: View) -> int:
-        """As many as it asks for."""
+        """The number of items."""
         return self.items()
 
 
@@ -107,16 +107,16 @@ class GameSetsQuestion(Question, frozen=True, kw_only=True):
     total_games: int = 1000
 
     def items(self) -> int:
-        """A set each, when no id is missing."""
+        """Count the sets, as if no id were missing."""
         return self.value_count * -(-self.total_games // self.games_per_set)
 
     def items_in(self, view: View) -> int:
-        """Ids with holes make more sets than the question shows; at both ends a set may be cut."""
+        """Count the sets with the ids that are there: missing ids make more sets, and a set may be cut at both ends."""
         listed = sets_listed(view, self)
         return self.value_count * listed if listed > self.total_games // self.games_per_set + 2 else 0
 
     def cost(self, view: View) -> int:
-        """As many as it asks for."""
+        """The number of items."""
         return self.items()
 
 

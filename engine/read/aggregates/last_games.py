@@ -38,11 +38,11 @@ class LastGamesQuestion(Question, frozen=True, kw_only=True):
     limit: int = 10
 
     def items(self) -> int:
-        """A game each."""
+        """Count the games."""
         return self.limit
 
     def cost(self, view: View) -> int:
-        """A game each."""
+        """Count the games."""
         return min(self.limit, len(view.games))
 
 

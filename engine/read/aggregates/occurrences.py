@@ -34,7 +34,7 @@ class OccurrencesQuestion(Question, frozen=True, kw_only=True):
 
     @property
     def by_clock(self) -> bool:
-        """By time it does."""
+        """Whether the clock decides: it does when the sample is one of hours."""
         return self.by_time
 
 
@@ -82,7 +82,7 @@ class EarlierOccurrences(OccurrencesData, frozen=True, kw_only=True):
 
 
 class ComparedOccurrences(OccurrencesData, frozen=True, kw_only=True):
-    """With the period before, if that was asked for and holds a game."""
+    """The occurrences, compared with the period before if that was asked for and holds a game."""
 
     comparison: EarlierOccurrences | UnsetType = UNSET
 

@@ -29,7 +29,7 @@ class RecordsQuestion(Question, frozen=True, kw_only=True):
     """The records of every predicate of the settings."""
 
     def cost(self, view: View) -> int:
-        """Every game is looked at for every predicate."""
+        """The number of games: each is compared with every predicate."""
         return len(view.games)
 
 

@@ -41,11 +41,11 @@ class SeriesQuestion(Question, frozen=True, kw_only=True):
     sort_by: SortBy = "time"
 
     def items(self) -> int:
-        """A series has a game at least."""
+        """The number of games: each may be a series."""
         return self.limit
 
     def cost(self, view: View) -> int:
-        """A series has a game at least."""
+        """The number of games: each may be a series."""
         return min(self.limit, len(view.games))
 
     def rows(self, view: View) -> Ints:
@@ -61,15 +61,15 @@ class SeriesByTimeQuestion(Question, frozen=True, kw_only=True):
 
     @property
     def by_clock(self) -> bool:
-        """The hours end now."""
+        """Whether the clock decides: it does, since the hours end now."""
         return True
 
     def items_in(self, view: View) -> int:
-        """As many as the hours have games, each of which may be a series."""
+        """Count the games of the hours: each may be a series."""
         return len(self.rows(view)) if len(view.games) > ITEMS_MAX else 0
 
     def cost(self, view: View) -> int:
-        """The window's share of a week."""
+        """The games that the hours have, if the window is a week long."""
         return len(view.games) * self.hours // 168
 
     def rows(self, view: View) -> Ints:
