@@ -1,5 +1,5 @@
-"""How thorough hypothesis is: `short` by default. `HYPOTHESIS_PROFILE=long pytest tests/property` takes its time. `few` is
-for `make coverage`, which asks only whether a line is run.
+"""How thorough hypothesis is: `short` by default. `HYPOTHESIS_PROFILE=long pytest tests/property` takes its time, and
+`few` is for `make coverage`, which asks only whether a line is run.
 """
 
 import os
@@ -7,7 +7,13 @@ import os
 from hypothesis import HealthCheck, settings
 
 settings.register_profile("short", deadline=None, print_blob=True)
-settings.register_profile("few", deadline=None, print_blob=True, max_examples=20)
+settings.register_profile(
+    "few",
+    deadline=None,
+    print_blob=True,
+    max_examples=10,
+    suppress_health_check=[HealthCheck.too_slow],  # counting lines makes everything slower
+)
 settings.register_profile(
     "long",
     deadline=None,
