@@ -205,8 +205,29 @@ async def test_two_that_disturb_each_other_in_the_middle_are_told_to_try_again(
         with pytest.raises(StoreUnavailable, match="disturbed"):
             await store.commit([SECOND])
         assert await model(store, STREAM) == BEFORE
-        assert await store.commit([SECOND]) == [Applied(2)]
+        with pytest.raises(StoreUnavailable, match="waited for"):
+            await store.commit([SECOND])
+        assert await store.commit([SECOND]) == [Applied(2)], "the other one has stopped"
         assert await model(store, STREAM) == AFTER
+
+
+async def test_an_engine_waits_while_another_stages_a_commit_and_goes_on(store: RedisStore, client: Redis) -> None:
+    rival = commit(STREAM, at(1), 2, big(3), history="rival")
+    waited: list[int] = []
+
+    async def wait(send: Send, calls: Sequence[Call]) -> list[Any]:
+        if between.runs > 2:  # it has begun
+            with pytest.raises(StoreUnavailable, match="waited for"):
+                await store.commit([SECOND])
+            waited.append(between.runs)
+        return await send(calls)
+
+    await store.commit([FIRST])
+    async with RedisStore(store_url(client), key_prefix=PREFIX) as other:
+        between = Interposed(other, wait)
+        assert await other.commit([rival]) == [Applied(2)]
+    assert len(waited) > 1
+    assert await store.commit([SECOND]) == [Conflict(at(2, history="rival"))]
 
 
 @pytest.mark.parametrize("instead", ["nothing", "another type"])

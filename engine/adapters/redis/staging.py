@@ -28,16 +28,24 @@ PARTS_AT_ONCE: Final = 24
 """Parts of a big commit on their way together, some 6 MB; Redis serves others after each of them."""
 
 
+class Rivals(dict[str, list[bytes | None]]):
+    """How far the commits were, by prefix, that other engines were staging when this one looked last."""
+
+
 async def commit_staged(
-    client: RedisClient | RedisCluster, script: Script, names: Keys, commit: Commit, last_bytes: int
+    client: RedisClient | RedisCluster, script: Script, names: Keys, commit: Commit, last_bytes: int, rivals: Rivals
 ) -> Any:
     """Make the commit in many calls, and return the reply of the last one, which is the one that counts.
 
     `script` is `commit.lua`; the writes of its last call come to `last_bytes`. Raises StoreUnavailable when the commit
-    was not made because others wrote to the stage, or Redis lost some of it.
+    was not made because others wrote to the stage, or Redis lost some of it; or because another engine is staging one,
+    which is waited for as long as it goes on: two that begin again and again would keep each other from ever ending.
     """
     staged, others = parts.parted(commit.delta, last_bytes)
-    (left_over,) = await _left_in_stages(await client.at(names.staged), [names])
+    server = await client.at(names.staged)
+    (left_over,) = await _left_in_stages(server, [names])
+    if left_over:
+        await _let_pass(server, names, commit, rivals)
     try:
         (reply,) = await client.run(Script.named(STAGE), [packing.stage_call(names, commit, staged, left_over)])
         packing.raise_worst([reply])
@@ -79,6 +87,18 @@ async def clear_stages(client: RedisClient | RedisCluster, several: Sequence[Key
     return clear
 
 
+async def _let_pass(server: RedisClient, names: Keys, commit: Commit, rivals: Rivals) -> None:
+    """Raise StoreUnavailable when the stage has another commit, which is further than at the last look."""
+    checkpoint = names.stage.checkpoint
+    (kind,) = await server.ask(partial(_types, [checkpoint]))
+    if kind != b"hash":
+        return
+    (mark,) = await server.ask(partial(_get_mark, checkpoint))
+    if mark[1] != commit.checkpoint.commit.encode() and mark != rivals.get(names.prefix):
+        rivals[names.prefix] = mark
+        raise StoreUnavailable(f"another engine stages a commit of stream {commit.stream}; it is waited for")
+
+
 async def _left_in_stages(server: RedisClient, several: Sequence[Keys]) -> list[list[str]]:
     """The names of the keys in each stage: of a staged commit that was not made, or not yet. No names where something
     else stands in the place of their list."""
@@ -96,6 +116,10 @@ def _types(some: Sequence[str], pipeline: Pipeline) -> None:
 def _get(some: Sequence[str], pipeline: Pipeline) -> None:
     for key in some:
         pipeline.get(key)
+
+
+def _get_mark(checkpoint: str, pipeline: Pipeline) -> None:
+    pipeline.hmget(checkpoint, ("next_offset", "commit"))
 
 
 def _unlink(names: Keys, left_over: Sequence[str], pipeline: Pipeline) -> None:

@@ -25,7 +25,7 @@ from crashfold.engine.adapters.redis.models import read_models
 from crashfold.engine.adapters.redis.parts import LAST_BYTES_MAX, WRITE_BYTES, Part, parts_in_turn, parts_made
 from crashfold.engine.adapters.redis.promotion import Promotion
 from crashfold.engine.adapters.redis.reports import RedisReports
-from crashfold.engine.adapters.redis.staging import clear_stages, commit_staged, in_turn
+from crashfold.engine.adapters.redis.staging import Rivals, clear_stages, commit_staged, in_turn
 from crashfold.engine.adapters.redis.usage import RedisUsage
 from crashfold.engine.adapters.redis.watch import Watch
 from crashfold.engine.errors import (
@@ -97,6 +97,7 @@ class RedisStore:
         self._commit_script = Script.named(COMMIT)
         self._rights_are_known = False
         self._whole_values_max = whole_values_max
+        self._rivals = Rivals()
         self._stages_cleared: set[str] = set()
         """Streams with nothing in their stage but what this store puts there."""
 
@@ -162,7 +163,7 @@ class RedisStore:
             if call is None:
                 last_bytes = min(LAST_BYTES_MAX, self._whole_values_max * WRITE_BYTES)
                 names = self._keys(commit.stream)
-                reply = await commit_staged(self._client, self._commit_script, names, commit, last_bytes)
+                reply = await commit_staged(self._client, self._commit_script, names, commit, last_bytes, self._rivals)
                 outcomes[commit.stream] = self._outcome(commit, reply)
         return [outcomes[commit.stream] for commit in commits]
 
@@ -256,6 +257,7 @@ class RedisShadowStore(RedisStore):
         self._commit_script = Script.named(COMMIT)
         self._rights_are_known = rights_are_known
         self._whole_values_max = packing.WHOLE_VALUES_MAX
+        self._rivals = Rivals()
         self._stages_cleared = set()
         self._promotion = Promotion(client, key_prefix)
 
