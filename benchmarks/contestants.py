@@ -17,6 +17,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from benchmarks.sampler import Profile, Sampler
 from crashfold.engine import logs
+from crashfold.engine.adapters.process.malloc import keep_freed_memory
 from crashfold.engine.cli import options
 from crashfold.engine.cli.bootstrap import CLOCK, new_folder, open_log, open_store, run_engine
 from crashfold.engine.runtime.rebuild import Rebuild, RebuildRequest
@@ -83,6 +84,7 @@ async def replay_to(settings: Settings, records: int) -> None:
 
 
 async def _rebuild(settings: Settings, records: int, request: RebuildRequest) -> None:
+    keep_freed_memory()  # as the command does
     async with open_store(settings) as store, open_log(settings) as event_log:
         shadow = store.shadow()
         folder = new_folder(settings, event_log.topic, shadow)

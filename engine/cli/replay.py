@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 
+from crashfold.engine.adapters.process.malloc import keep_freed_memory
 from crashfold.engine.adapters.prometheus.engine import Metrics
 from crashfold.engine.cli import options, output
 from crashfold.engine.cli.bootstrap import (
@@ -70,6 +71,7 @@ def replay(
     """
     settings = options.settings(common)
     request = RebuildRequest(stream, to_offset, dry_run, accept_gap, drop_keys)
+    keep_freed_memory()
     report = options.run(replay_topic, settings, request, file, port)
     if json:
         output.print_json(report)

@@ -1,8 +1,9 @@
-"""The C library's allocator for a process that makes megabytes of an answer again and again.
+"""The C library's allocator for a process that makes and drops megabytes again and again: answers, fetches, tables.
 
 Imports the standard library. glibc maps each block of 128 KiB and more by itself, and gives back what is freed at the
-end of its heap. So every big answer begins with thousands of page faults, which take as long as making it: series of
-168 hours 13.5 ms, and 8.7 ms where freed memory is kept for the next one. Other C libraries are left as they are.
+end of its heap. So every big block begins with page faults, one for each 4 KiB. Where freed memory is kept for the next
+block, series of 168 hours take 8.7 ms and not 13.5, and a replay a tenth less CPU. Other C libraries are left as they
+are.
 """
 
 import ctypes
