@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import structlog
 
-from crashfold.engine.games.fairness import FairnessCheck, Faults
+from crashfold.engine.games.fairness import Arrival, FairnessCheck, Faults
 from crashfold.engine.meter import Meter
 from crashfold.engine.ports import Rejection, StreamFold
 from crashfold.projections import StreamState
@@ -22,16 +22,19 @@ class FairnessCount:
 
     def observe(self, partition: int, rejected: Sequence[Rejection], folds: Sequence[StreamFold]) -> None:
         """Count the faults of these games, and those that were rejected for one."""
-        faults = Faults(sum(reason == "fairness" for _, reason, _ in rejected))
-        for fold in folds:
-            before, folded = fold.before, fold.folded
-            assert isinstance(before, StreamState), "games are folded by GameFolding"
-            assert isinstance(folded, Folded), "games are folded by GameFolding"
-            if folded.accepted:
-                faults += self._check.faults(fold.stream, before.window, folded.games)
+        arrivals = [_arrival(fold) for fold in folds]
+        faults = self._check.faults(one for one in arrivals if len(one.accepted))
+        faults += Faults(sum(reason == "fairness" for _, reason, _ in rejected))
         if faults.hash:
             self._meter.unfair("hash", faults.hash)
         if faults.chain:
             self._meter.unfair("chain", faults.chain)
         if faults.hash or faults.chain:
             log.warning("unfair_games", partition=partition, hash=faults.hash, chain=faults.chain)
+
+
+def _arrival(fold: StreamFold) -> Arrival:
+    before, folded = fold.before, fold.folded
+    assert isinstance(before, StreamState), "games are folded by GameFolding"
+    assert isinstance(folded, Folded), "games are folded by GameFolding"
+    return Arrival(fold.stream, before.window, folded.games)

@@ -18,6 +18,8 @@ GAME_BYTES: Final = 88
 """Bytes that a game of the window takes in memory."""
 STREAM_GAMES: Final = 120
 """As many games the objects of a stream take that has hardly any."""
+WEIGHED_EVERY: Final = 8
+"""Games at least between two looks at what a stream takes: a look at each game takes 2 % of a commit of one."""
 
 
 class CommitConflict(msgspec.Struct, frozen=True):
@@ -56,10 +58,10 @@ class Stream:
         )
 
     def _weigh(self) -> None:
-        """Look at what it takes, each time that it has grown by an eighth."""
+        """Look at what it takes, behind the first commit and then each time that it has grown by an eighth."""
         state = self.committed
         self._weight, self._games_weighed = STREAM_GAMES + state.bytes_held // GAME_BYTES, state.games_held
-        self._weigh_at = state.games + state.games // 8 + 1
+        self._weigh_at = state.games + state.games // 8 + WEIGHED_EVERY if state.games else 1
 
     def settle(self, checkpoint: Checkpoint) -> None:
         """Note that the folded games are committed."""

@@ -21,11 +21,12 @@ from crashfold.engine.runtime.placement import Placement
 from crashfold.engine.runtime.retry import Retry
 
 LOOK_EVERY_S: Final = 1.0
-"""How often, at least, the store is asked whether it still has what was committed, and manifests are noted."""
+"""How often, at least, the store is asked whether it still has what was committed."""
 LOOKED_AT_PER_S: Final = 500
-"""Streams for which that is affordable every second; with more of them it is done less often."""
-RENEW_EVERY_LOOKS: Final = 5
-"""With every fifth look one manifest is written again without need, each partition's in turn."""
+"""Streams for which that is affordable every second: of more, so many at a time take turns, and manifests, which name
+them all, are noted less often. All 10,000 at once would keep commits waiting for half a second."""
+RENEW_EVERY_NOTES: Final = 5
+"""With every fifth note one manifest is written again without need, each partition's in turn."""
 
 log = structlog.get_logger()
 
@@ -66,9 +67,10 @@ class Upkeep:
         self._retry = retry
         self._clock = clock
         self._health = health
-        self._look_due_s = 0.0
+        self._look_due_s = self._note_due_s = 0.0
+        self._looked_at = 0
         self._recognise_due_s = 0.0
-        self._looks = 0
+        self._notes = 0
 
     async def look_after_the_log(self) -> None:
         """Where topics have no ids: before a commit, unless that was done within the last second, see whether the log
@@ -98,10 +100,10 @@ class Upkeep:
         After the first commit of a partition it is always time: `status` and `verify` find its streams by the manifest.
         """
         now_s = self._clock.monotonic_s()
-        if now_s < self._look_due_s and all(partition.is_noted for partition in self._partitions.held.values()):
+        is_noted = all(partition.is_noted for partition in self._partitions.held.values())
+        if now_s < self._look_due_s and is_noted:
             return False
-        streams = sum(len(partition.known) for partition in self._partitions.held.values())
-        self._look_due_s = now_s + max(LOOK_EVERY_S, streams / LOOKED_AT_PER_S)
+        self._look_due_s = now_s + LOOK_EVERY_S
         self._folder.forget_idle()
         try:
             changed = await self._changed()
@@ -110,6 +112,10 @@ class Upkeep:
             return True
         self._health.store_ok()
         await self._take_up(changed)
+        if now_s < self._note_due_s and is_noted:
+            return True
+        streams = sum(len(partition.known) for partition in self._partitions.held.values())
+        self._note_due_s = now_s + max(LOOK_EVERY_S, streams / LOOKED_AT_PER_S)
         try:
             if await self.note_manifests():
                 self._health.store_ok(COMMITS)
@@ -128,8 +134,8 @@ class Upkeep:
             for number in numbers
             if self._partitions[number].noted != self._partitions[number].committed.next_offset
         }
-        self._looks += 1
-        turn, remainder = divmod(self._looks, RENEW_EVERY_LOOKS)
+        self._notes += 1
+        turn, remainder = divmod(self._notes, RENEW_EVERY_NOTES)
         if numbers and remainder == 0:
             due.add(numbers[turn % len(numbers)])
         for number in sorted(due):
@@ -140,14 +146,18 @@ class Upkeep:
         return bool(due)
 
     async def _changed(self) -> list[Changed]:
-        """The streams of which the store has another commit than the last one known. Asks it in any case.
+        """The streams of which the store has another commit than the last one known, of those whose turn it is. Asks
+        the store in any case.
 
         After a failover and back it may have another history up to the same offset or beyond; then no offset tells.
         """
         numbers = self._partitions.read
-        known = [
+        every = [
             (name, number, position) for number in numbers for name, position in self._partitions[number].known.items()
         ]
+        start = self._looked_at if self._looked_at < len(every) else 0
+        known = every[start : start + LOOKED_AT_PER_S]
+        self._looked_at = start + len(known)
         if not known:
             for number in numbers[:1]:
                 await self._store.read_manifest(self._log.topic, number)

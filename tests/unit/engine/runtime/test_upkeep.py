@@ -9,6 +9,7 @@ from crashfold.engine.errors import (
     LostRange,
     TopicRecreated,
 )
+from crashfold.engine.runtime import upkeep
 from crashfold.engine.runtime.pacing import EngineLimits
 from crashfold.engine.runtime.streams import STREAM_GAMES
 from tests.support.games import game
@@ -61,6 +62,27 @@ async def test_lost_writes_are_made_again_though_nothing_comes(deployment: Memor
         deployment.store.restore(then)
         await deployment.catch_up(engine)
     assert await deployment.games() == 20
+
+
+@pytest.mark.parametrize("lost", "abcde")
+async def test_of_many_streams_some_at_a_time_are_looked_at_and_each_has_its_turn(
+    monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    monkeypatch.setattr(upkeep, "LOOKED_AT_PER_S", 2)
+    deployment = MemoryDeployment()
+    async with deployment.engine() as engine:
+        for stream in "abcde":
+            deployment.publish(*GAMES[:10], stream=stream)
+        await deployment.catch_up(engine)
+        then = deployment.store.snapshot()
+        deployment.publish(*GAMES[10:20], stream=lost)
+        await deployment.catch_up(engine)
+        deployment.store.restore(then)
+        for _ in range(6):
+            await steps(engine, 1)
+        await deployment.catch_up(engine)
+    assert await deployment.games(lost) == 20
+    await deployment.check(*"abcde")
 
 
 @pytest.mark.parametrize("again", [20, 16], ids=["to the same offset", "not as far"])
