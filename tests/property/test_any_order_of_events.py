@@ -157,7 +157,7 @@ def story_of(seed: int, moments: int) -> Story:
         linger_ms=chance.choice((0, 0, 5)),
         games_held_max=chance.choice((2 * STREAM_GAMES, 10**9)),
         poll_wait_s=0,
-        streams_at_once=(50, 1, 2)[seed % 3],
+        streams_at_once=(16, 1, 2)[seed % 3],
     )
     partitions = chance.randint(1, 3)
     told = [[_beginning(chance) for _ in range(chance.randint(1, 6))] for _ in range(moments)]

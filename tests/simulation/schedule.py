@@ -241,7 +241,7 @@ def schedule_of(seed: int, kinds: Collection[str]) -> Schedule:
         linger_ms=chance.choice((0, 0, 5)),
         games_held_max=chance.choice((2 * STREAM_GAMES, 10**9)),
         poll_wait_s=chance.choice((0.05, 0.5)),
-        streams_at_once=chance.choice((50, 1, 2)),
+        streams_at_once=chance.choice((16, 1, 2)),
     )
     names = [name for name in _EVENTS if name in kinds]
     # Each schedule is fond of some faults and knows nothing of others: so that they meet in every combination.
