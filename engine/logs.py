@@ -35,7 +35,7 @@ _SECRET_KEY: Final = re.compile(r"(.*[_-])?(password|passwd|token|secret|authori
 
 
 def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
-    """Write from now on to `stream` (default: standard error), our own events from `settings.level` on.
+    """Configure logging to `stream` (default: standard error), with our own events from `settings.level` upwards.
 
     What libraries log or warn of through the standard library comes out in the same form, from WARNING on.
     """

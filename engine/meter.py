@@ -100,7 +100,7 @@ class ApiMeter:
 
 
 class Meters(Meter):
-    """A meter that passes everything on to several others."""
+    """Passes each measurement on to several meters."""
 
     def __init__(self, *meters: Meter) -> None:
         self._meters = meters

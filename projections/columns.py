@@ -155,7 +155,7 @@ def _roomy(cells: Ints, more: int) -> Ints:
 
 
 def ascending(values: Ints) -> Ints:
-    """The stable order of values, which are quicker to sort the closer together they are."""
+    """Return the stable sort order of the values. Sorting is quicker for values that lie close together."""
     if not len(values):
         return np.empty(0, np.int64)
     narrow = values - values.min()

@@ -26,7 +26,7 @@ class PartitionReport(msgspec.Struct, frozen=True):
 
 
 class RedisReport(msgspec.Struct, frozen=True):
-    """A server of the store, as it says itself; where it is, is nobody's business. Counts are since it was started; no
+    """Memory and reads of one server of the store, without its address. Counts are since it was started; no
     limit of memory is 0."""
 
     memory_bytes: int

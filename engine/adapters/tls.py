@@ -14,7 +14,7 @@ AWAY: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 
 
 def alert_of(host: str, port: int, context: ssl.SSLContext) -> ssl.SSLError | None:
-    """Connect, send nothing, and return the server's alert; None when it says nothing. Blocks, for `ALERT_S` at most
+    """Connect, send nothing, and return the TLS alert of the server; None without one. Blocks, for `ALERT_S` at most
     a step: event loops take an alert for a connection that has ended."""
     try:
         with (

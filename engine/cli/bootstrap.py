@@ -89,7 +89,7 @@ def open_dead_letters(settings: Settings, file: Path | None = None) -> KafkaDead
 
 @asynccontextmanager
 async def open_tracer(settings: Settings, service: str) -> AsyncIterator[Tracer]:
-    """What records traces while the block lasts; nothing does when no endpoint is set. What waits at its end is sent
+    """Open the tracer for the block; without an endpoint it records nothing. Traces that still wait at the end are sent
     within two seconds, or lost."""
     endpoint = settings.tracing.endpoint
     if not endpoint:
@@ -113,7 +113,7 @@ def only_stream(settings: Settings) -> str | None:
 
 
 def new_generation() -> str:
-    """A name for a build of the read model that no other has."""
+    """Make the name of a new build of the read model; no other has it."""
     return secrets.token_hex(6)
 
 
@@ -299,7 +299,7 @@ async def run_workers(
 
 @asynccontextmanager
 async def serve_metrics(settings: Settings, metrics: Metrics, port: int | None) -> AsyncIterator[None]:
-    """Serve metrics on that port of `engine.host`; not at all when it is None. For commands that come to an end."""
+    """Serve the metrics of a command that ends by itself, on `port` of `engine.host`; do nothing when it is None."""
     if port is None:
         yield
         return

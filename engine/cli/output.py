@@ -40,7 +40,7 @@ def print_line(text: str) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A result for people, on standard output; numbers to the right."""
+    """Print a table for people on standard output, with numbers aligned to the right."""
     print_rendered(table(title, columns, rows))
 
 
@@ -64,7 +64,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
 
 
 def print_error(text: str) -> None:
-    """A sentence for people, on standard error. Further lines of it are set in, so that none passes for another one."""
+    """Print an error for people on standard error. Further lines are indented, so that none looks like an error."""
     lines = Lines(sys.stderr)
     for number, line in enumerate(text.split("\n")):
         lines.write(visible(f"  {line}" if number else line))

@@ -56,31 +56,31 @@ def sort_out(records: Records, folding: Folding, only: str | None) -> Batch:
 
 
 def dead_letter(topic: str, records: Records, row: int, reason: str, detail: str) -> DeadLetter:
-    """The record of that row as a dead letter."""
+    """Make the dead letter for the record of that row."""
     return DeadLetter(reason, detail, topic, records.partition, records.record(row))
 
 
 def rejected_letter(topic: str, records: Records, stream: StreamBatch, rejected: RejectedGame) -> DeadLetter:
-    """A game that the fold rejected as a dead letter."""
+    """Make the dead letter for a game that the fold rejected."""
     row = int(stream.rows[rejected.position])
     return dead_letter(topic, records, row, rejected.reason, rejected.detail)
 
 
 def after(stream: StreamBatch, records: Records, next_offset: int) -> StreamBatch:
-    """The games of the stream from `next_offset` on: those before it have been folded already."""
+    """Keep the games of the stream from `next_offset` on: those before it have been folded already."""
     first = int(np.searchsorted(records.offsets[stream.rows], next_offset))
     return StreamBatch(stream.name, stream.rows[first:], stream.cells[:, first:]) if first else stream
 
 
 def cut(stream: StreamBatch, records: Records, offset: int) -> tuple[StreamBatch, StreamBatch]:
-    """The games of the stream below that offset, and the others."""
+    """Split the games of the stream: those below that offset, and the others."""
     at = int(np.searchsorted(records.offsets[stream.rows], offset))
     below = StreamBatch(stream.name, stream.rows[:at], stream.cells[:, :at])
     return below, StreamBatch(stream.name, stream.rows[at:], stream.cells[:, at:])
 
 
 def joined_by_partition(pieces: Iterable[Records]) -> list[Records]:
-    """Records of several partitions, each partition's in the order in which they were read, as one of each."""
+    """Join the records of each partition; `pieces` are in the order in which they were read."""
     by_partition: dict[int, list[Records]] = {}
     for piece in pieces:
         by_partition.setdefault(piece.partition, []).append(piece)

@@ -8,13 +8,13 @@ from crashfold.engine.ports import Bounds, Manifest, Mark, Record
 
 
 class Begin(msgspec.Struct, frozen=True):
-    """Read from `next_offset` on. Records that their streams' checkpoints have passed are skipped when they come."""
+    """The decision to read from `next_offset` on. Records that their streams' checkpoints have passed are skipped."""
 
     next_offset: int
 
 
 class Lost(msgspec.Struct, frozen=True):
-    """The records from `first` up to `begin` (exclusive) are needed and gone.
+    """The finding that records from `first` up to `begin` (exclusive) are needed, and that the topic has lost them.
 
     `stream` needs them when its keys are gone, None says that others do. `first` is -1 when that stream had games of an
     earlier topic of the name.
@@ -26,7 +26,7 @@ class Lost(msgspec.Struct, frozen=True):
 
 
 class Recreated(msgspec.Struct, frozen=True):
-    """The partition is not the one that was read: `evidence` says how that shows."""
+    """The finding that the partition is not the one that was read; `evidence` says how that shows."""
 
     evidence: str
 

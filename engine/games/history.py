@@ -61,7 +61,7 @@ class NotUnderstood(Exception):
 
 
 class Interpreter:
-    """Makes events of the rows of one file. What it found out for itself is in `columns` and `units`."""
+    """Makes events of the rows of one file. It notes what it recognises in `columns` and `units`."""
 
     def __init__(self, spelling: Spelling) -> None:
         self._spelling = spelling

@@ -80,7 +80,7 @@ def create_app(
     rate_limits: RateLimits | None = None,
     tracer: Tracer | None = None,
 ) -> Edge:
-    """The ASGI application. `handlers` makes the live routes, `files_at` are files by path, which need no token."""
+    """Create the ASGI application. `handlers` makes the live routes; `files_at` has files by path, open to all."""
     window_games = settings.projections.window_games
     # Litestar serves its description with pages of its own for whatever it does not know there. So it is asked for the
     # description once, and the application that answers serves that as a file among others.

@@ -47,7 +47,7 @@ _HEADERS_MAX: Final = 1_024
 
 
 class Codings:
-    """Makes the forms of answers, and keeps them with the answer."""
+    """Compresses answers as clients ask, and keeps each compressed form with its answer."""
 
     def __init__(self) -> None:
         self._threads = anyio.CapacityLimiter(THREADS)

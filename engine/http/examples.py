@@ -109,7 +109,7 @@ def body_of(route: Route) -> Any:
 
 
 def answer_of(route: Route) -> Any:
-    """The answer to that question, as plain data."""
+    """Answer that question, as plain data."""
     if route.is_of_all:
         success = Success(data=route.answer(overview(), route.question()))
         return msgspec.json.decode(msgspec.json.encode(success))

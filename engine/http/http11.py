@@ -74,7 +74,7 @@ class Phase(Enum):
 
 
 class RefusedRequest(Exception):
-    """Raised within the parser: the head is no request that may be answered."""
+    """The head of a request breaks HTTP. Raised within the parser."""
 
 
 class HttpProtocol(asyncio.Protocol):

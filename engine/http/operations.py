@@ -245,7 +245,7 @@ def name_of(route: Route) -> str:
 
 
 def tag_of(route: Route) -> str:
-    """The heading under which the route stands."""
+    """Return the heading of the reference under which the route stands."""
     return route.path.removeprefix("/api/").removeprefix("analytics/").partition("/")[0]
 
 

@@ -130,7 +130,7 @@ def not_acceptable() -> Problem:
 
 
 def no_handshake() -> Problem:
-    """400: an upgrade to WebSocket that is not one."""
+    """Make the problem 400 for an upgrade to WebSocket that breaks the protocol."""
     return malformed("this is no opening handshake of a WebSocket")
 
 

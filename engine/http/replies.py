@@ -48,7 +48,7 @@ class Reply(msgspec.Struct, frozen=True):
 
 
 def problem_reply(problem: Problem, *headers: tuple[bytes, bytes]) -> Reply:
-    """A problem as it goes over the wire."""
+    """Make the reply that carries a problem (RFC 9457)."""
     body = encode(problem)
     fixed = [(b"content-type", PROBLEM), (b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store")]
     if problem.retry_after_s is not None:

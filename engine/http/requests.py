@@ -94,7 +94,7 @@ def read_query(question: type[Q], query: Mapping[str, str], window_games: int) -
 
 
 def read_body(question: type[Q], body: bytes, window_games: int) -> Q:
-    """The question in a JSON body, strictly typed; members it does not know are ignored."""
+    """Read the question from a JSON body, strictly typed. Unknown members are ignored."""
     try:
         body.decode()  # the decoder skips unknown members without looking at their encoding
         asked: Q = _decoder(question).decode(body)

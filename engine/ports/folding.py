@@ -196,7 +196,7 @@ class Folding(Protocol):
 
 
 class StreamFold(msgspec.Struct, frozen=True):
-    """One fold of one stream: the state before it, and what came of it."""
+    """One fold of one stream: the state before it, and its result."""
 
     stream: str
     before: State

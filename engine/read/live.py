@@ -56,7 +56,7 @@ class NewGame(msgspec.Struct, frozen=True, tag_field="type", tag="new_game"):
 
 
 class Frame:
-    """A change, and its forms on the wire, each printed once a zone."""
+    """A change as bytes for live clients: an event, or messages. Each form is printed once per zone."""
 
     def __init__(self, name: EventName, change: Change, since: Cursor | None, fairness: TableFairness) -> None:
         self.name = name

@@ -50,7 +50,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Overviews:
-    """Reads overviews, from the store and from Kafka."""
+    """Reads the overview of the deployment, from the store and from Kafka."""
 
     def __init__(
         self,
@@ -161,7 +161,7 @@ class EnginePartition(msgspec.Struct, frozen=True):
 
 
 class EngineItem(msgspec.Struct, frozen=True):
-    """One engine, as it was a second ago."""
+    """The report of one engine, at most some seconds old."""
 
     writer: str
     started: Instant

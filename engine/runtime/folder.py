@@ -49,7 +49,7 @@ log = structlog.get_logger()
 
 
 class FoldedRecords(msgspec.Struct, frozen=True):
-    """What came of folding some records: dead letters in order of offset, and the folds."""
+    """The result of folding some records: dead letters in order of offset, and the folds."""
 
     letters: list[DeadLetter]
     folds: list[StreamFold]

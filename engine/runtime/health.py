@@ -25,7 +25,7 @@ log = structlog.get_logger()
 
 
 class HealthBoard:
-    """The facts that were seen last. Implements `crashfold.engine.core.health.Health`."""
+    """Holds the newest facts about store, log and partitions. Implements `crashfold.engine.core.health.Health`."""
 
     def __init__(self, clock: Clock, stall_s: float = STALL_S) -> None:
         self._clock = clock

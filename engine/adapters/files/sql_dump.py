@@ -51,7 +51,7 @@ class TableRow(NamedTuple):
 
 
 class NoRow(NamedTuple):
-    """The text that stands in the place of a row."""
+    """A text that is no row, where a row should be."""
 
     number: int
     detail: str

@@ -110,7 +110,7 @@ async def _started(start: Coroutine[Any, Any, None], timeout_s: float) -> None:
 
 @asynccontextmanager
 async def connected(connection: Connection) -> AsyncIterator[AIOKafkaClient]:
-    """A bare client, for requests of our own. Raises aiokafka's errors."""
+    """Open a bare Kafka client for single requests. Raises aiokafka's errors."""
     client = AIOKafkaClient(**connection)
     try:
         await begin(client.bootstrap(), connection)

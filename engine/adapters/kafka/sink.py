@@ -252,7 +252,7 @@ class KafkaSink:
 
 
 class KafkaDeadLetters:
-    """`DeadLetters` on a topic of their own, made with the first letter and kept without end.
+    """Implements `DeadLetters` on a Kafka topic, which is made with the first letter and has no retention limit.
 
     Connects only when there is something to write or read.
     """

@@ -20,7 +20,7 @@ STATUS_CHARACTERS_MAX: Final = 200
 
 
 class ServiceManager:
-    """Sends messages to the socket that `environment` names; to nobody when it names none."""
+    """Tells systemd how the process is, by the socket that `environment` names; does nothing when it names none."""
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         address = environment.get("NOTIFY_SOCKET", "")

@@ -45,7 +45,7 @@ class Part(msgspec.Struct, frozen=True):
 
 
 def whole(commit: Commit) -> Part:
-    """The commit in one part."""
+    """Make the commit one part."""
     return Part(1, expected_of(commit), str(commit.checkpoint.next_offset), commit.delta, True)
 
 

@@ -61,7 +61,7 @@ UNLINK_KEYS: Final = 500
 
 
 class RedisStore:
-    """`StateStore` and `StateReader`. Entering does nothing, leaving closes the connections.
+    """Implements `StateStore` and `StateReader`. Entering does nothing, leaving closes the connections.
 
     `url` is `redis://`, `rediss://` (TLS) or `unix://`, with `cluster` that of any node; `password` goes before one in
     it; `key_prefix` may have `{stream}` in it, and has with `cluster`. Times are seconds.
@@ -246,7 +246,7 @@ class RedisStore:
 
 
 class RedisShadowStore(RedisStore):
-    """`ShadowStore`: the same, under keys of its own; made by `RedisStore.shadow`, which closes its connections.
+    """Implements `ShadowStore`, under keys of its own. Made by `RedisStore.shadow`; that store closes the connections.
 
     Nobody reads a shadow before it is promoted. So a big commit goes in parts, between which Redis serves others.
     """

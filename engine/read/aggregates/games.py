@@ -96,7 +96,7 @@ def listed(view: View, rows: Ints) -> list[GameObject]:
 
 
 def shown(view: View, games: list[Game]) -> list[GameObject]:
-    """The games as the API shows them, in the same order."""
+    """Make the objects that the API shows for these games, in the same order."""
     times = [
         *(game.end_time for game in games),
         *(ABSENT if game.prepare_time is None else game.prepare_time for game in games),

@@ -163,7 +163,7 @@ def _older(view: View, threshold: Threshold) -> list[OlderMatch]:
 
 
 def newest_match(hundredths: Ints, predicate: Predicate) -> int | None:
-    """The last row that matches, looked for from the end in ever larger strides."""
+    """Find the last row that matches. The search goes backwards in ever larger strides."""
     stop, stride = len(hundredths), _STRIDE
     while stop:
         start = max(0, stop - stride)
