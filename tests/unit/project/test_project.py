@@ -11,8 +11,10 @@ PACKAGES = ("engine", "projections", "schemas")
 
 
 def test_the_workflow_runs_what_a_change_has_to_pass_on_every_python_that_is_promised() -> None:
-    job = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yaml").read_text())["jobs"]["run"]
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yaml").read_text())["jobs"]
+    job = jobs["run"]
     assert any(".ci/run" in step.get("run", "") for step in job["steps"])
+    assert any(step.get("run") == "make coverage" for step in jobs["coverage"]["steps"])
     promised = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["classifiers"]
     pythons = {line.rpartition(" ")[2] for line in promised if line.startswith("Programming Language :: Python :: 3.")}
     assert set(job["strategy"]["matrix"]["python"]) == pythons
