@@ -16,12 +16,16 @@ from benchmarks.servers import Assignments, Oracle, Servers, assignments, forget
 from benchmarks.topics import CODECS, fill, one_stream
 from crashfold.schemas.game import Game
 
+UNCHECKED = "run, hashes not checked"
+
 
 async def figures(servers: Servers, games: Sequence[Game], runs: int) -> list[Figure]:
-    """The bare loop, `replay` and `run`, over the same topic."""
+    """The bare loop, `replay`, and `run` with the games' hashes checked and without, over the same topic."""
     settings = assignments(servers, "bench-topic")
     await fill(settings, one_stream(games))
-    outcomes = await take_turns(servers, {name: (name, settings) for name in ("bare", "replay", "run")}, games, runs)
+    entrants = {name: (name, settings) for name in ("bare", "replay", "run")}
+    entrants[UNCHECKED] = ("run", settings | {"fairness.check": "off"})
+    outcomes = await take_turns(servers, entrants, games, runs)
     found = []
     for name, seen in outcomes.items():
         rates = tuple(one.records / one.duration_s for one in seen)
@@ -29,7 +33,7 @@ async def figures(servers: Servers, games: Sequence[Game], runs: int) -> list[Fi
         cpu = tuple(one.cpu_s * 100_000 / one.records for one in seen)
         found.append(Figure(f"{name} CPU", "s per 100,000", cpu, "of its process"))
         found.append(Figure(f"{name} memory", "MiB", tuple(one.peak_mib for one in seen), "peak of its process"))
-    for name in ("replay", "run"):
+    for name in ("replay", "run", UNCHECKED):
         found += _beside_bare(name, outcomes["bare"], outcomes[name], "1 is as much as the bare loop")
     return found
 

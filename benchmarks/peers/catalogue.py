@@ -44,6 +44,7 @@ PEERS = (
         kind="own",
         what="crashfold run --until-caught-up",
         variants=("",),
+        share=5,
         exactly_once="yes: compare-and-set of state and offset (tests/soak)",
     ),
     Peer(
