@@ -90,7 +90,8 @@ class Contest(msgspec.Struct, frozen=True):
     async def _started(self, name: str, job: Job) -> AsyncIterator[subprocess.Popen[bytes]]:
         """The peer's process, in a session of its own; ended by force when the block is left."""
         command = [*environments.command(name), msgspec.json.encode(job).decode()]
-        environment = os.environ | {"PYTHONPATH": str(_ROOT)}
+        temporary = {"TMPDIR": job.directory, "JAVA_TOOL_OPTIONS": f"-Djava.io.tmpdir={job.directory}"}
+        environment = os.environ | temporary | {"PYTHONPATH": str(_ROOT)}
         log = Path(job.directory, "log")
         with log.open("ab") as errors:
             process = subprocess.Popen(
