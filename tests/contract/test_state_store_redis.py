@@ -74,6 +74,7 @@ async def test_the_checkpoint_can_be_read_by_eye(store: RedisStore, redis: Redis
         "total_games": "1",
         "newest": "1",
         "begun": "1",
+        "made": "1",
         "proof": "4a20db8b",
         "keys_created": "5",
         "base": "1",

@@ -115,6 +115,10 @@ REFUSED: Final[dict[str, Damage]] = {
     "a block of a strange name": lambda redis, start: redis.hset(f"{start}checkpoint", "before_window:x", "y"),
     "a block that is none": lambda redis, start: redis.hset(f"{start}checkpoint", "before_window:0", b"\x01"),
     "a commit that broke off": lambda redis, start: redis.hincrby(f"{start}checkpoint", "begun", 1),
+    "a commit that ran twice": lambda redis, start: (
+        redis.hincrby(f"{start}checkpoint", "begun", 1),
+        redis.incr(f"{start}version"),
+    ),
     "a count of commits that is none": lambda redis, start: redis.hset(f"{start}checkpoint", "begun", b"\xff"),
     "an aggregate of another type": _other_type("occurrences:min:2"),
     "evictions": lambda redis, start: redis.delete(*sorted(redis.keys(f"{start}*"))[::2]),
@@ -125,7 +129,7 @@ REFUSED: Final[dict[str, Damage]] = {
 BORNE: Final[dict[str, Damage]] = {
     "a version of 16 digits": lambda redis, start: (
         redis.set(f"{start}version", "9" * 16),
-        redis.hset(f"{start}checkpoint", "begun", "9" * 16),
+        redis.hset(f"{start}checkpoint", mapping={"begun": "9" * 16, "made": "9" * 16}),
     ),
     "a spoiled shadow": _spoiled_shadow,
     "everything gone": lambda redis, start: redis.flushdb(),

@@ -11,9 +11,13 @@ from typing import Final, Literal
 
 import pytest
 
+from crashfold.engine.adapters.redis.reader import RedisReader
 from crashfold.engine.adapters.redis.store import RedisStore
 from crashfold.engine.errors import StateError
+from crashfold.engine.ports import Applied, Promoted
 from crashfold.engine.runtime.pacing import EngineLimits
+from crashfold.projections.delta import WriteList
+from tests.contract.state_store import at, commit
 from tests.integration.test_damage import OnRedis
 from tests.support.games import games_at
 from tests.support.servers import RedisServer
@@ -72,3 +76,37 @@ async def test_a_transaction_torn_again_and_again_is_made_or_refused(
                 await deployment.rebuild()
             await deployment.check()
             assert await deployment.games() == published
+
+
+@pytest.mark.parametrize("values_max", [1, 1_000], ids=["staged", "whole"])
+async def test_a_commit_that_lost_the_end_of_its_transaction_alone_and_ran_before_another_one_shows(
+    new_redis: Callable[..., RedisServer], values_max: int
+) -> None:
+    """Both ran as a whole, so the counters agree; but the second one was made where the first was not."""
+    server = new_redis({"appendonly": "yes", "appendfsync": "always"})
+    lost = commit("crash", at(1), 2, {"elements": WriteList(0, [b"2"], 9)})
+    instead = commit("crash", at(1), 3, {"elements": WriteList(0, [b"3", b"2"], 9)})
+    async with RedisStore(server.url, whole_values_max=values_max) as store:
+        await store.commit([commit("crash", None, 1, {"elements": WriteList(0, [b"1"], 9)})])
+        await store.commit([lost])
+    server.kill()
+    (file,) = Path(server.directory).rglob("*.incr.aof")
+    data = file.read_bytes()
+    assert data.endswith(b"EXEC\r\n")
+    file.write_bytes(data[:-3])
+    server.start()
+    async with RedisStore(server.url, whole_values_max=values_max) as store:
+        assert await store.commit([instead]) == [Applied(2)]
+    server.kill()
+    server.start()
+    async with RedisStore(server.url, whole_values_max=values_max) as store, RedisReader(server.url) as reader:
+        with pytest.raises(StateError, match="ran twice"):
+            await store.load("crash")
+        with pytest.raises(StateError, match="ran twice"):
+            await store.commit([commit("crash", at(3), 4, {"elements": WriteList(0, [b"4"], 9)})])
+        with pytest.raises(StateError, match="ran twice"):
+            await reader.standing("crash")
+        shadow = store.shadow()
+        await shadow.commit([commit("crash", None, 3, {"elements": WriteList(0, [b"3", b"2", b"1"], 9)})])
+        assert await shadow.promote("crash") == Promoted(4)
+        assert await store.load("crash") is not None

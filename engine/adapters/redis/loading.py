@@ -49,6 +49,12 @@ def stored(
             f"{names.version} is {version.decode()}, but {begun.decode('utf-8', 'replace')} commits were begun: one "
             f"broke off or ran twice; {packing.WAY_OUT}"
         )
+    made = fields.get(b"made", version)
+    if made != version:
+        raise StateError(
+            f"{names.version} is {version.decode()}, but the last commit made {made.decode('utf-8', 'replace')}: one "
+            f"ran twice; {packing.WAY_OUT}"
+        )
     if fields.get(b"newest", b"") != (b"" if newest is None else b"%d" % newest):
         raise StateError(f"{names.key(keys.GAMES)} does not end with the newest game: {packing.WAY_OUT}")
     total_games = packing.total_games(names.checkpoint, fields)

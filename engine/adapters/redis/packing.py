@@ -43,7 +43,7 @@ _BOOKKEEPING: Final = frozenset(
     (
         *("next_offset", "generation", "commit", "writer", "topic", "topic_id", "partition", "first_offset"),
         *("mark_offset", "mark_timestamp", "mark_digest", "fingerprint", "aggregates"),
-        *("total_games", "newest", "proof", "begun", "keys_created"),
+        *("total_games", "newest", "proof", "begun", "made", "keys_created"),
     )
 )
 """The fields of the checkpoint's hash that are not the state's."""
@@ -51,7 +51,7 @@ _BOOKKEEPING: Final = frozenset(
 CHECKPOINT_FIELDS: Final = tuple(sorted(_BOOKKEEPING))
 """The fields of the hash that `checkpoint` reads."""
 
-_PROVEN: Final = tuple(sorted(_BOOKKEEPING - {"proof", "begun", "keys_created"}))
+_PROVEN: Final = tuple(sorted(_BOOKKEEPING - {"proof", "begun", "made", "keys_created"}))
 
 _STREAM: Final = "stream:"
 _FIRST: Final = "first:"
@@ -179,7 +179,7 @@ def call(names: Keys, commit: Commit, part: Part, values_max: int = _NO_END) -> 
 
 
 def checkpoint_fields(commit: Commit) -> dict[str, str]:
-    """The bookkeeping fields of the checkpoint's hash, but for `begun` and `keys_created`, which the script counts."""
+    """The bookkeeping fields of the checkpoint's hash, but for those that the script counts."""
     checkpoint = commit.checkpoint
     fields = {
         "next_offset": str(checkpoint.next_offset),
@@ -319,7 +319,7 @@ def flattened(pairs: Iterable[tuple[str, _Packed]]) -> Iterator[_Packed]:
 
 def _proof(fields: Mapping[str, str]) -> str:
     """The checksum of what one commit writes into the checkpoint. A field that was edited, lost or left over from
-    another commit shows by it; the counters that the script keeps (`begun`, `keys_created`) are no part of it."""
+    another commit shows by it; the counters that the script keeps are no part of it."""
     text = "\n".join(f"{name}={fields[name]}" for name in _PROVEN if name in fields)
     return f"{crc32(text.encode()):08x}"
 

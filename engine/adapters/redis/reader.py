@@ -51,7 +51,8 @@ STREAMS_MAX: Final = 1_000
 """Connections for subscriptions, one a stream."""
 
 _STANDING: Final = (
-    *("generation", "topic", "partition", "next_offset", "total_games", "newest", "commit", "begun", "topic_id"),
+    *("generation", "topic", "partition", "next_offset", "total_games"),
+    *("newest", "commit", "begun", "made", "topic_id"),
 )
 
 _NUMBER: Final = re.compile(r"[0-9]{1,16}")
@@ -279,7 +280,7 @@ def _standing(names: Keys, fields: list[bytes | None], version: bytes | None) ->
     if version is None:
         raise StateError(f"{names.version} is missing: {packing.WAY_OUT}")
     try:
-        generation, topic, partition, next_offset, total_games, newest, commit, begun, topic_id = (
+        generation, topic, partition, next_offset, total_games, newest, commit, begun, made, topic_id = (
             (part or b"").decode() for part in fields
         )
         standing = Standing(
@@ -297,7 +298,7 @@ def _standing(names: Keys, fields: list[bytes | None], version: bytes | None) ->
         raise StateError(f"{names.checkpoint} or {names.version} is spoiled: {packing.WAY_OUT}") from None
     if _NAME.fullmatch(generation) is None or (commit and _COMMIT.fullmatch(commit) is None):
         raise StateError(f"{names.checkpoint} has no generation or commit that is one: {packing.WAY_OUT}")
-    if begun and begun != version.decode():
+    if any(count and count != version.decode() for count in (begun, made)):
         raise StateError(f"{names.checkpoint} is of a commit that broke off or ran twice: {packing.WAY_OUT}")
     if not 0 <= standing.next_offset < _NUMBERS_END or standing.total_games < (standing.newest_id > 0):
         raise StateError(f"{names.checkpoint} counts what cannot be: {packing.WAY_OUT}")

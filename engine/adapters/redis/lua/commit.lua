@@ -41,6 +41,8 @@
 -- do the latter: redis-server 7.0 truncates an append-only file that ends inside a transaction but leaves that open, so
 -- that the next restart runs the beginning of the lost commit and then the commit that was made in its stead. For that
 -- to show, both must be relative writes.
+-- Where nothing but the end of the transaction was lost, the whole lost commit runs, and the two agree. So the field
+-- `made` has the version that a commit came to when it was made; it is an absolute write.
 
 local call, pcall = redis.call, redis.pcall
 
@@ -120,7 +122,7 @@ local function failed(reply, key, kind)
 end
 
 -- What stands there.
-local stored = pcall('HMGET', KEYS[1], 'generation', 'next_offset', 'commit', 'begun', 'keys_created')
+local stored = pcall('HMGET', KEYS[1], 'generation', 'next_offset', 'commit', 'begun', 'keys_created', 'made')
 if stored.err then
   return failed(stored, KEYS[1], 'hash')
 end
@@ -134,6 +136,9 @@ end
 local begun = stored[4]
 if begun and version and begun ~= version then
   return { 'unfit', KEYS[2], 'is ' .. version .. ', but ' .. begun .. ' commits were begun: one broke off or ran twice' }
+end
+if stored[6] and version and stored[6] ~= version then
+  return { 'unfit', KEYS[2], 'is ' .. version .. ', but the last commit made ' .. stored[6] .. ': one ran twice' }
 end
 
 if generation ~= ARGV[1] or next_offset ~= ARGV[2] or commit ~= ARGV[3] then
@@ -245,5 +250,6 @@ if ARGV[8] == '' then
 end
 local raised = call('INCR', KEYS[2])
 version = raised < 2 ^ 53 and string.format('%.0f', raised) or call('GET', KEYS[2]) -- the number is a double
+call('HSET', KEYS[1], 'made', version)
 pcall('PUBLISH', ARGV[7], '{"version":' .. version .. ARGV[8])
 return { 'applied', version }

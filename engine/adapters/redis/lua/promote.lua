@@ -38,7 +38,7 @@ local function is_number(text)
 end
 
 local shadow =
-  call('HMGET', KEYS[3], 'generation', 'next_offset', 'commit', 'keys_created', 'total_games', 'newest', 'begun')
+  call('HMGET', KEYS[3], 'generation', 'next_offset', 'commit', 'keys_created', 'total_games', 'newest', 'begun', 'made')
 local live = pcall('HMGET', KEYS[1], 'generation', 'next_offset', 'commit', 'keys_created', 'begun')
 local live_version = pcall('GET', KEYS[2])
 for _, reply in ipairs({ live, live_version or nil }) do
@@ -60,7 +60,7 @@ if (live[1] or '') ~= ARGV[6] or (live[4] or '') ~= ARGV[7] then
   return { 'moved' }
 end
 local begun = call('GET', KEYS[4])
-if not is_number(begun) or begun ~= shadow[7] then
+if not is_number(begun) or begun ~= shadow[7] or begun ~= (shadow[8] or begun) then
   return { 'unfit', KEYS[4], 'is not what the checkpoint beside it says' }
 end
 local version = begun
@@ -88,6 +88,7 @@ call('HINCRBY', KEYS[3], 'begun', version)
 call('HINCRBY', KEYS[3], 'begun', '-' .. begun)
 call('HINCRBY', KEYS[3], 'begun', 1)
 version = call('HGET', KEYS[3], 'begun')
+call('HSET', KEYS[3], 'made', version)
 
 for index = pairs_end + 1, #KEYS, UNPACK_MAX do
   call('UNLINK', unpack(KEYS, index, math.min(index + UNPACK_MAX - 1, #KEYS)))

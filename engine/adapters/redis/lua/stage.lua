@@ -36,7 +36,7 @@ local function failed(reply, key, kind)
 end
 
 -- What stands there, as commit.lua looks at it.
-local stored = pcall('HMGET', KEYS[1], 'generation', 'next_offset', 'commit', 'begun')
+local stored = pcall('HMGET', KEYS[1], 'generation', 'next_offset', 'commit', 'begun', 'made')
 if stored.err then
   return failed(stored, KEYS[1], 'hash')
 end
@@ -48,6 +48,8 @@ elseif version and not (version:find('^%d+$') and #version <= VERSION_DIGITS_MAX
   return { 'unfit', KEYS[2], 'is no whole number' }
 elseif begun and version and begun ~= version then
   return { 'unfit', KEYS[2], 'is ' .. version .. ', but ' .. begun .. ' commits were begun: one broke off or ran twice' }
+elseif stored[5] and version and stored[5] ~= version then
+  return { 'unfit', KEYS[2], 'is ' .. version .. ', but the last commit made ' .. stored[5] .. ': one ran twice' }
 end
 if generation ~= ARGV[1] or next_offset ~= ARGV[2] or commit ~= ARGV[3] then
   if generation == ARGV[4] and next_offset == ARGV[5] and commit == ARGV[6] then
