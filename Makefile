@@ -12,7 +12,7 @@ SEEDS = 1..2000
 FLOOR = 71
 
 # Those tests: the twins in memory keep the same contracts as the adapters of real servers.
-WITHOUT_SERVERS = tests/unit tests/property tests/simulation $(wildcard tests/contract/test_*_memory.py tests/contract/test_*_file.py)
+WITHOUT_SERVERS = tests/unit tests/property tests/simulation/test_simulation.py $(wildcard tests/contract/test_*_memory.py tests/contract/test_*_file.py)
 
 # How long a soak lasts, and what its faults are drawn from.
 MINUTES = 20

@@ -26,7 +26,7 @@ from crashfold.engine.ports import (
     Standing,
 )
 from crashfold.engine.read.live import Backlog, Frame
-from crashfold.engine.runtime import placement, rebuild, streams, upkeep
+from crashfold.engine.runtime import live_states, placement, streams, upkeep
 from crashfold.engine.runtime.letters import LetterPublisher
 from crashfold.engine.runtime.partitions import Partition
 from crashfold.engine.runtime.placement import Placement
@@ -135,7 +135,7 @@ def _a_conflict_is_not_read_again(patch: Patch) -> None:
 
 def _a_topic_has_no_identity(patch: Patch) -> None:
     """A topic that was made anew is read on as if it were the old one."""
-    for module in (start, placement, upkeep, rebuild):
+    for module in (start, placement, upkeep, live_states):
         patch.setattr(module, "was_recreated", lambda *known: None)
 
 
