@@ -213,7 +213,7 @@ class Edge:
             if reply is None:
                 reply = problem_reply(problems.unavailable("it took too long", 5))
         else:
-            reply = await self._page(method, path, headers)
+            reply = await self._page(method, path, scope["query_string"], headers)
         note.route, note.source = reply.route, reply.source
         size = len(reply.body)
         if size <= PIECE_BYTES:  # bounded by the number of connections
@@ -238,13 +238,14 @@ class Edge:
             reply = reply.unless_known(known)
         await send_reply(reply, send)
 
-    async def _page(self, method: str, path: str, headers: dict[str, str]) -> Reply:
+    async def _page(self, method: str, path: str, query: bytes, headers: dict[str, str]) -> Reply:
         """Return the answer at a path that asks no question."""
         page = self._pages.get(path)
         if page is not None:
             return await page(headers) if method in ("GET", "HEAD") else _other_method(method, b"GET, HEAD, OPTIONS")
         if self._root and path == self._root:
-            return Reply(308, ((b"location", f"{self._root}/".encode()), (b"content-length", b"0")), b"")
+            place = f"{self._root}/".encode() + (b"?" + query if query else b"")
+            return Reply(308, ((b"location", place), (b"content-length", b"0")), b"")
         if path == "*":
             return Reply(204, ((b"allow", b"GET, HEAD, OPTIONS, POST"),), b"")
         return problem_reply(problems.no_such_route())

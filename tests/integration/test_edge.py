@@ -174,6 +174,8 @@ async def test_the_prefix_alone_leads_to_the_page(server: ApiServer) -> None:
     async with server.client() as client:
         told = await client.get("/crash")
         assert (told.status_code, told.headers["location"]) == (308, "/crash/")
+        asked = await client.get("/crash?stream=bitcoin&tz=%2B02:00")
+        assert (asked.status_code, asked.headers["location"]) == (308, "/crash/?stream=bitcoin&tz=%2B02:00")
         assert (await client.get("/crashed")).status_code == 404
         assert (await client.get("/crash/crash/livez")).status_code == 404
 
