@@ -6,7 +6,6 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import pytest
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from crashfold.engine.adapters.dead_letters import LetterMark, StoredDeadLetter
 from crashfold.engine.adapters.kafka import sink as kafka_sink
@@ -17,6 +16,7 @@ from crashfold.engine.errors import LogRefused, LogUnavailable
 from tests.contract.dead_letters import DeadLettersContract, Shelf, letter
 from tests.contract.event_log import DEADLINE_S, Reader, numbered
 from tests.contract.test_event_log_kafka import KafkaTopic
+from tests.support.clients import consuming, producing
 from tests.support.servers import KafkaCluster, TansuBroker
 
 Unique = Callable[[str], str]
@@ -72,7 +72,7 @@ class TestApacheKafka(DeadLettersContract):
     async def test_other_records_on_the_topic_are_passed_over(self, shelf: _Shelf) -> None:
         async with shelf.opened() as dead_letters:
             await dead_letters.put([letter(1)])
-            async with AIOKafkaProducer(**shelf.connection) as producer:
+            async with producing(**shelf.connection) as producer:
                 await producer.send_and_wait(shelf.topic, b"hello", headers=[("offset", b"no number")])
             await dead_letters.put([letter(2)])
         assert [stored.offset for stored in await shelf.stored()] == [1, 2]
@@ -80,8 +80,7 @@ class TestApacheKafka(DeadLettersContract):
     async def test_headers_can_be_read_by_any_client(self, shelf: _Shelf) -> None:
         async with shelf.opened() as dead_letters:
             await dead_letters.put([letter(7)])
-        consumer = AIOKafkaConsumer(shelf.topic, **shelf.connection, auto_offset_reset="earliest")
-        async with consumer:
+        async with consuming(shelf.topic, **shelf.connection, auto_offset_reset="earliest") as consumer:
             with anyio.fail_after(DEADLINE_S):
                 record = await consumer.getone()
         assert dict(record.headers) == {

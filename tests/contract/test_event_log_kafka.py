@@ -36,6 +36,7 @@ from tests.contract.event_log import (
     WideningContract,
     numbered,
 )
+from tests.support.clients import producing
 from tests.support.servers import KafkaCluster, TansuBroker
 
 Unique = Callable[[str], str]
@@ -80,8 +81,7 @@ class KafkaTopic(Topic):
     async def leave_hole(self, partition: int = 0) -> None:
         """An aborted transaction: its record and its marker, which the broker writes after it has answered."""
         end = await self.end(partition)
-        producer = AIOKafkaProducer(**self.connection, transactional_id=f"{self.name}-holes")
-        async with producer:
+        async with producing(**self.connection, transactional_id=f"{self.name}-holes") as producer:
             await producer.begin_transaction()
             await producer.send_and_wait(self.name, b"aborted", partition=partition)
             await producer.abort_transaction()
@@ -210,8 +210,8 @@ async def test_what_was_fetched_and_read_is_freed_without_the_collector(kafka: K
 async def test_records_of_an_open_transaction_do_not_count(kafka: KafkaCluster, unique: Unique) -> None:
     async with kafka_topic(kafka.bootstrap_servers, unique("games"), 1) as topic:
         await topic.append(b"0")
-        producer = AIOKafkaProducer(**topic.connection, transactional_id=topic.name)
-        async with producer, topic.log(None) as log:
+        transaction = producing(**topic.connection, transactional_id=topic.name)
+        async with transaction as producer, topic.log(None) as log:
             await producer.begin_transaction()
             await producer.send_and_wait(topic.name, b"1", partition=0)
             await topic.append(b"2")

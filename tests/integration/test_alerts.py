@@ -19,7 +19,6 @@ import httpx
 import msgspec
 import pytest
 import yaml
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 
 from crashfold.engine.adapters.embedded import free_port
@@ -28,6 +27,7 @@ from crashfold.schemas.game import Game, encode
 from crashfold.schemas.reports import Verification
 from tests.conftest import enter
 from tests.support import servers
+from tests.support.clients import consuming, producing
 from tests.support.deployment import PREDICATES, Deployment, Engine, eventually
 from tests.support.prometheus import DEPLOYED, Prometheus, prometheus
 from tests.support.servers import KafkaCluster, RedisServer
@@ -137,7 +137,7 @@ class Site:
 
     def publish_values(self, values: list[bytes], timestamp_ms: int | None = None) -> None:
         async def send() -> None:
-            async with AIOKafkaProducer(bootstrap_servers=self.deployment.bootstrap_servers) as producer:
+            async with producing(bootstrap_servers=self.deployment.bootstrap_servers) as producer:
                 for value in values:
                     await producer.send(self.deployment.topic, value, partition=0, timestamp_ms=timestamp_ms)
                 await producer.flush()
@@ -149,7 +149,7 @@ class Site:
 
         async def join() -> None:
             with suppress(Exception):
-                async with AIOKafkaConsumer(
+                async with consuming(
                     self.deployment.topic,
                     bootstrap_servers=self.deployment.bootstrap_servers,
                     group_id=self.deployment.topic,

@@ -7,7 +7,6 @@ from typing import Any
 import anyio
 import httpx
 import pytest
-from aiokafka import AIOKafkaProducer
 
 from crashfold.engine.adapters.embedded import create_topic
 from crashfold.engine.adapters.redis.store import RedisStore
@@ -15,6 +14,7 @@ from crashfold.schemas.game import Game, encode
 from tests.conftest import enter
 from tests.support import servers
 from tests.support.api_server import ApiServer, Writer, api_server
+from tests.support.clients import producing
 from tests.support.games import game
 from tests.support.live import Event, parse_events
 from tests.support.servers import RedisServer, TansuBroker
@@ -144,7 +144,7 @@ async def test_the_topic_is_followed_while_redis_is_away(
     flags = [f"--kafka.bootstrap_servers={tansu.bootstrap_servers}", f"--kafka.topic={topic}"]
     async with (
         _running(durable, *flags, topic=topic) as (writer, _, client),
-        AIOKafkaProducer(bootstrap_servers=tansu.bootstrap_servers) as producer,
+        producing(bootstrap_servers=tansu.bootstrap_servers) as producer,
     ):
 
         async def publish(*games: Game) -> int:
@@ -241,7 +241,7 @@ async def test_a_client_goes_on_with_another_process_in_the_outage_and_misses_no
     games = [game(number, 2.0) for number in range(1, 60)]
     async with (
         _running(durable, *flags, topic=topic) as (writer, _, one),
-        AIOKafkaProducer(bootstrap_servers=tansu.bootstrap_servers) as producer,
+        producing(bootstrap_servers=tansu.bootstrap_servers) as producer,
     ):
 
         async def publish(*games: Game) -> int:

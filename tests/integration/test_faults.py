@@ -26,6 +26,7 @@ from crashfold.engine.adapters.kafka.topics import ensure_topic
 from tests.conftest import enter
 from tests.support import servers
 from tests.support.api_server import api_server
+from tests.support.clients import producing
 from tests.support.deployment import (
     COMMAND,
     PREDICATES,
@@ -467,8 +468,7 @@ def test_games_of_aborted_transactions_never_count_and_open_ones_are_waited_for(
             await producer.send_and_wait(deployment.topic, message.value, key=message.key, partition=0)
 
     async def transactions(engine: Engine) -> None:
-        producer = AIOKafkaProducer(**deployment._connection, transactional_id=deployment.topic)
-        async with producer:
+        async with producing(**deployment._connection, transactional_id=deployment.topic) as producer:
             await producer.begin_transaction()
             await send(producer, messages[:100])
             await producer.commit_transaction()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import anyio
 import pytest
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import TopicPartition
 from redis.asyncio import Redis
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -24,6 +24,7 @@ from crashfold.engine.adapters.embedded import (
 from crashfold.engine.errors import CrashfoldError
 from tests.conftest import enter
 from tests.support import servers
+from tests.support.clients import consuming, producing
 from tests.support.servers import KafkaCluster, RedisServer, TansuBroker
 
 
@@ -210,7 +211,7 @@ async def test_a_cancelled_block_ends_its_embedded_server() -> None:
 
 async def _produce(bootstrap_servers: str, topic: str, value: bytes) -> None:
     with anyio.fail_after(30):
-        async with AIOKafkaProducer(bootstrap_servers=bootstrap_servers, acks="all") as producer:
+        async with producing(bootstrap_servers=bootstrap_servers, acks="all") as producer:
             await producer.send_and_wait(topic, value, partition=0)
 
 
@@ -218,7 +219,7 @@ async def _values(bootstrap_servers: str, topic: str, partitions: int = 1) -> li
     held = [TopicPartition(topic, number) for number in range(partitions)]
     values: list[bytes] = []
     with anyio.fail_after(30):
-        async with AIOKafkaConsumer(bootstrap_servers=bootstrap_servers, auto_offset_reset="earliest") as consumer:
+        async with consuming(bootstrap_servers=bootstrap_servers, auto_offset_reset="earliest") as consumer:
             consumer.assign(held)
             ends = await consumer.end_offsets(held)
             while any([await consumer.position(partition) < ends[partition] for partition in held]):

@@ -13,7 +13,6 @@ from typing import Any, Final
 
 import anyio
 import httpx
-from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from crashfold.schemas.game import Game, decode
@@ -22,6 +21,7 @@ from tests.soak.readers import PAGE, Asker, Contents, Findings, Instance, Listen
 from tests.soak.report import Report, line_of, slope
 from tests.soak.truth import Truth
 from tests.soak.world import HOME, PARTITIONS, STREAMS, Fault, World, faults, world
+from tests.support.clients import producing
 from tests.support.deployment import Message, eventually, traffic
 
 RECORDS_PER_S: Final = 60
@@ -206,7 +206,7 @@ class Soak:
         waiting: list[Message] = []
         while self._is_publishing:
             try:
-                async with AIOKafkaProducer(
+                async with producing(
                     bootstrap_servers=broker,
                     enable_idempotence=True,
                     request_timeout_ms=10_000,

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 import anyio
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from crashfold.projections import plain
@@ -21,6 +21,7 @@ from crashfold.projections.settings import ProjectionSettings
 from crashfold.schemas.game import Game, decode
 from crashfold.schemas.record import Unreadable, stream_name
 from tests.support.api_oracle import Oracle
+from tests.support.clients import consuming
 from tests.support.deployment import Letter
 
 PATIENCE_S: Final = 120.0
@@ -71,7 +72,7 @@ class Truth:
             await anyio.sleep(0.2)
 
     async def _read(self, bootstrap_servers: str, places: list[TopicPartition]) -> None:
-        async with AIOKafkaConsumer(
+        async with consuming(
             bootstrap_servers=bootstrap_servers,
             auto_offset_reset="earliest",
             isolation_level="read_committed",

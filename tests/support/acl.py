@@ -63,8 +63,8 @@ def allow(bootstrap_servers: str, rights: Mapping[str, Iterable[KafkaRight]]) ->
 
 async def _allow(bootstrap_servers: str, rights: Mapping[str, Iterable[KafkaRight]]) -> None:
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers)
-    await admin.start()
     try:
+        await admin.start()
         for user, each in rights.items():
             for kind, name, operation in each:
                 request = CreateAclsRequest(

@@ -24,7 +24,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import anyio
 import msgspec
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from redis import Redis, RedisCluster
@@ -40,6 +40,7 @@ from crashfold.schemas.chain import chain_of_games
 from crashfold.schemas.game import Game, decode, encode
 from crashfold.schemas.record import Unreadable, stream_name
 from tests.support.bombs import publish_batch
+from tests.support.clients import consuming, producing
 from tests.support.games import GARBAGE
 
 T = TypeVar("T")
@@ -340,7 +341,7 @@ class Deployment:
         """Put records on the topic, in this order; returns when they are there."""
 
         async def publish() -> None:
-            async with AIOKafkaProducer(**self._connection, enable_idempotence=True) as producer:
+            async with producing(**self._connection, enable_idempotence=True) as producer:
                 sent = [
                     await producer.send(self.topic, message.value, key=message.key, partition=message.partition)
                     for message in messages
@@ -392,7 +393,7 @@ class Deployment:
 
         async def read() -> list[Letter]:
             tp, found = TopicPartition(f"{self.topic}.dead", 0), []
-            async with AIOKafkaConsumer(**self._connection, auto_offset_reset="earliest") as consumer:
+            async with consuming(**self._connection, auto_offset_reset="earliest") as consumer:
                 if tp.topic not in await consumer.topics():
                     return []
                 consumer.assign([tp])
@@ -508,7 +509,7 @@ class Flow:
 
     async def _publish(self) -> None:
         topic, connection = self._deployment.topic, self._deployment._connection
-        async with AIOKafkaProducer(**connection, enable_idempotence=True) as producer:
+        async with producing(**connection, enable_idempotence=True) as producer:
             due = 0.0
             while not self._stopped.is_set():
                 due = min(due + self._rate() * LOOK_AGAIN_S, self._released - self.count, 5_000)
