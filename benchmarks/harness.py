@@ -15,7 +15,7 @@ from benchmarks import guard as guards
 from benchmarks.curves import GrowthReport
 from benchmarks.growth import DIMENSIONS, Dimension
 from benchmarks.growth import curves as curves_of
-from benchmarks.measure import Figure, Report, machine, write
+from benchmarks.measure import FILE, Figure, Report, machine, write
 from benchmarks.plots import draw as draw_curves
 from benchmarks.servers import quiet, running_servers
 from crashfold.engine.cli import options, output
@@ -52,7 +52,7 @@ def bench(
     rate: float = 1000.0,
     seconds: float = 10.0,
     embedded: bool = False,
-    out: Annotated[Path | None, Parameter(help="Where the JSON report goes.")] = None,
+    out: Annotated[Path | None, Parameter(help="Where the JSON report goes.", validator=FILE)] = None,
 ) -> int:
     """Measure, print a table, write a report.
 
@@ -96,7 +96,7 @@ def growth(
     long: bool = False,
     embedded: bool = False,
     plots: Annotated[Path | None, Parameter(help="Draw each curve as SVG into this directory.")] = None,
-    out: Annotated[Path | None, Parameter(help="Where the JSON report goes.")] = None,
+    out: Annotated[Path | None, Parameter(help="Where the JSON report goes.", validator=FILE)] = None,
 ) -> int:
     """Measure how cost grows, print tables, write a report.
 
@@ -160,7 +160,7 @@ def capacity_(
     games: int = capacity.FULL_GAMES,
     seed: int = 1,
     embedded: bool = False,
-    out: Annotated[Path | None, Parameter(help="Where the JSON report goes.")] = None,
+    out: Annotated[Path | None, Parameter(help="Where the JSON report goes.", validator=FILE)] = None,
 ) -> int:
     """Measure what commits cost here, and work out what loads ask for.
 

@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
+from cyclopts import validators
 
 LIBRARIES = ("crashfold", "aiokafka", "cramjam", "lz4", "redis", "hiredis", "msgspec", "numpy", "uvloop")
 
@@ -58,6 +59,10 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     machine: Machine
     seed: int
     runs: int
+
+
+FILE: Final = validators.Path(dir_okay=False)
+"""Of the name of a report: refused before anything is measured, and not when there is nowhere to write."""
 
 
 class Report(Provenance, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ import msgspec
 from cyclopts import App, Parameter
 
 from benchmarks.contestants import Outcome
-from benchmarks.measure import Machine, announce, machine, revision
+from benchmarks.measure import FILE, Machine, announce, machine, revision
 from benchmarks.peers import environments
 from benchmarks.peers.catalogue import Peer, chosen
 from benchmarks.peers.contest import Contest, topic_of
@@ -70,7 +70,7 @@ def bench_peers(
     games: int = 200_000,
     runs: int = 5,
     kill: bool = True,
-    out: Annotated[Path | None, Parameter(help="Where the JSON report goes.")] = None,
+    out: Annotated[Path | None, Parameter(help="Where the JSON report goes.", validator=FILE)] = None,
 ) -> int:
     """Measure the peers side by side.
 
