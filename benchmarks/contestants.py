@@ -84,7 +84,7 @@ async def replay_to(settings: Settings, records: int) -> None:
 
 
 async def _rebuild(settings: Settings, records: int, request: RebuildRequest) -> None:
-    keep_freed_memory()  # as the command does
+    keep_freed_memory()  # as `crashfold replay` does
     async with open_store(settings) as store, open_log(settings) as event_log:
         shadow = store.shadow()
         folder = new_folder(settings, event_log.topic, shadow)
